@@ -1,0 +1,148 @@
+"""The manifest of a bundle, and the rules by which its files are believed. No IO: ``host.bundle_folder`` reads.
+
+Laws: a bundle is known by the SHA-256 of its manifest's bytes; the manifest names every file with its length and
+SHA-256; a file name is one plain component, so no manifest can point outside its folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from protocol.errors import BundleError
+from protocol.fields import FieldError, Hex, Length, Pattern, Range, plain, structure
+from protocol.layout import MAX_PARAMS
+
+__all__ = [
+    "ADAPTER",
+    "LAYOUT",
+    "MANIFEST",
+    "MAX_MANIFEST_BYTES",
+    "PARITY",
+    "AdapterFacts",
+    "EngineFiles",
+    "FileFacts",
+    "Manifest",
+    "ModelFacts",
+    "TaskFacts",
+    "TokenFacts",
+    "bundle_id",
+]
+
+MANIFEST: Final = "manifest.json"
+LAYOUT: Final = "layout.json"
+ADAPTER: Final = "adapter.f32"
+PARITY: Final = "parity.json"
+MAX_MANIFEST_BYTES: Final = 256 * 1024  # a real one has 3 kB
+MAX_FILE_BYTES: Final = 64 * 2**30
+
+FileName = Annotated[
+    str, Length(1, 128), Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a plain file name without folders")
+]
+_Short = Annotated[str, Length(1, 256)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """Where the base came from."""
+
+    source: _Short
+    family: _Short
+    n_parameters: Annotated[int, Range(1, 10**13)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFacts:
+    """What the model is trained to do."""
+
+    kind: Annotated[str, Length(1, 64)]
+    n_labels: Annotated[int, Range(2, 100_000)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterFacts:
+    """What is trainable."""
+
+    kind: Annotated[str, Length(1, 64)]
+    n_params: Annotated[int, Range(1, MAX_PARAMS)]
+    rank: Annotated[int, Range(1, 4096)] | None = None
+    alpha: Annotated[float, Range(1e-6, 1e6)] | None = None
+    targets: tuple[_Short, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFiles:
+    """The graphs of one engine."""
+
+    train: FileName
+    evaluate: FileName
+    opset: Annotated[int, Range(1, 100)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenFacts:
+    """How text becomes token ids."""
+
+    file: FileName
+    pad_id: Annotated[int, Range(0, 10**7)]
+    max_tokens: Annotated[int, Range(1, 10**6)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFacts:
+    """Length and content of one file."""
+
+    bytes: Annotated[int, Range(0, MAX_FILE_BYTES)]
+    sha256: Hex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What ``manifest.json`` says."""
+
+    format: Annotated[int, Range(1, 1)] = 1
+    model: ModelFacts
+    task: TaskFacts
+    adapter: AdapterFacts
+    engines: dict[str, EngineFiles]
+    tokens: TokenFacts
+    files: dict[FileName, FileFacts]
+    tools: dict[str, Annotated[str, Length(0, 64)]]
+
+    def __post_init__(self) -> None:
+        """Refuse a manifest that names files it does not vouch for."""
+        needed = {LAYOUT, ADAPTER, PARITY, self.tokens.file}
+        for engine in self.engines.values():
+            needed |= {engine.train, engine.evaluate}
+        missing = sorted(needed - self.files.keys())
+        if missing:
+            raise FieldError(f"files: no entry for {', '.join(missing)}")
+        if MANIFEST in self.files:
+            raise FieldError(f"files: {MANIFEST} cannot vouch for itself")
+        if self.files[ADAPTER].bytes != 4 * self.adapter.n_params:
+            raise FieldError(f"files: {ADAPTER} must have 4 bytes for each of {self.adapter.n_params} parameters")
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes of ``manifest.json``."""
+        return json.dumps(plain(self), indent=2, sort_keys=True).encode() + b"\n"
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Manifest:
+        """Read ``manifest.json``.
+
+        Raises:
+            BundleError: not a manifest of this format (whoever made the bundle).
+        """
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{MANIFEST} has {len(data)} bytes, at most {MAX_MANIFEST_BYTES} are taken")
+        try:
+            return structure(cls, json.loads(data), lenient_floats=True)
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"{MANIFEST} is not a manifest of format 1: {error}") from error
+
+
+def bundle_id(manifest_bytes: bytes) -> str:
+    """Return the id under which devices and service speak of a bundle."""
+    return hashlib.sha256(manifest_bytes).hexdigest()

@@ -1,0 +1,143 @@
+"""Encodings of a flat float32 vector: ``float32``, ``float16`` and ``int8-block``; bounded and self-describing.
+
+``int8-block``: values in blocks of ``block`` share one float32 scale, max|x| / 127; a value is round(x / scale) in
+[-127, 127]. The rounding error is the caller's to keep and to add to the next vector (error feedback: Seide et al. 2014;
+Karimireddy et al. 2019, arXiv:1901.09847, algorithm 1).
+
+Laws: a payload says what it is; its lengths are checked before anything is allocated; what decodes is finite and has
+exactly the expected number of values. Memory: the payload and one float32 vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+
+from protocol import cbor
+from protocol.errors import LocalProtocolError, MalformedMessageError, UpdateError
+from protocol.fields import FieldError, Length, Range, plain, structure
+from protocol.layout import MAX_PARAMS
+from protocol.messages import MAX_MESSAGE_BYTES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from protocol.messages import Codec
+
+__all__ = ["decode", "encode", "payload_bytes"]
+
+_INT8_MAX = 127  # symmetric: -128 is never produced, so it is refused
+_HEAD_BYTES = 128  # keys, names and lengths of a payload; 64 measured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Payload:
+    encoding: Literal["float32", "float16", "int8-block"]
+    n_values: Annotated[int, Range(1, MAX_PARAMS)]
+    values: Annotated[bytes, Length(1, MAX_MESSAGE_BYTES)]
+    block: Annotated[int, Range(8, 65536)] | None = None
+    scales: Annotated[bytes, Length(4, MAX_MESSAGE_BYTES)] | None = None
+
+
+def payload_bytes(codec: Codec, n_values: int) -> int:
+    """Return an upper bound of the length of an encoded vector of ``n_values``."""
+    match codec.name:
+        case "float32":
+            return 4 * n_values + _HEAD_BYTES
+        case "float16":
+            return 2 * n_values + _HEAD_BYTES
+        case "int8-block":
+            return n_values + 4 * _n_blocks(n_values, codec.block) + _HEAD_BYTES
+
+
+def encode(vector: NDArray[np.float32], codec: Codec) -> bytes:
+    """Return the payload of ``vector``, float32 [n_values].
+
+    Raises:
+        LocalProtocolError: not a finite float32 vector, or too large for float16 (our fault).
+    """
+    if vector.dtype != np.float32 or vector.ndim != 1 or not np.isfinite(vector).all():
+        raise LocalProtocolError("only a finite, flat float32 vector is encoded")
+    match codec.name:
+        case "float32":
+            payload = _Payload(encoding="float32", n_values=vector.size, values=vector.astype("<f4").tobytes())
+        case "float16":
+            if np.abs(vector).max() > np.finfo(np.float16).max:
+                raise LocalProtocolError("a value is beyond float16's range: use float32")
+            payload = _Payload(encoding="float16", n_values=vector.size, values=vector.astype("<f2").tobytes())
+        case "int8-block":
+            payload = _encode_int8(vector, codec.block)
+    return cbor.dumps(plain(payload))
+
+
+def decode(data: bytes, *, n_values: int) -> NDArray[np.float32]:
+    """Return the vector in ``data``, float32 [n_values], finite.
+
+    Raises:
+        UpdateError: ``wrong-shape``, ``not-finite`` or ``bad-encoding`` (the peer's fault).
+    """
+    try:
+        payload = structure(_Payload, cbor.loads(data, max_bytes=4 * n_values + _HEAD_BYTES + 4 * n_values // 8))
+    except (FieldError, MalformedMessageError) as error:
+        raise UpdateError(f"not an encoded vector: {error}", reason="bad-encoding") from error
+    if payload.n_values != n_values:
+        raise UpdateError(f"expected {n_values} values, got {payload.n_values}", reason="wrong-shape")
+    vector = _decode_int8(payload) if payload.encoding == "int8-block" else _decode_float(payload)
+    if not np.isfinite(vector).all():
+        raise UpdateError("a value is NaN or infinite", reason="not-finite")
+    return vector
+
+
+def _n_blocks(n_values: int, block: int) -> int:
+    return -(-n_values // block)
+
+
+def _expect_length(what: str, data: bytes | None, n_bytes: int) -> bytes:
+    if data is None or len(data) != n_bytes:
+        got = "nothing" if data is None else f"{len(data)} bytes"
+        raise UpdateError(f"{what}: expected {n_bytes} bytes, got {got}", reason="bad-encoding")
+    return data
+
+
+def _decode_float(payload: _Payload) -> NDArray[np.float32]:
+    dtype = np.dtype("<f4" if payload.encoding == "float32" else "<f2")
+    raw = _expect_length("values", payload.values, dtype.itemsize * payload.n_values)
+    if payload.block is not None or payload.scales is not None:
+        raise UpdateError(f"{payload.encoding} has no blocks", reason="bad-encoding")
+    return np.frombuffer(raw, dtype=dtype).astype(np.float32)  # [n_values]
+
+
+def _encode_int8(vector: NDArray[np.float32], block: int) -> _Payload:
+    n_blocks = _n_blocks(vector.size, block)
+    padded = np.zeros(n_blocks * block, np.float32)
+    padded[: vector.size] = vector
+    blocks = padded.reshape(n_blocks, block)  # [n_blocks, block]
+    scales = (np.abs(blocks).max(axis=1) / np.float32(_INT8_MAX)).astype(np.float32)  # [n_blocks]
+    # A block of zeros, or of values so small that their scale underflows, has scale 0 and decodes to zeros.
+    safe = np.where(scales > 0, scales, np.float32(1))
+    levels = np.rint(np.where(scales[:, None] > 0, blocks, 0) / safe[:, None])
+    levels = np.clip(levels, -_INT8_MAX, _INT8_MAX).astype(np.int8)  # [n_blocks, block]
+    return _Payload(
+        encoding="int8-block",
+        n_values=vector.size,
+        block=block,
+        scales=scales.astype("<f4").tobytes(),
+        values=levels.reshape(-1)[: vector.size].tobytes(),
+    )
+
+
+def _decode_int8(payload: _Payload) -> NDArray[np.float32]:
+    if payload.block is None:
+        raise UpdateError("block: missing", reason="bad-encoding")
+    n_blocks = _n_blocks(payload.n_values, payload.block)
+    scales = np.frombuffer(_expect_length("scales", payload.scales, 4 * n_blocks), "<f4")  # [n_blocks]
+    levels = np.frombuffer(_expect_length("values", payload.values, payload.n_values), np.int8)  # [n_values]
+    if not np.isfinite(scales).all():
+        raise UpdateError("a scale is NaN or infinite", reason="not-finite")
+    if (scales < 0).any() or (levels < -_INT8_MAX).any():
+        raise UpdateError("a scale is negative or a level is -128", reason="bad-encoding")
+    vector = levels.astype(np.float32)  # [n_values]
+    vector *= np.repeat(scales.astype(np.float32), payload.block)[: payload.n_values]
+    return vector

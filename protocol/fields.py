@@ -1,0 +1,190 @@
+"""Turns untrusted plain values (from CBOR, JSON or TOML) into frozen dataclasses, and back.
+
+Laws: a value has exactly the declared type and lies within its declared bound, or ``FieldError`` names its path; unknown
+and missing keys are refused; nothing is coerced (``1`` is no float in CBOR, but TOML and JSON may write ``5`` for
+``5.0``: see ``lenient_floats``). Does not know where the values came from: callers translate ``FieldError`` by blame.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union
+
+__all__ = ["Bytes", "FieldError", "Hex", "Length", "Name", "Pattern", "Range", "plain", "structure"]
+
+T = TypeVar("T")
+
+
+class FieldError(ValueError):
+    """A value is not what its field declares; the text begins with the field's path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Inclusive bounds of a number; NaN and infinities never pass."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """Inclusive bounds of the length of text (characters), bytes, an array or a map."""
+
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A regular expression that the whole text matches, and what to call it in an error."""
+
+    regex: str
+    meaning: str
+
+
+# Identifiers appear in MQTT topics, file names and logs, so they hold nothing with a meaning there.
+Name = Annotated[str, Length(1, 64), Pattern(r"[a-z0-9][a-z0-9._-]*", "lower-case letters, digits, '.', '_', '-'")]
+Hex = Annotated[str, Length(64, 64), Pattern(r"[0-9a-f]*", "64 lower-case hex digits")]
+
+
+def Bytes(n_bytes: int) -> Length:  # noqa: N802 - reads as a type in Annotated[bytes, Bytes(32)]
+    """Bound of exactly ``n_bytes`` bytes."""
+    return Length(n_bytes, n_bytes)
+
+
+def structure(cls: type[T], value: object, where: str = "", *, lenient_floats: bool = False) -> T:
+    """Build the dataclass ``cls`` from a mapping of plain values.
+
+    Args:
+        cls: a dataclass whose fields use bool, int, float, str, bytes, Literal, Optional, ``tuple[T, ...]``,
+            ``dict[str, T]``, nested dataclasses, and ``Annotated`` with Range, Length, Pattern.
+        value: what came from outside.
+        where: the path of ``value``, to begin error messages with.
+        lenient_floats: accept an integer where a float is declared (text formats write ``5`` for ``5.0``).
+
+    Raises:
+        FieldError: ``value`` breaks the declaration (whoever wrote it is at fault).
+    """
+    return typing.cast("T", _dataclass(cls, value, where, lenient_floats=lenient_floats))
+
+
+def plain(value: object) -> Any:  # noqa: ANN401 - the inverse of structure
+    """Return dataclasses as maps, tuples as lists; fields that are None are left out."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        items = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+        return {name: plain(item) for name, item in items if item is not None}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [plain(item) for item in value]
+    return value
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+def _dataclass(cls: type, value: object, where: str, *, lenient_floats: bool) -> object:
+    if not isinstance(value, Mapping):
+        raise FieldError(f"{where or 'top level'}: expected a table, got {type(value).__name__}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key in value:
+        if key not in fields:
+            raise FieldError(f"{_join(where, str(key)[:64])}: unknown key; known are {', '.join(sorted(fields))}")
+    kwargs = {}
+    for name, field in fields.items():
+        if name in value:
+            kwargs[name] = _value(_hints(cls)[name], value[name], _join(where, name), lenient_floats=lenient_floats)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise FieldError(f"{_join(where, name)}: missing")
+    try:
+        return cls(**kwargs)
+    except FieldError as error:
+        raise FieldError(f"{where}: {error}" if where else str(error)) from error
+
+
+def _value(hint: Any, value: object, where: str, *, lenient_floats: bool) -> object:  # noqa: ANN401 - a type form
+    origin = typing.get_origin(hint)
+    if origin is Annotated:
+        inner, *bounds = typing.get_args(hint)
+        checked = _value(inner, value, where, lenient_floats=lenient_floats)
+        for bound in bounds:
+            if checked is not None:
+                _check_bound(bound, checked, where)
+        return checked
+    if origin in (Union, types.UnionType):
+        return _optional(typing.get_args(hint), value, where, lenient_floats=lenient_floats)
+    if origin is Literal:
+        choices = typing.get_args(hint)
+        if not any(value == choice and type(value) is type(choice) for choice in choices):
+            raise FieldError(f"{where}: expected one of {', '.join(map(str, choices))}, got {_show(value)}")
+        return value
+    if origin in (tuple, dict):
+        return _container(hint, value, where, lenient_floats=lenient_floats)
+    if dataclasses.is_dataclass(hint):
+        return _dataclass(typing.cast("type", hint), value, where, lenient_floats=lenient_floats)
+    return _scalar(hint, value, where, lenient_floats=lenient_floats)
+
+
+def _optional(args: tuple[Any, ...], value: object, where: str, *, lenient_floats: bool) -> object:
+    if value is None and type(None) in args:
+        return None
+    (inner,) = [a for a in args if a is not type(None)]  # unions of more than T | None are not declared anywhere
+    return _value(inner, value, where, lenient_floats=lenient_floats)
+
+
+def _container(hint: Any, value: object, where: str, *, lenient_floats: bool) -> object:  # noqa: ANN401 - a type form
+    args = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise FieldError(f"{where}: expected an array, got {type(value).__name__}")
+        return tuple(_value(args[0], v, f"{where}[{i}]", lenient_floats=lenient_floats) for i, v in enumerate(value))
+    if not isinstance(value, Mapping):
+        raise FieldError(f"{where}: expected a table, got {type(value).__name__}")
+    return {
+        _value(args[0], k, f"{where} key", lenient_floats=lenient_floats): _value(
+            args[1], v, _join(where, str(k)[:64]), lenient_floats=lenient_floats
+        )
+        for k, v in value.items()
+    }
+
+
+def _scalar(hint: Any, value: object, where: str, *, lenient_floats: bool) -> object:  # noqa: ANN401 - a type form
+    if hint is float and lenient_floats and type(value) is int:
+        value = float(value)
+    if type(value) is not hint:  # exact: bool is an int to isinstance, and CBOR has subclasses of its own
+        raise FieldError(f"{where}: expected {hint.__name__}, got {type(value).__name__}")
+    return value
+
+
+def _check_bound(bound: object, value: Any, where: str) -> None:  # noqa: ANN401 - the bound decides
+    match bound:
+        case Range(low, high):
+            if not (low <= value <= high) or math.isnan(value):
+                raise FieldError(f"{where}: expected {low:g} to {high:g}, got {_show(value)}")
+        case Length(low, high):
+            if not low <= len(value) <= high:
+                raise FieldError(f"{where}: expected a length of {low} to {high}, got {len(value)}")
+        case Pattern(regex, meaning):
+            if re.fullmatch(regex, value) is None:
+                raise FieldError(f"{where}: expected {meaning}, got {_show(value)}")
+        case _:
+            raise TypeError(f"{where}: {bound!r} is no bound")
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 64 else text[:61] + "..."
+
+
+def _join(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name

@@ -1,0 +1,286 @@
+"""The messages of protocol version 1, their bounds, and the reasons for which one is refused.
+
+A message travels as an *envelope*: kind, sender, the body's bytes and an Ed25519 signature over all of them and the
+fleet. The conversation of one round:
+
+    service  announce   everyone, retained: round R of task T is open on version V
+    device   join       I take part
+    service  work       the adapter, the plan, the key to seal to     | decline   not this time, and why
+    device   update     a sealed delta
+    service  receipt    durably taken, or refused and why
+
+Laws: ``body`` is decoded only after the signature held; each field is bounded here and the whole message by the caller;
+correctness needs nothing of MQTT but at-least-once: every answer can be asked for again and every update has an id.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal, TypeAlias, TypeVar
+
+from protocol import cbor
+from protocol.errors import MalformedMessageError
+from protocol.fields import Bytes, FieldError, Hex, Length, Name, Range, plain, structure
+
+__all__ = [
+    "ENVELOPE_OVERHEAD_BYTES",
+    "MAX_EXAMPLES",
+    "MAX_MESSAGE_BYTES",
+    "PROTOCOL_VERSION",
+    "REASONS",
+    "Announce",
+    "Body",
+    "Codec",
+    "Decline",
+    "Envelope",
+    "Join",
+    "Kind",
+    "Optimizer",
+    "Plan",
+    "Reason",
+    "Receipt",
+    "Update",
+    "UpdateContent",
+    "Work",
+    "body_of",
+    "pack_body",
+    "pack_content",
+    "pack_envelope",
+    "unpack_body",
+    "unpack_content",
+    "unpack_envelope",
+]
+
+PROTOCOL_VERSION: Final = 1
+
+# A 5M-parameter adapter as float32 is 20 MB; MQTT itself ends at 256 MiB. Larger adapters need chunks, not a larger bound.
+MAX_MESSAGE_BYTES: Final = 64 * 2**20
+# Kind, names, signature and CBOR heads of an envelope and an update around a payload; measured 1.5 kB with HPKE's 1,136.
+ENVELOPE_OVERHEAD_BYTES: Final = 4096
+MAX_EXAMPLES: Final = 10**9
+MAX_ROUND: Final = 2**31
+
+Kind: TypeAlias = Literal["announce", "join", "work", "decline", "update", "receipt"]
+
+# Why a message was not taken. Operators see these names in counters, devices in receipts.
+Reason: TypeAlias = Literal[
+    "malformed",  # not a message of this version, or a field out of bounds
+    "oversize",  # longer than the bound; not decoded
+    "unknown-device",  # not in the registry
+    "wrong-sender",  # the topic belongs to another device than the envelope names
+    "bad-signature",  # not signed by the device it names
+    "wrong-task",  # no such task here
+    "wrong-bundle",  # trained with another bundle than the task's
+    "wrong-round",  # a round that has not opened yet
+    "late",  # the round has closed
+    "wrong-version",  # based on another adapter version than the round's
+    "not-selected",  # the cohort is full
+    "not-joined",  # an update without a join: no work was handed out for it
+    "replayed",  # this very update was taken before
+    "duplicate",  # another update of this device was taken for this round
+    "bad-seal",  # does not open for this task, round, version, device and update id
+    "wrong-shape",  # not as many values as the adapter has
+    "not-finite",  # NaN or infinity
+    "bad-encoding",  # an update codec's rule is broken
+    "norm-exceeded",  # longer than the plan's clip
+    "bad-examples",  # more examples than the task takes from one device
+    "finished",  # the task has ended
+]
+REASONS: Final[tuple[Reason, ...]] = Reason.__args__  # type: ignore[attr-defined]  # Literal keeps its choices there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """What is on the wire; ``signature`` is over ``protocol.signing.signed_bytes``."""
+
+    v: Annotated[int, Range(PROTOCOL_VERSION, PROTOCOL_VERSION)] = PROTOCOL_VERSION
+    kind: Kind
+    sender: Name  # a device id, or "service"
+    body: Annotated[bytes, Length(1, MAX_MESSAGE_BYTES)]
+    signature: Annotated[bytes, Bytes(64)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announce:
+    """Round ``round`` of ``task`` is open on adapter ``version``, or the task has finished."""
+
+    task: Name
+    state: Literal["open", "finished"]
+    round: Annotated[int, Range(0, MAX_ROUND)]
+    version: Annotated[int, Range(0, MAX_ROUND)]
+    bundle_id: Hex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join:
+    """A device that has the bundle offers to take part in a round."""
+
+    task: Name
+    round: Annotated[int, Range(1, MAX_ROUND)]
+    bundle_id: Hex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimizer:
+    """The local optimiser; ``beta1`` is SGD's momentum, ``beta2`` and ``epsilon`` are AdamW's."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Annotated[float, Range(1e-9, 10.0)] = 1e-3
+    weight_decay: Annotated[float, Range(0.0, 1.0)] = 0.01
+    beta1: Annotated[float, Range(0.0, 0.9999)] = 0.9
+    beta2: Annotated[float, Range(0.0, 0.99999)] = 0.999
+    epsilon: Annotated[float, Range(1e-12, 1e-2)] = 1e-8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Codec:
+    """How a vector is encoded; ``block`` values share a scale in ``int8-block``."""
+
+    name: Literal["float32", "float16", "int8-block"] = "int8-block"
+    block: Annotated[int, Range(8, 65536)] = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a device does with its examples in one round."""
+
+    epochs: Annotated[int, Range(1, 1000)] = 1
+    batch_size: Annotated[int, Range(1, 4096)] = 16
+    max_tokens: Annotated[int, Range(1, 8192)] = 64
+    optimizer: Optimizer
+    clip_grad_norm: Annotated[float, Range(1e-6, 1e9)] | None = None
+    clip_update_norm: Annotated[float, Range(1e-6, 1e9)] | None = None  # L2 of the delta before it is encoded
+    codec: Codec
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """All that a device needs for one round."""
+
+    task: Name
+    round: Annotated[int, Range(1, MAX_ROUND)]
+    version: Annotated[int, Range(0, MAX_ROUND)]
+    bundle_id: Hex
+    plan: Plan
+    adapter: Annotated[bytes, Length(1, MAX_MESSAGE_BYTES)]  # encoded by protocol.codec
+    task_key: Annotated[bytes, Bytes(1184 + 32)]  # ML-KEM-768 and X25519 public keys, see protocol.sealing
+    seconds_left: Annotated[float, Range(0.0, 1e7)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decline:
+    """The device is not wanted in this round, for this reason."""
+
+    task: Name
+    round: Annotated[int, Range(0, MAX_ROUND)]
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """A sealed ``UpdateContent``, and what the seal is bound to."""
+
+    task: Name
+    round: Annotated[int, Range(1, MAX_ROUND)]
+    version: Annotated[int, Range(0, MAX_ROUND)]
+    bundle_id: Hex
+    update_id: Annotated[bytes, Bytes(16)]
+    sealed: Annotated[bytes, Length(1, MAX_MESSAGE_BYTES)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateContent:
+    """What only the aggregator reads."""
+
+    n_examples: Annotated[int, Range(1, MAX_EXAMPLES)]
+    n_steps: Annotated[int, Range(1, 10**9)]
+    loss: Annotated[float, Range(0.0, 1e9)]  # mean over the last local epoch
+    train_s: Annotated[float, Range(0.0, 1e7)]  # time in training steps, for the operator's pacing
+    delta: Annotated[bytes, Length(1, MAX_MESSAGE_BYTES)]  # encoded by protocol.codec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """The update is durably taken, or was refused for ``reason``; a device may forget it either way."""
+
+    task: Name
+    round: Annotated[int, Range(0, MAX_ROUND)]
+    update_id: Annotated[bytes, Bytes(16)]
+    status: Literal["accepted", "refused"]
+    reason: Reason | None = None
+
+
+Body: TypeAlias = Announce | Join | Work | Decline | Update | Receipt
+
+_BODIES: Final[dict[str, type[Body]]] = {
+    "announce": Announce,
+    "join": Join,
+    "work": Work,
+    "decline": Decline,
+    "update": Update,
+    "receipt": Receipt,
+}
+
+T = TypeVar("T")
+
+
+def body_of(kind: Kind) -> type[Body]:
+    """Return the dataclass of a message kind."""
+    return _BODIES[kind]
+
+
+def kind_of(body: Body) -> Kind:
+    """Return the kind under which ``body`` travels."""
+    return next(kind for kind, cls in _BODIES.items() if cls is type(body))  # type: ignore[return-value]  # keys are kinds
+
+
+def pack_body(body: Body) -> bytes:
+    """Return the deterministic bytes of a body, to be signed."""
+    return cbor.dumps(plain(body))
+
+
+def unpack_body(kind: Kind, data: bytes) -> Body:
+    """Return the body of ``kind`` in ``data``.
+
+    Raises:
+        MalformedMessageError: a field is missing, unknown, mistyped or out of bounds (the peer's fault).
+    """
+    return _unpack(_BODIES[kind], data, max_bytes=MAX_MESSAGE_BYTES)
+
+
+def pack_envelope(envelope: Envelope) -> bytes:
+    """Return the bytes to publish."""
+    return cbor.dumps(plain(envelope))
+
+
+def unpack_envelope(data: bytes, *, max_bytes: int = MAX_MESSAGE_BYTES) -> Envelope:
+    """Return the envelope in ``data``; its body is still opaque and its signature unchecked.
+
+    Raises:
+        MessageTooLargeError: longer than ``max_bytes`` (the peer's fault).
+        MalformedMessageError: not an envelope of this version (the peer's fault).
+    """
+    return _unpack(Envelope, data, max_bytes=max_bytes)
+
+
+def pack_content(content: UpdateContent) -> bytes:
+    """Return the bytes to seal."""
+    return cbor.dumps(plain(content))
+
+
+def unpack_content(data: bytes, *, max_bytes: int = MAX_MESSAGE_BYTES) -> UpdateContent:
+    """Return the content of an opened update.
+
+    Raises:
+        MalformedMessageError: as for ``unpack_body`` (the peer's fault).
+    """
+    return _unpack(UpdateContent, data, max_bytes=max_bytes)
+
+
+def _unpack(cls: type[T], data: bytes, *, max_bytes: int) -> T:
+    value = cbor.loads(data, max_bytes=max_bytes)
+    try:
+        return structure(cls, value)
+    except FieldError as error:
+        raise MalformedMessageError(f"{cls.__name__}: {error}") from error
