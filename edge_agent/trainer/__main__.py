@@ -1,0 +1,94 @@
+"""The trainer's process: limits first, then the job from standard input, then JSON lines to standard output."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import resource
+import sys
+import time
+
+from host.parent import die_with_parent
+from protocol.errors import BundleError, ConfigError, EdgefoldError, StorageError, UpdateError
+from protocol.fields import FieldError, plain, structure
+from protocol.jobs import MAX_LINE_BYTES, Blame, CheckJob, EvaluateJob, Failed, Job, TrainJob
+
+
+def main() -> int:
+    """Do one job; 0 if it was done, 1 if it failed and said why."""
+    started = time.monotonic()
+    options = _options()
+    if options.parent is not None:
+        die_with_parent(options.parent)
+    os.nice(options.nice)
+    if options.memory_limit is not None:
+        # Private writable memory: what training allocates. Mapped weights are shared pages and do not count.
+        resource.setrlimit(resource.RLIMIT_DATA, (options.memory_limit, options.memory_limit))
+    out = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # whatever a library prints must not end up among our lines
+
+    def say(message: object) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            out.write(json.dumps(plain(message)).encode() + b"\n")
+
+    try:
+        job = _read_job()
+        say(_do(job, say, started=started))
+    except EdgefoldError as error:
+        say(Failed(blame=_blame(error), error=str(error)))
+        return 1
+    except MemoryError:
+        say(Failed(blame="engine", error="out of memory: raise trainer.memory_limit_mb or lower the batch size"))
+        return 1
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="A trainer process; started by edgefold, not by people.")
+    parser.add_argument("--nice", type=int, default=0)
+    parser.add_argument("--parent", type=int, default=None, help="process id to die with")
+    parser.add_argument("--memory-limit", type=int, default=None, help="bytes of private writable memory")
+    return parser.parse_args()
+
+
+def _read_job() -> Job:
+    line = sys.stdin.buffer.readline(MAX_LINE_BYTES + 1)
+    try:
+        message = json.loads(line)
+        kinds: dict[object, type[Job]] = {"train": TrainJob, "evaluate": EvaluateJob, "check": CheckJob}
+        job_type = kinds.get(message.get("kind"))
+        if job_type is None:
+            raise ConfigError(f"unknown job kind {str(message.get('kind'))[:64]!r}")
+        return structure(job_type, message, lenient_floats=True)
+    except (FieldError, ValueError, AttributeError) as error:
+        raise ConfigError(f"not a job: {error}") from error
+
+
+def _do(job: Job, say: object, *, started: float) -> object:
+    from edge_agent.trainer import jobs  # noqa: PLC0415 - numpy and the runtime load after the limits are set
+
+    match job:
+        case TrainJob():
+            return jobs.train(job, say, started=started)  # type: ignore[arg-type]  # say takes any message
+        case EvaluateJob():
+            return jobs.evaluate(job, say, started=started)  # type: ignore[arg-type]
+        case CheckJob():
+            return jobs.check(job, say, started=started)  # type: ignore[arg-type]
+
+
+def _blame(error: EdgefoldError) -> Blame:
+    match error:
+        case ConfigError() | StorageError():
+            return "config"
+        case BundleError():
+            return "bundle"
+        case UpdateError():
+            return "update"
+        case _:
+            return "engine"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Turns examples into batches of token ids: similar lengths together, each batch padded to its own longest.
+
+Padding is wasted work: on the four-domain sentiment data at 64 tokens, batches drawn at random spend about a third of
+their positions on it. Laws: every example is in exactly one batch of an epoch; the order depends on the generator alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from protocol.errors import BundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from edge_agent.trainer.examples import Example
+
+__all__ = ["TokenisedSet", "batches_in_order", "shuffled_batches", "tokenise"]
+
+# Batches in one pool: within it, examples are sorted by length. Larger pads less and shuffles less.
+_POOL_BATCHES: Final = 16
+_TOKENISE_CHUNK: Final = 512  # texts handed to the tokenizer at once; bounds its temporary memory
+
+Batch = dict[str, "NDArray[np.int64]"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenisedSet:
+    """Token ids of each example (int32, ragged) and its label (int64 [n])."""
+
+    ids: list[NDArray[np.int32]]
+    labels: NDArray[np.int64]
+    pad_id: int
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.ids)
+
+    def batch(self, rows: Sequence[int] | NDArray[Any]) -> Batch:
+        """Return ``rows`` as input_ids, attention_mask int64 [batch, seq] and labels int64 [batch]."""
+        longest = max(len(self.ids[row]) for row in rows)
+        input_ids = np.full((len(rows), longest), self.pad_id, np.int64)  # [batch, seq]
+        attention_mask = np.zeros((len(rows), longest), np.int64)  # [batch, seq]
+        for i, row in enumerate(rows):
+            n_tokens = len(self.ids[row])
+            input_ids[i, :n_tokens] = self.ids[row]
+            attention_mask[i, :n_tokens] = 1
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": self.labels[np.asarray(rows)]}
+
+
+def tokenise(examples: Sequence[Example], *, tokenizer_file: Path, pad_id: int, max_tokens: int) -> TokenisedSet:
+    """Return ``examples`` as token ids, each cut to ``max_tokens``.
+
+    Raises:
+        BundleError: the bundle's tokenizer file is not one.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    except Exception as error:  # the library raises bare Exception for any bad file
+        raise BundleError(f"{tokenizer_file}: not a tokenizer") from error
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length=max_tokens)
+    ids: list[NDArray[np.int32]] = []
+    for start in range(0, len(examples), _TOKENISE_CHUNK):
+        texts = [example.text for example in examples[start : start + _TOKENISE_CHUNK]]
+        encoded = tokenizer.encode_batch_fast(texts)
+        ids.extend(np.array(one.ids or [pad_id], np.int32) for one in encoded)
+    labels = np.array([example.label for example in examples], np.int64)  # [n]
+    return TokenisedSet(ids=ids, labels=labels, pad_id=pad_id)
+
+
+def shuffled_batches(data: TokenisedSet, *, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
+    """Yield one epoch: pools of shuffled examples, each sorted by length and cut into batches, in random order."""
+    order = rng.permutation(len(data))  # [n]
+    lengths = np.array([len(ids) for ids in data.ids])[order]  # [n]
+    cuts: list[NDArray[np.int64]] = []
+    pool = _POOL_BATCHES * batch_size
+    for start in range(0, len(order), pool):
+        by_length = order[start : start + pool][np.argsort(lengths[start : start + pool], kind="stable")]
+        cuts.extend(by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size))
+    for i in rng.permutation(len(cuts)):
+        yield data.batch(cuts[i])
+
+
+def batches_in_order(data: TokenisedSet, *, batch_size: int) -> Iterator[Batch]:
+    """Yield all examples sorted by length, for evaluation."""
+    order = np.argsort([len(ids) for ids in data.ids], kind="stable")  # [n]
+    for start in range(0, len(order), batch_size):
+        yield data.batch(order[start : start + batch_size])

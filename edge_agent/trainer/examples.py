@@ -1,0 +1,90 @@
+"""Reads labelled text from a JSONL or CSV file: ``text`` and an integer ``label``.
+
+Laws: the file is the device owner's, but still checked: line lengths, label range and count are bounded, and an error
+names the line, never its content. Memory: all examples' text, so ``max_examples`` bounds it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from protocol.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["MAX_TEXT_CHARS", "Example", "read_examples"]
+
+# A longer text is cut here: no tokenizer of ours keeps more than 8,192 tokens, and few tokens have over 8 characters.
+MAX_TEXT_CHARS: Final = 65_536
+_MAX_LINE_CHARS: Final = 4 * MAX_TEXT_CHARS
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One text and its class."""
+
+    text: str
+    label: int
+
+
+def read_examples(path: Path, *, n_labels: int, max_examples: int) -> list[Example]:
+    """Return at most ``max_examples`` examples of ``path``, in order.
+
+    Raises:
+        ConfigError: no such file, another format, no example, or a line without ``text`` or a valid ``label``.
+    """
+    rows = {".jsonl": _jsonl, ".csv": _csv}.get(path.suffix.lower())
+    if rows is None:
+        raise ConfigError(f"{path}: examples are read from .jsonl or .csv")
+    examples = []
+    try:
+        for number, row in rows(path):
+            examples.append(_example(row, f"{path}:{number}", n_labels))
+            if len(examples) == max_examples:
+                break
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such data file") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path}: cannot be read as text: {error}") from error
+    if not examples:
+        raise ConfigError(f"{path}: has no examples")
+    return examples
+
+
+def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
+    with path.open(encoding="utf-8") as file:
+        number = 0
+        while line := file.readline(_MAX_LINE_CHARS + 1):
+            number += 1
+            if len(line) > _MAX_LINE_CHARS:
+                raise ConfigError(f"{path}:{number}: a line longer than {_MAX_LINE_CHARS} characters")
+            if not line.strip():
+                continue
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ConfigError(f"{path}:{number}: not JSON") from error
+
+
+def _csv(path: Path) -> Iterator[tuple[int, Any]]:
+    csv.field_size_limit(_MAX_LINE_CHARS)
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        for row in reader:
+            yield reader.line_num, row
+
+
+def _example(row: Any, where: str, n_labels: int) -> Example:  # noqa: ANN401 - whatever the file holds
+    text, label = (row.get("text"), row.get("label")) if isinstance(row, dict) else (None, None)
+    if isinstance(label, str) and label.strip().isdecimal() and len(label) < 10:
+        label = int(label)
+    if not isinstance(text, str) or type(label) is not int:
+        raise ConfigError(f"{where}: expected a text and an integer label under 'text' and 'label'")
+    if not 0 <= label < n_labels:
+        raise ConfigError(f"{where}: label {label}, expected 0 to {n_labels - 1}")
+    return Example(text[:MAX_TEXT_CHARS], label)

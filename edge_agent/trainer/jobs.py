@@ -1,0 +1,213 @@
+"""Does the three jobs of ``protocol.jobs`` with an engine: train, evaluate, check.
+
+Laws: everything random comes from the plan's seed, so the same job gives the same bytes; a loss or gradient that is not
+finite ends the job before anything of it is written.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from edge_agent.trainer.batches import batches_in_order, shuffled_batches, tokenise
+from edge_agent.trainer.examples import read_examples
+from edge_agent.trainer.optimizers import clip_norm, make_optimizer
+from edge_agent.trainer.portable import PortableEngine
+from host.arrays import load_npz, load_vector, save_vector
+from host.bundle_folder import Bundle, open_bundle
+from host.durable import read_bytes, write_bytes
+from host.memory import peak_bytes
+from protocol import codec
+from protocol.bundle import ADAPTER
+from protocol.errors import ConfigError, EngineError
+from protocol.jobs import (
+    RESIDUAL_FILE,
+    UPDATE_FILE,
+    CheckJob,
+    CheckResult,
+    EvaluateJob,
+    EvaluateResult,
+    Progress,
+    SetResult,
+    TrainJob,
+    TrainResult,
+)
+from protocol.messages import MAX_MESSAGE_BYTES, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from edge_agent.trainer.batches import TokenisedSet
+
+    Report = Callable[[Progress], None]
+
+__all__ = ["check", "evaluate", "train"]
+
+_REPORT_EVERY_S: Final = 0.5  # often enough for a person who watches, rare enough for a pipe
+
+
+def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
+    """Train on local examples and write the encoded delta and the residual.
+
+    Raises:
+        BundleError, ConfigError, UpdateError, EngineError: by blame, see ``protocol.errors``.
+    """
+    bundle = open_bundle(Path(job.bundle))
+    data = _tokenised(bundle, Path(job.data), max_tokens=job.plan.max_tokens, max_examples=job.max_examples)
+    theta_0 = _adapter(bundle, job.adapter)  # float32 [n_params]
+    engine = PortableEngine.open(bundle.folder, bundle.manifest, threads=job.threads)
+    epochs = _Epochs(job.plan, data, report)
+    theta = epochs.run(engine, theta_0)
+    delta = clip_norm(theta - theta_0, job.plan.clip_update_norm)
+    residual = _residual(job, bundle.layout.n_params)
+    payload = codec.encode(delta + residual, job.plan.codec)
+    out = Path(job.out)
+    write_bytes(out / UPDATE_FILE, payload)
+    save_vector(out / RESIDUAL_FILE, delta + residual - codec.decode(payload, n_values=delta.size))
+    return TrainResult(
+        n_examples=len(data),
+        n_steps=epochs.n_steps,
+        loss=epochs.last_loss,
+        train_s=epochs.train_s,
+        wall_s=time.monotonic() - started,
+        peak_memory_bytes=peak_bytes(),
+        update_norm=float(np.linalg.norm(delta)),
+        encoded_bytes=len(payload),
+    )
+
+
+def evaluate(job: EvaluateJob, report: Report, *, started: float) -> EvaluateResult:
+    """Measure accuracy and mean cross entropy on each set.
+
+    Raises:
+        BundleError, ConfigError, UpdateError, EngineError: by blame, see ``protocol.errors``.
+    """
+    bundle = open_bundle(Path(job.bundle))
+    theta = _adapter(bundle, job.adapter)
+    engine = PortableEngine.open(bundle.folder, bundle.manifest, threads=job.threads)
+    results = {}
+    for done, (name, path) in enumerate(job.sets.items()):
+        report(Progress(step=done, n_steps=len(job.sets)))
+        data = _tokenised(bundle, Path(path), max_tokens=job.max_tokens, max_examples=job.max_examples)
+        n_correct, loss = 0, 0.0
+        for batch in batches_in_order(data, batch_size=job.batch_size):
+            logits = engine.logits(theta, batch).astype(np.float64)  # [batch, n_labels]
+            n_correct += int((logits.argmax(axis=1) == batch["labels"]).sum())
+            loss += float(_cross_entropy(logits, batch["labels"]).sum())
+        results[name] = SetResult(n_examples=len(data), n_correct=n_correct, loss=loss / len(data))
+    return EvaluateResult(sets=results, wall_s=time.monotonic() - started, peak_memory_bytes=peak_bytes())
+
+
+def check(job: CheckJob, _report: Report, *, started: float) -> CheckResult:
+    """Repeat given steps for comparison with a reference; see ``CheckJob``.
+
+    Raises:
+        BundleError, ConfigError, StorageError, EngineError: by blame, see ``protocol.errors``.
+    """
+    bundle = open_bundle(Path(job.bundle))
+    arrays = load_npz(Path(job.batches))
+    theta = load_vector(Path(job.theta), n_values=bundle.layout.n_params)
+    engine = PortableEngine.open(bundle.folder, bundle.manifest, threads=job.threads)
+    batches = [_nth_batch(arrays, step) for step in range(job.n_steps)]
+    optimizer = make_optimizer(job.optimizer, theta.size)
+    losses, train_s = [], 0.0
+    for batch in batches:
+        began = time.monotonic()
+        loss, gradient = engine.loss_and_gradient(theta, batch)
+        optimizer.step(theta, clip_norm(gradient, job.clip_grad_norm))
+        train_s += time.monotonic() - began
+        losses.append(loss)
+    save_vector(Path(job.out) / "theta.f32", theta)
+    np.savez(Path(job.out) / "logits.npz", **{str(i): engine.logits(theta, b) for i, b in enumerate(batches)})
+    return CheckResult(
+        losses=tuple(losses),
+        train_s=train_s,
+        wall_s=time.monotonic() - started,
+        peak_memory_bytes=peak_bytes(),
+    )
+
+
+class _Epochs:
+    """The local epochs of one plan over one device's examples; keeps the figures that a result reports."""
+
+    def __init__(self, plan: Plan, data: TokenisedSet, report: Report) -> None:
+        self._plan, self._data, self._report = plan, data, report
+        self.n_steps, self.train_s, self.last_loss = 0, 0.0, 0.0
+
+    def run(self, engine: PortableEngine, theta_0: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the local adapter, float32 [n_params]."""
+        plan, theta = self._plan, theta_0.copy()
+        rng = np.random.default_rng(plan.seed)
+        optimizer = make_optimizer(plan.optimizer, theta.size)
+        n_steps = plan.epochs * math.ceil(len(self._data) / plan.batch_size)
+        reported = time.monotonic()
+        for _ in range(plan.epochs):
+            losses = []
+            for batch in shuffled_batches(self._data, batch_size=plan.batch_size, rng=rng):
+                began = time.monotonic()
+                loss, gradient = engine.loss_and_gradient(theta, batch)
+                _refuse_divergence(loss, gradient, self.n_steps)
+                optimizer.step(theta, clip_norm(gradient, plan.clip_grad_norm))
+                now = time.monotonic()
+                self.train_s += now - began
+                self.n_steps += 1
+                losses.append(loss)
+                if now - reported > _REPORT_EVERY_S:
+                    self._report(Progress(step=self.n_steps, n_steps=n_steps, loss=loss))
+                    reported = now
+            self.last_loss = float(np.mean(losses))
+        return theta
+
+
+def _refuse_divergence(loss: float, gradient: NDArray[np.float32], step: int) -> None:
+    if not (math.isfinite(loss) and np.isfinite(gradient).all()):
+        raise EngineError(f"step {step}: loss or gradient is not finite; lower the learning rate or clip the gradient")
+
+
+def _tokenised(bundle: Bundle, data: Path, *, max_tokens: int, max_examples: int) -> TokenisedSet:
+    tokens, n_labels = bundle.manifest.tokens, bundle.manifest.task.n_labels
+    examples = read_examples(data, n_labels=n_labels, max_examples=max_examples)
+    return tokenise(
+        examples,
+        tokenizer_file=bundle.path(tokens.file),
+        pad_id=tokens.pad_id,
+        max_tokens=min(max_tokens, tokens.max_tokens),
+    )
+
+
+def _adapter(bundle: Bundle, path: str | None) -> NDArray[np.float32]:
+    n_params = bundle.layout.n_params
+    if path is None:
+        return load_vector(bundle.path(ADAPTER), n_values=n_params)
+    try:
+        payload = read_bytes(Path(path), max_bytes=MAX_MESSAGE_BYTES)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such adapter") from error
+    return codec.decode(payload, n_values=n_params)
+
+
+def _residual(job: TrainJob, n_params: int) -> NDArray[np.float32]:
+    if job.residual is None:
+        return np.zeros(n_params, np.float32)
+    return load_vector(Path(job.residual), n_values=n_params)
+
+
+def _nth_batch(arrays: dict[str, NDArray[np.int64]], step: int) -> dict[str, NDArray[np.int64]]:
+    prefix = f"{step}/"
+    batch = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    if not batch:
+        raise ConfigError(f"the file of batches has none for step {step}")
+    return batch
+
+
+def _cross_entropy(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    shifted = logits - logits.max(axis=1, keepdims=True)  # [batch, n_labels]
+    log_sum = np.log(np.exp(shifted).sum(axis=1))  # [batch]
+    picked: NDArray[np.float64] = log_sum - shifted[np.arange(len(labels)), labels]
+    return picked

@@ -1,0 +1,91 @@
+"""Optimisers on the flat vector, outside the graph, so that clipping, proximal terms and the like are functions on vectors.
+
+Laws: float32 state, updated in place, deterministic; the epsilon stays where it is written (an ONNX optimiser once
+removed it from a graph: docs/adr/0003). Memory: two vectors for AdamW, one for SGD.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from protocol.messages import Optimizer
+
+__all__ = ["AdamW", "FlatOptimizer", "Sgd", "clip_norm", "make_optimizer"]
+
+# Keeps the scale finite for a zero vector; the same constant as torch.nn.utils.clip_grad_norm_.
+_CLIP_EPSILON = 1e-6
+
+
+class FlatOptimizer(Protocol):
+    """One step of descent on a flat float32 vector."""
+
+    def step(self, theta: NDArray[np.float32], gradient: NDArray[np.float32]) -> None:
+        """Move ``theta`` in place."""
+
+
+class AdamW:
+    """Adam with decoupled weight decay.
+
+    Source: Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2, with the schedule multiplier 1 and the decay
+    multiplied by the learning rate, as torch.optim.AdamW has it.
+    """
+
+    def __init__(self, settings: Optimizer, n_params: int) -> None:
+        """Begin with zero moments."""
+        self._settings = settings
+        self._m = np.zeros(n_params, np.float32)
+        self._v = np.zeros(n_params, np.float32)
+        self._t = 0
+
+    def step(self, theta: NDArray[np.float32], gradient: NDArray[np.float32]) -> None:
+        """Move ``theta`` in place."""
+        s = self._settings
+        self._t += 1
+        self._m += np.float32(1 - s.beta1) * (gradient - self._m)
+        self._v *= np.float32(s.beta2)
+        self._v += np.float32(1 - s.beta2) * np.square(gradient)
+        theta *= np.float32(1 - s.learning_rate * s.weight_decay)
+        denominator = np.sqrt(self._v)
+        denominator /= np.float32((1 - s.beta2**self._t) ** 0.5)
+        denominator += np.float32(s.epsilon)
+        theta -= np.float32(s.learning_rate / (1 - s.beta1**self._t)) * self._m / denominator
+
+
+class Sgd:
+    """Stochastic gradient descent with heavy-ball momentum (``beta1``) and L2 decay, as torch.optim.SGD has it."""
+
+    def __init__(self, settings: Optimizer, n_params: int) -> None:
+        """Begin with zero momentum."""
+        self._settings = settings
+        self._m = np.zeros(n_params, np.float32)
+
+    def step(self, theta: NDArray[np.float32], gradient: NDArray[np.float32]) -> None:
+        """Move ``theta`` in place."""
+        s = self._settings
+        self._m *= np.float32(s.beta1)
+        self._m += gradient + np.float32(s.weight_decay) * theta
+        theta -= np.float32(s.learning_rate) * self._m
+
+
+def make_optimizer(settings: Optimizer, n_params: int) -> FlatOptimizer:
+    """Return the optimiser that ``settings`` names, with fresh state."""
+    match settings.name:
+        case "adamw":
+            return AdamW(settings, n_params)
+        case "sgd":
+            return Sgd(settings, n_params)
+
+
+def clip_norm(vector: NDArray[np.float32], limit: float | None) -> NDArray[np.float32]:
+    """Return ``vector`` scaled to an L2 norm of at most ``limit``; the same object if nothing is to do."""
+    if limit is None:
+        return vector
+    norm = float(np.linalg.norm(vector.astype(np.float64)))
+    if norm <= limit:
+        return vector
+    return vector * np.float32(limit / (norm + _CLIP_EPSILON))

@@ -1,0 +1,51 @@
+"""Raw float32 vectors and .npz files on disk, read with bounds and without pickles."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from host.durable import read_bytes, write_bytes
+from protocol.errors import StorageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["load_npz", "load_vector", "save_vector"]
+
+
+def load_vector(path: Path, *, n_values: int) -> NDArray[np.float32]:
+    """Return the vector in ``path``, float32 [n_values].
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StorageError: another length, or not finite.
+    """
+    data = read_bytes(path, max_bytes=4 * n_values)
+    if len(data) != 4 * n_values:
+        raise StorageError(f"{path}: expected {4 * n_values} bytes, got {len(data)}")
+    vector = np.frombuffer(data, "<f4").astype(np.float32)  # [n_values]
+    if not np.isfinite(vector).all():
+        raise StorageError(f"{path}: a value is NaN or infinite")
+    return vector
+
+
+def save_vector(path: Path, vector: NDArray[np.float32]) -> None:
+    """Write ``vector`` durably as raw little-endian float32."""
+    write_bytes(path, vector.astype("<f4").tobytes())
+
+
+def load_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays in an .npz that a process of ours wrote; never unpickles.
+
+    Raises:
+        StorageError: not an .npz, or it holds objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:  # noqa: TID251 - the one place, with pickles refused
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path}: not a file of arrays: {error}") from error

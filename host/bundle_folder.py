@@ -1,0 +1,97 @@
+"""Opens a bundle folder after checking that it is exactly what its manifest says.
+
+Laws: every byte of every named file is hashed before anything loads it; files are read through a descriptor opened
+without following links; a file that the manifest doesn't name is refused, since a graph could refer to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from host.durable import read_bytes
+from protocol.bundle import LAYOUT, MANIFEST, MAX_MANIFEST_BYTES, Manifest, bundle_id
+from protocol.errors import BundleError, StorageError
+from protocol.layout import Layout
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from protocol.bundle import FileFacts
+
+__all__ = ["Bundle", "open_bundle"]
+
+_CHUNK_BYTES = 1 << 20
+_MAX_LAYOUT_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A bundle whose files were checked."""
+
+    folder: Path
+    id: str
+    manifest: Manifest
+    layout: Layout
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file that the manifest names."""
+        if name not in self.manifest.files:
+            raise BundleError(f"{self.folder}: the manifest has no file {name}")
+        return self.folder / name
+
+
+def open_bundle(folder: Path, *, expected_id: str | None = None) -> Bundle:
+    """Check ``folder`` and return the bundle.
+
+    Args:
+        folder: what ``edgefold export`` wrote.
+        expected_id: the id that a task names; any id if None.
+
+    Raises:
+        BundleError: no bundle, another bundle, or a file changed, missing, linked or unnamed.
+    """
+    try:
+        manifest_bytes = read_bytes(folder / MANIFEST, max_bytes=MAX_MANIFEST_BYTES)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleError(f"{folder}: no bundle here ({MANIFEST} is missing)") from error
+    except StorageError as error:
+        raise BundleError(str(error)) from error
+    this_id = bundle_id(manifest_bytes)
+    if expected_id is not None and this_id != expected_id:
+        raise BundleError(f"{folder}: expected bundle {expected_id[:12]}, found {this_id[:12]}")
+    manifest = Manifest.from_bytes(manifest_bytes)
+    unnamed = sorted({p.name for p in folder.iterdir()} - manifest.files.keys() - {MANIFEST})
+    if unnamed:
+        raise BundleError(f"{folder}: not named in the manifest: {', '.join(unnamed)[:200]}")
+    for name, facts in manifest.files.items():
+        _check_file(folder / name, facts)
+    layout = Layout.from_bytes(read_bytes(folder / LAYOUT, max_bytes=_MAX_LAYOUT_BYTES))
+    if layout.n_params != manifest.adapter.n_params:
+        raise BundleError(
+            f"{folder}: {LAYOUT} has {layout.n_params} parameters, the manifest {manifest.adapter.n_params}"
+        )
+    return Bundle(folder=folder, id=this_id, manifest=manifest, layout=layout)
+
+
+def _check_file(path: Path, facts: FileFacts) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except FileNotFoundError as error:
+        raise BundleError(f"{path}: missing") from error
+    except OSError as error:
+        raise BundleError(f"{path}: not a plain file: {error.strerror}") from error
+    with open(fd, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor, not a path
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise BundleError(f"{path}: not a plain file")
+        if status.st_size != facts.bytes:
+            raise BundleError(f"{path}: expected {facts.bytes} bytes, found {status.st_size}")
+        digest = hashlib.sha256()
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    if digest.hexdigest() != facts.sha256:
+        raise BundleError(f"{path}: its content is not what the manifest says")

@@ -1,0 +1,36 @@
+"""Reads a TOML file once into frozen dataclasses; a wrong key, type or range is one line that names the key."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING, TypeVar
+
+from host.durable import read_bytes
+from protocol.errors import ConfigError, StorageError
+from protocol.fields import FieldError, structure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["MAX_CONFIG_BYTES", "load"]
+
+MAX_CONFIG_BYTES = 256 * 1024  # a fleet's settings fit in a few kB
+
+T = TypeVar("T")
+
+
+def load(cls: type[T], path: Path) -> T:
+    """Return the configuration in ``path`` as ``cls``.
+
+    Raises:
+        ConfigError: no such file, not TOML, an unknown or missing key, a value out of range (the user's fault).
+    """
+    try:
+        text = read_bytes(path, max_bytes=MAX_CONFIG_BYTES).decode("utf-8")
+        return structure(cls, tomllib.loads(text), lenient_floats=True)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such configuration file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except (FieldError, StorageError) as error:
+        raise ConfigError(f"{path}: {error}") from error

@@ -1,0 +1,87 @@
+"""The port to a broker: publish, receive, acknowledge. ``mqtt_link`` is the real one, ``memory_link`` its twin.
+
+Laws: messages arrive at least once and are redelivered until acknowledged, so the owner acknowledges only what it has
+made durable or refused; ``receive`` hands out one event at a time from a bounded queue, and a full queue makes the broker
+wait; ``publish`` never queues for later: while the link is down it says so, and the owner sends again after ``LinkUp``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+from urllib.parse import urlsplit
+
+from protocol.errors import ConfigError
+
+__all__ = ["BrokerAddress", "Link", "LinkDown", "LinkEvent", "LinkUp", "Received", "parse_broker_url"]
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """A message from the broker; ``token`` is for ``acknowledge``."""
+
+    topic: str
+    payload: bytes
+    token: object = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkUp:
+    """Connected and subscribed; what was published before may be lost."""
+
+    mqtt: Literal["5", "3.1.1"]
+    max_packet_bytes: int | None = None  # the broker's limit, where it says one (MQTT 5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkDown:
+    """Not connected; the link tries again by itself."""
+
+    why: str
+
+
+LinkEvent: TypeAlias = Received | LinkUp | LinkDown
+
+
+class Link(Protocol):
+    """One party's connection to the broker."""
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+        """Hand a message (QoS 1) to the live connection; False if there is none or its queue is full."""
+
+    def receive(self, timeout_s: float) -> LinkEvent | None:
+        """Return the next event, or None after ``timeout_s``."""
+
+    def acknowledge(self, message: Received) -> None:
+        """Tell the broker that ``message`` need not come again."""
+
+    def close(self) -> None:
+        """Disconnect and end the link's thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerAddress:
+    """Where the broker listens."""
+
+    host: str
+    port: int
+
+
+def parse_broker_url(url: str) -> BrokerAddress:
+    """Return the address in ``mqtt://host:port``.
+
+    Raises:
+        ConfigError: another scheme, or plain MQTT beyond this machine: TLS comes with enrolment (docs/threat-model.md).
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or 1883
+    except ValueError as error:
+        raise ConfigError(f"broker.url {url!r}: not a URL: {error}") from error
+    if parts.scheme != "mqtt" or not host:
+        raise ConfigError(f"broker.url {url!r}: expected mqtt://HOST:PORT")
+    if host not in _LOOPBACK:
+        raise ConfigError(f"broker.url {url!r}: plain MQTT is for loopback only until TLS enrolment is there")
+    return BrokerAddress(host=host, port=port)

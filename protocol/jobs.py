@@ -1,0 +1,160 @@
+"""The jobs that a trainer process is given, and what it answers: one JSON object a line over a pipe.
+
+    in   one job                     {"kind": "train" | "evaluate" | "check", ...}
+    out  progress, any number        {"kind": "progress", ...}
+    out  exactly one of              {"kind": "done", ...}  {"kind": "failed", "blame": ..., "error": ...}
+
+Laws: vectors travel as files (encoded payloads, raw little-endian float32), never in JSON; whoever starts a trainer
+owns the folder that it writes to. Three callers share this pipe: the agent trains, the aggregator evaluates, the
+exporter checks a graph against PyTorch. That keeps one engine implementation and no import between the three.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal, TypeAlias
+
+from protocol.fields import Length, Range
+from protocol.messages import Optimizer, Plan
+
+__all__ = [
+    "MAX_LINE_BYTES",
+    "RESIDUAL_FILE",
+    "UPDATE_FILE",
+    "Blame",
+    "CheckJob",
+    "CheckResult",
+    "EvaluateJob",
+    "EvaluateResult",
+    "Failed",
+    "Job",
+    "Progress",
+    "SetResult",
+    "TrainJob",
+    "TrainResult",
+]
+
+MAX_LINE_BYTES: Final = 1_000_000  # the longest line is a check's list of losses
+UPDATE_FILE: Final = "update.payload"
+RESIDUAL_FILE: Final = "residual.f32"
+
+_Path = Annotated[str, Length(1, 4096)]
+_Threads = Annotated[int, Range(1, 256)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainJob:
+    """Train ``plan.epochs`` on ``data`` from ``adapter``; write the encoded delta and the new residual to ``out``."""
+
+    kind: Literal["train"] = "train"
+    bundle: _Path
+    data: _Path
+    out: _Path
+    plan: Plan
+    adapter: _Path | None = None  # an encoded payload; the bundle's initial adapter if absent
+    residual: _Path | None = None  # raw float32: what earlier encodings rounded away
+    threads: _Threads = 1
+    max_examples: Annotated[int, Range(1, 10**9)] = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateJob:
+    """Measure ``adapter`` on each named set."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    bundle: _Path
+    sets: dict[Annotated[str, Length(1, 64)], _Path]
+    adapter: _Path | None = None
+    batch_size: Annotated[int, Range(1, 4096)] = 32
+    max_tokens: Annotated[int, Range(1, 8192)] = 64
+    threads: _Threads = 1
+    max_examples: Annotated[int, Range(1, 10**9)] = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckJob:
+    """Take ``n_steps`` optimiser steps over given batches from given parameters, for comparison with a reference.
+
+    ``batches`` is an .npz with arrays ``{step}/{input}``; ``out`` gets ``theta.f32`` and ``logits.npz``, whose array
+    ``{step}`` has the logits of that step's batch at the final parameters.
+    """
+
+    kind: Literal["check"] = "check"
+    bundle: _Path
+    batches: _Path
+    theta: _Path
+    n_steps: Annotated[int, Range(1, 10_000)]
+    optimizer: Optimizer
+    clip_grad_norm: Annotated[float, Range(1e-6, 1e9)] | None = None
+    out: _Path
+    threads: _Threads = 1
+
+
+Job: TypeAlias = TrainJob | EvaluateJob | CheckJob
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a job is; ``loss`` is the mean since the last report."""
+
+    kind: Literal["progress"] = "progress"
+    step: int
+    n_steps: int
+    loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """A finished training job; times in seconds of wall clock, memory is the process's peak resident set."""
+
+    kind: Literal["done"] = "done"
+    n_examples: int
+    n_steps: int
+    loss: float  # mean over the last epoch
+    train_s: float  # in steps alone
+    wall_s: float  # from the process's start
+    peak_memory_bytes: int
+    update_norm: float  # L2 of the delta before encoding
+    encoded_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetResult:
+    """One evaluation set; ``loss`` is the mean cross entropy."""
+
+    n_examples: int
+    n_correct: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateResult:
+    """A finished evaluation."""
+
+    kind: Literal["done"] = "done"
+    sets: dict[str, SetResult]
+    wall_s: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """A finished check; ``losses`` are before each step."""
+
+    kind: Literal["done"] = "done"
+    losses: tuple[float, ...]
+    train_s: float
+    wall_s: float
+    peak_memory_bytes: int
+
+
+Blame: TypeAlias = Literal["config", "bundle", "update", "engine"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """Why a job was not done, and by whose fault: the caller translates ``blame`` into its own error."""
+
+    kind: Literal["failed"] = "failed"
+    blame: Blame
+    error: str
