@@ -13,7 +13,7 @@ from protocol.signing import SigningKey
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["load_signing_key", "load_task_key", "save_key"]
+__all__ = ["load_or_make_signing_key", "load_signing_key", "load_task_key", "save_key"]
 
 _MAX_KEY_FILE_BYTES = 4096
 
@@ -32,6 +32,19 @@ def load_signing_key(path: Path) -> SigningKey:
         ConfigError: missing, readable by others, or no such key.
     """
     return _parse(SigningKey, path)
+
+
+def load_or_make_signing_key(path: Path) -> SigningKey:
+    """Return the Ed25519 key in ``path``, made there first if the file is missing.
+
+    Raises:
+        ConfigError: as for ``load_signing_key``, or its folder is missing.
+    """
+    if not path.exists():
+        if not path.parent.is_dir():
+            raise ConfigError(f"{path.parent}: no such folder for the key")
+        save_key(path, SigningKey.generate())
+    return load_signing_key(path)
 
 
 def load_task_key(path: Path) -> TaskKey:

@@ -1,0 +1,1 @@
+"""The agent's rules: pure values and functions, without IO, clock or randomness."""

@@ -1,0 +1,141 @@
+"""The agent's folder: its state, the work it was given, its outbox and its residuals.
+
+    state.cbor           the session state, replaced whole; names the files below that count
+    work.cbor            the work of the current round
+    outbox-<id>.cbor     a signed, sealed update that waits for its receipt
+    residual-<id>.f32    what encoding that update rounded away
+    scratch/             the trainer's; worthless after a restart
+
+Laws: a file is written before the state that names it; what no state names is removed at start; one agent at a time (a
+lock that dies with the process). Knows no keys.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from typing import TYPE_CHECKING, Final
+
+from edge_agent.core.session import SessionState
+from host.durable import make_folder, read_bytes, remove, sweep, write_bytes
+from protocol import cbor
+from protocol.errors import ConfigError, MalformedMessageError, StorageError
+from protocol.fields import FieldError, plain, structure
+from protocol.jobs import RESIDUAL_FILE
+from protocol.messages import MAX_MESSAGE_BYTES, Work, pack_body, unpack_body
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["DeviceFolder"]
+
+_MAX_STATE_BYTES: Final = 1 << 20
+
+
+class DeviceFolder:
+    """Owner of everything that the agent writes."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the folder, made if missing, and remove what an earlier process left half done.
+
+        Raises:
+            ConfigError: another agent uses it.
+            StorageError: it cannot be made or read.
+        """
+        self._folder = make_folder(folder)
+        self._lock = self._take_lock()
+        self.scratch = folder / "scratch"
+        self.clear_scratch()
+        sweep(folder)
+
+    def load_state(self) -> SessionState:
+        """Return the saved state, a new one if there is none; remove files that it does not name.
+
+        Raises:
+            StorageError: the state file is damaged; it is left for a person to look at.
+        """
+        path = self._folder / "state.cbor"
+        try:
+            state = structure(SessionState, cbor.loads(read_bytes(path, max_bytes=_MAX_STATE_BYTES), max_bytes=1 << 20))
+        except FileNotFoundError:
+            state = SessionState()
+        except (FieldError, MalformedMessageError) as error:
+            raise StorageError(f"{path}: damaged: {error}; remove it to begin anew") from error
+        self._remove_unnamed(state)
+        return state
+
+    def save_state(self, state: SessionState) -> None:
+        """Replace the saved state, then remove what it no longer names."""
+        write_bytes(self._folder / "state.cbor", cbor.dumps(plain(state)))
+        self._remove_unnamed(state)
+
+    def save_work(self, work: Work) -> None:
+        """Keep the work of the current round."""
+        write_bytes(self._folder / "work.cbor", pack_body(work))
+
+    def load_work(self) -> Work:
+        """Return the work of the current round.
+
+        Raises:
+            StorageError: it is missing or damaged.
+        """
+        path = self._folder / "work.cbor"
+        try:
+            work = unpack_body("work", read_bytes(path, max_bytes=MAX_MESSAGE_BYTES))
+        except (FileNotFoundError, MalformedMessageError) as error:
+            raise StorageError(f"{path}: missing or damaged") from error
+        if not isinstance(work, Work):  # pragma: no cover - kind "work" is Work
+            raise StorageError(f"{path}: not work")
+        return work
+
+    def save_update(self, update_id: bytes, envelope: bytes) -> None:
+        """Put a finished update and the trainer's residual where the next state will name them."""
+        residual = read_bytes(self.scratch / RESIDUAL_FILE, max_bytes=MAX_MESSAGE_BYTES)
+        write_bytes(self.residual_path(update_id), residual)
+        write_bytes(self._outbox_path(update_id), envelope)
+
+    def load_update(self, update_id: bytes) -> bytes:
+        """Return an update of the outbox.
+
+        Raises:
+            StorageError: it is missing.
+        """
+        path = self._outbox_path(update_id)
+        try:
+            return read_bytes(path, max_bytes=MAX_MESSAGE_BYTES)
+        except FileNotFoundError as error:
+            raise StorageError(f"{path}: missing") from error
+
+    def residual_path(self, update_id: bytes) -> Path:
+        """Return where the residual of an update is."""
+        return self._folder / f"residual-{update_id.hex()}.f32"
+
+    def clear_scratch(self) -> None:
+        """Give the next trainer an empty folder."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        make_folder(self.scratch)
+
+    def close(self) -> None:
+        """Give the folder back."""
+        os.close(self._lock)
+
+    def _outbox_path(self, update_id: bytes) -> Path:
+        return self._folder / f"outbox-{update_id.hex()}.cbor"
+
+    def _take_lock(self) -> int:
+        fd = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            raise ConfigError(f"{self._folder}: another agent is using this folder") from error
+        return fd
+
+    def _remove_unnamed(self, state: SessionState) -> None:
+        named = {self.residual_path(update_id) for update_id in state.residual_of.values()}
+        if state.update_id is not None:
+            named |= {self._outbox_path(state.update_id), self.residual_path(state.update_id)}
+        for pattern in ("outbox-*.cbor", "residual-*.f32"):
+            for path in set(self._folder.glob(pattern)) - named:
+                remove(path)

@@ -1,0 +1,372 @@
+"""The agent: an event pump around the session's table. Loads no ML runtime, not even numpy.
+
+Workflow of one event: check it -> store what it brings -> step the table -> save the state -> do the actions. A crash
+between any two of these leaves a state from which ``Resume`` does the same again.
+
+Threads: this one, the link's, and one for each running trainer's pipe; the latter two only put events into queues.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import random
+import time
+from typing import TYPE_CHECKING, Final
+
+from edge_agent.core.resend import Resend
+from edge_agent.core.session import (
+    Action,
+    Announced,
+    Declined,
+    Event,
+    Job,
+    Receipted,
+    Resume,
+    SendJoin,
+    SendUpdate,
+    StartTraining,
+    StopTraining,
+    Trained,
+    TrainingFailed,
+    WorkArrived,
+    step,
+)
+from host.durable import read_bytes, write_bytes
+from host.link import LinkDown, LinkUp, Received
+from host.logs import event as log
+from protocol import topics
+from protocol.errors import EdgefoldError, EngineError, RemoteProtocolError, StorageError
+from protocol.jobs import UPDATE_FILE, Progress, TrainJob, TrainResult
+from protocol.messages import (
+    MAX_MESSAGE_BYTES,
+    Announce,
+    Body,
+    Decline,
+    Join,
+    Receipt,
+    Update,
+    UpdateContent,
+    Work,
+    pack_content,
+    unpack_envelope,
+)
+from protocol.sealing import binding, seal
+from protocol.signing import SERVICE, SigningKey, VerifyKey, open_envelope, sign
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from edge_agent.adapters.device_folder import DeviceFolder
+    from edge_agent.config import AgentConfig
+    from edge_agent.ports import Running, StartTrainer
+    from host.link import Link
+
+__all__ = ["Agent"]
+
+_MAX_WAIT_S: Final = 30.0  # how long the pump sleeps when nothing is due; messages and trainers wake it
+_UPDATE_ID_BYTES: Final = 16
+_PROGRESS_LOG_EVERY_S: Final = 2.0
+
+
+class Agent:
+    """One device's agent."""
+
+    def __init__(  # noqa: PLR0913 - the ports are the arguments
+        self,
+        config: AgentConfig,
+        *,
+        data: Path,
+        bundles: Mapping[str, Path],
+        key: SigningKey,
+        link: Link,
+        folder: DeviceFolder,
+        start_trainer: StartTrainer,
+    ) -> None:
+        """Take up the saved state.
+
+        Args:
+            config: the device's settings.
+            data: the file of examples.
+            bundles: folders of the checked bundles by id.
+            key: the device's signing key.
+            link: a link subscribed to this device's ``down`` topics and the announcements.
+            folder: the agent's own folder.
+            start_trainer: starts trainer processes.
+        """
+        self._device, self._trainer_settings, self._max_examples = (
+            config.device,
+            config.trainer,
+            config.data.max_examples,
+        )
+        self._data, self._bundles, self._key = data, bundles, key
+        self._service = VerifyKey(bytes.fromhex(config.device.service_key))
+        self._link, self._folder, self._start_trainer = link, folder, start_trainer
+        self._state = folder.load_state()
+        self._announced: dict[str, Announce] = {}  # the latest of each task, to choose from when idle
+        self._running: Running | None = None
+        self._ends: queue.SimpleQueue[tuple[Job, TrainResult | EdgefoldError]] = queue.SimpleQueue()
+        self._resend: Resend | None = None
+        self._sending: Action | None = None
+        self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self._progress_logged_s = 0.0
+        self.bytes_up, self.bytes_down = 0, 0
+
+    def run(self, should_stop: queue.SimpleQueue[None]) -> None:
+        """Work until something is put into ``should_stop`` (and the link is woken)."""
+        log("agent-ready", device=self._device.id, phase=self._state.phase, pid=os.getpid())
+        if self._state.phase == "training":
+            self._apply(Resume())
+        try:
+            while should_stop.empty():
+                self.turn()
+        finally:
+            self._stop_trainer()
+
+    def turn(self) -> None:
+        """Wait for one event and handle it."""
+        now_s = time.monotonic()
+        wait_s = _MAX_WAIT_S if self._resend is None else min(_MAX_WAIT_S, self._resend.due_s - now_s)
+        event = self._link.receive(max(0.0, wait_s))
+        match event:
+            case Received():
+                self._on_message(event)
+                self._link.acknowledge(event)
+            case LinkUp(mqtt=mqtt):
+                log("link-up", mqtt=mqtt)
+                self._apply(Resume())
+            case LinkDown(why=why):
+                log("link-down", why=why)
+        while not self._ends.empty():
+            self._on_trainer_end(*self._ends.get())
+        self._send_what_is_due()
+
+    def _on_message(self, message: Received) -> None:
+        try:
+            body = self._open(message)
+            event = self._event_of(body)
+        except RemoteProtocolError as error:
+            log("message-refused", topic=message.topic, reason=error.reason, error=str(error))
+            return
+        self.bytes_down += len(message.topic) + len(message.payload)
+        if event is not None:
+            self._apply(event)
+
+    def _open(self, message: Received) -> Body:
+        envelope = unpack_envelope(message.payload, max_bytes=MAX_MESSAGE_BYTES)
+        if envelope.sender != SERVICE:
+            raise RemoteProtocolError(
+                f"expected a message of the service, got {envelope.sender}'s", reason="wrong-sender"
+            )
+        return open_envelope(envelope, fleet=self._device.fleet, key=self._service)
+
+    def _event_of(self, body: Body) -> Event | None:
+        """Return what ``body`` means to the session; store first what it brings."""
+        match body:
+            case Announce():
+                return self._on_announce(body)
+            case Work():
+                return self._on_work(body)
+            case Decline():
+                log("round-declined", task=body.task, round=body.round, reason=body.reason)
+                return Declined(task=body.task, round=body.round)
+            case Receipt():
+                is_accepted = body.status == "accepted"
+                if body.update_id == self._state.update_id:
+                    log(
+                        "update-receipted",
+                        task=body.task,
+                        round=body.round,
+                        update_id=body.update_id.hex(),
+                        status=body.status,
+                        reason=body.reason,
+                        bytes_up=self.bytes_up,
+                        bytes_down=self.bytes_down,
+                    )
+                return Receipted(update_id=body.update_id, is_accepted=is_accepted)
+            case _:
+                raise RemoteProtocolError(f"a device takes no {type(body).__name__}", reason="malformed")
+
+    def _on_announce(self, announce: Announce) -> Event | None:
+        known = self._announced.get(announce.task)
+        if known is not None and announce.round < known.round:
+            return None  # an old one, replayed or overtaken
+        if announce.state == "open" and announce.bundle_id not in self._bundles:
+            if known != announce:
+                log("bundle-missing", task=announce.task, bundle_id=announce.bundle_id)
+            self._announced[announce.task] = announce
+            return None
+        self._announced[announce.task] = announce
+        return _announced(announce)
+
+    def _on_work(self, work: Work) -> Event | None:
+        job = self._state.job
+        if self._state.phase != "joining" or job is None:
+            return None
+        if (work.task, work.round, work.bundle_id) != (job.task, job.round, job.bundle_id):
+            return None
+        self._folder.save_work(work)
+        return WorkArrived(task=work.task, round=work.round, bundle_id=work.bundle_id)
+
+    def _apply(self, event: Event) -> None:
+        after, actions = step(self._state, event)
+        if after != self._state:
+            self._folder.save_state(after)
+            self._state = after
+            self._resend = self._sending = None
+        for action in actions:
+            self._do(action)
+        if after.phase == "idle":
+            self._look_for_work()
+
+    def _look_for_work(self) -> None:
+        for announce in self._announced.values():
+            if announce.bundle_id not in self._bundles:
+                continue
+            after, _ = step(self._state, _announced(announce))
+            if after != self._state:
+                self._apply(_announced(announce))
+                return
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case SendJoin() | SendUpdate():
+                self._sending, self._resend = action, Resend.begin(time.monotonic())
+            case StartTraining(job=job):
+                if self._running is None:
+                    self._train(job)
+            case StopTraining():
+                self._stop_trainer()
+
+    def _send_what_is_due(self) -> None:
+        now_s = time.monotonic()
+        if self._resend is None or now_s < self._resend.due_s:
+            return
+        match self._sending:
+            case SendJoin(job=job):
+                join = Join(task=job.task, round=job.round, bundle_id=job.bundle_id)
+                envelope = sign(join, fleet=self._device.fleet, sender=self._device.id, key=self._key)
+                self._publish("join", envelope)
+            case SendUpdate(update_id=update_id):
+                self._send_update(update_id)
+                if self._resend is None:
+                    return
+        self._resend = self._resend.sent(now_s, self._random)
+
+    def _send_update(self, update_id: bytes) -> None:
+        try:
+            self._publish("update", self._folder.load_update(update_id))
+        except StorageError as error:  # a damaged disk: give this round up rather than stop learning for good
+            log("outbox-lost", update_id=update_id.hex(), error=str(error))
+            self._apply(Receipted(update_id=update_id, is_accepted=False))
+
+    def _publish(self, kind: str, envelope: bytes) -> None:
+        topic = topics.up(self._device.fleet, self._device.id, kind)
+        if self._link.publish(topic, envelope):
+            self.bytes_up += len(topic) + len(envelope)
+            log(f"{kind}-sent", bytes=len(envelope))
+
+    def _train(self, job: Job) -> None:
+        work = self._folder.load_work()
+        self._folder.clear_scratch()
+        adapter = self._folder.scratch / "adapter.payload"
+        write_bytes(adapter, work.adapter)
+        residual = self._residual(job)
+        train_job = TrainJob(
+            bundle=str(self._bundles[job.bundle_id]),
+            data=str(self._data),
+            out=str(self._folder.scratch),
+            plan=work.plan,
+            adapter=str(adapter),
+            residual=None if residual is None else str(residual),
+            threads=self._trainer_settings.n_threads,
+            max_examples=self._max_examples,
+        )
+        log("training-started", task=job.task, round=job.round)
+        try:
+            self._running = self._start_trainer(
+                train_job, on_end=lambda outcome: self._trainer_ended(job, outcome), on_progress=self._on_progress
+            )
+        except EngineError as error:
+            self._ends.put((job, error))
+
+    def _residual(self, job: Job) -> Path | None:
+        update_id = self._state.residual_of.get(job.bundle_id)
+        path = None if update_id is None else self._folder.residual_path(update_id)
+        return path if path is not None and path.is_file() else None
+
+    def _trainer_ended(self, job: Job, outcome: TrainResult | EdgefoldError) -> None:
+        self._ends.put((job, outcome))  # on the trainer's thread: nothing but this
+        self._link.wake()
+
+    def _on_progress(self, progress: Progress) -> None:
+        now_s = time.monotonic()
+        if now_s - self._progress_logged_s >= _PROGRESS_LOG_EVERY_S:
+            self._progress_logged_s = now_s
+            log("training-progress", step=progress.step, n_steps=progress.n_steps, loss=progress.loss)
+
+    def _on_trainer_end(self, job: Job, outcome: TrainResult | EdgefoldError) -> None:
+        current = self._state.job
+        if self._state.phase != "training" or current is None or (current.task, current.round) != (job.task, job.round):
+            return  # stopped, and the session has gone on
+        self._running = None
+        if isinstance(outcome, EdgefoldError):
+            log("training-failed", task=job.task, round=job.round, error=str(outcome))
+            self._apply(TrainingFailed(max_attempts=self._trainer_settings.max_attempts))
+            return
+        log(
+            "training-done",
+            task=job.task,
+            round=job.round,
+            loss=outcome.loss,
+            n_steps=outcome.n_steps,
+            train_s=outcome.train_s,
+            wall_s=outcome.wall_s,
+            peak_memory_bytes=outcome.peak_memory_bytes,
+        )
+        self._apply(Trained(update_id=self._seal(job, outcome)))
+
+    def _seal(self, job: Job, result: TrainResult) -> bytes:
+        """Seal and sign the trainer's update, store it, and return its id."""
+        work = self._folder.load_work()
+        update_id = os.urandom(_UPDATE_ID_BYTES)
+        content = UpdateContent(
+            n_examples=result.n_examples,
+            n_steps=result.n_steps,
+            loss=result.loss,
+            train_s=result.train_s,
+            delta=read_bytes(self._folder.scratch / UPDATE_FILE, max_bytes=MAX_MESSAGE_BYTES),
+        )
+        info = binding(
+            fleet=self._device.fleet,
+            task=job.task,
+            bundle_id=job.bundle_id,
+            round_=job.round,
+            version=work.version,
+            device=self._device.id,
+            update_id=update_id,
+        )
+        sealed = seal(pack_content(content), public_raw=work.task_key, info=info)
+        update = Update(
+            task=job.task,
+            round=job.round,
+            version=work.version,
+            bundle_id=job.bundle_id,
+            update_id=update_id,
+            sealed=sealed,
+        )
+        envelope = sign(update, fleet=self._device.fleet, sender=self._device.id, key=self._key)
+        self._folder.save_update(update_id, envelope)
+        return update_id
+
+    def _stop_trainer(self) -> None:
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+
+def _announced(announce: Announce) -> Announced:
+    return Announced(
+        task=announce.task, round=announce.round, bundle_id=announce.bundle_id, is_open=announce.state == "open"
+    )

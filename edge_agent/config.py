@@ -1,0 +1,91 @@
+"""The agent's configuration: one TOML file, read once. Paths are relative to the file's folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from host import config
+from protocol.errors import ConfigError
+from protocol.fields import FieldError, Hex, Length, Name, Range
+from protocol.signing import SERVICE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["AgentConfig", "BrokerSettings", "DataSettings", "DeviceSettings", "TrainerSettings", "load_config"]
+
+_PathText = Annotated[str, Length(1, 4096)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSettings:
+    """Who this device is, and whom it believes. Identity and keys have no default."""
+
+    fleet: Name
+    id: Name
+    key: _PathText  # the device's Ed25519 private key, mode 0600
+    service_key: Hex  # the aggregator's Ed25519 public key
+    bundles: Annotated[tuple[_PathText, ...], Length(1, 64)]
+    folder: _PathText = "state"  # everything the agent writes
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def __post_init__(self) -> None:
+        """Refuse the aggregator's name."""
+        if self.id == SERVICE:
+            raise FieldError(f"id: {SERVICE!r} is the aggregator's name")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerSettings:
+    """Where the broker is."""
+
+    url: Annotated[str, Length(1, 1024)]
+    mqtt: Literal["auto", "5", "3.1.1"] = "auto"  # MQTT 5 first, 3.1.1 where the broker has no 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSettings:
+    """What the device learns from; it never leaves the device."""
+
+    train: _PathText  # .jsonl or .csv with text and label
+    max_examples: Annotated[int, Range(1, 10**7)] = 100_000  # bounds the trainer's memory: about 100 bytes each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerSettings:
+    """How trainer processes run."""
+
+    threads: Annotated[int, Range(1, 256)] | None = None  # all cores if absent
+    nice: Annotated[int, Range(0, 19)] = 10  # whatever else the device does goes first
+    memory_limit_mb: Annotated[int, Range(64, 1_000_000)] = 1024  # private memory; MiniLM at 16 x 64 needs about 200
+    max_attempts: Annotated[int, Range(1, 10)] = 2  # a round whose training fails this often is skipped
+
+    @property
+    def n_threads(self) -> int:
+        """How many threads to train with."""
+        return self.threads or os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConfig:
+    """All of ``agent.toml``."""
+
+    device: DeviceSettings
+    broker: BrokerSettings
+    data: DataSettings
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+
+
+def load_config(path: Path) -> AgentConfig:
+    """Return the agent's configuration.
+
+    Raises:
+        ConfigError: see ``host.config.load``; or the data file is not there.
+    """
+    settings = config.load(AgentConfig, path)
+    data = path.parent / settings.data.train
+    if not data.is_file():
+        raise ConfigError(f"{path}: data.train: no such file: {data}")
+    return settings

@@ -1,0 +1,37 @@
+"""What the agent needs from outside, as ports of one to three methods."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from protocol.errors import EdgefoldError
+    from protocol.jobs import Progress, TrainJob, TrainResult
+
+__all__ = ["Running", "StartTrainer"]
+
+
+class Running(Protocol):
+    """A trainer at work."""
+
+    def close(self) -> None:
+        """End it if it still runs, and wait for its last callback."""
+
+
+class StartTrainer(Protocol):
+    """Starts a trainer process; calls back from another thread, ``on_end`` exactly once."""
+
+    def __call__(
+        self,
+        job: TrainJob,
+        *,
+        on_end: Callable[[TrainResult | EdgefoldError], None],
+        on_progress: Callable[[Progress], None],
+    ) -> Running:
+        """Return the running trainer.
+
+        Raises:
+            EngineError: it cannot be started.
+        """
