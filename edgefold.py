@@ -7,6 +7,7 @@ Laws: an ``EdgefoldError`` is one line on standard error and an exit code, never
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Final
 
@@ -56,17 +57,20 @@ class _FrontDoor(click.Group):
 @click.group(cls=_FrontDoor, epilog="See the whole loop on this machine: make demo. Every command has --help.")
 @click.version_option(package_name="edgefold")
 def _edgefold() -> None:
-    r"""Adapt foundation models on the devices that people already own; their data never leaves them.
+    """Adapt foundation models on the devices that people already own; their data never leaves them.
 
     \b
     model owner       edgefold export MODEL --out BUNDLE     give a model a trainable adapter
     service operator  edgefold serve --config FILE           run rounds and fold updates
     fleet operator    edgefold agent run --config FILE       make a machine a learning device
-    """
+    """  # noqa: D301 - \b is click's mark for a paragraph kept as it is
 
 
 def main() -> None:
     """Run the command line."""
+    parent = os.environ.pop("EDGEFOLD_PARENT", "")
+    if parent.isdecimal():  # set by a local fleet: leave nothing running when its owner is gone
+        importlib.import_module("host.parent").die_with_parent(int(parent))
     try:
         _edgefold(prog_name="edgefold")
     except EdgefoldError as error:

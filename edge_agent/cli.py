@@ -32,7 +32,7 @@ def agent() -> None:
 @agent.command()
 @click.option("--config", "config_path", type=click.Path(path_type=Path), required=True, help="The agent's TOML file.")
 def run(config_path: Path) -> None:
-    r"""Run the agent in the foreground until SIGTERM or Ctrl-C.
+    """Run the agent in the foreground until SIGTERM or Ctrl-C.
 
     \b
     The smallest agent.toml (paths are relative to it; device.key is made if missing):
@@ -46,7 +46,7 @@ def run(config_path: Path) -> None:
       url = "mqtt://127.0.0.1:1883"
       [data]
       train = "examples.jsonl"
-    """
+    """  # noqa: D301 - \b is click's mark for a paragraph kept as it is
     from edge_agent.config import load_config  # noqa: PLC0415 - --help needs none of this
 
     _run(config_path, load_config(config_path))

@@ -163,7 +163,7 @@ Outcome: TypeAlias = "tuple[SessionState, tuple[Action, ...]]"
 
 
 def step(state: SessionState, event: Event) -> Outcome:
-    """Return the next state and what to do once it is saved; the same state, nothing to do, if the event means nothing."""
+    """Return the next state and what to do once it is saved; the same state if the event means nothing."""
     handler = _TABLE.get((state.phase, type(event)))
     return (state, ()) if handler is None else handler(state, event)
 
