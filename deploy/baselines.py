@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from models.sentiment import Splits
     from rich.console import Console
 
     from host.bundle_folder import Bundle
-    from models.sentiment import Splits
 
 __all__ = ["Baselines", "Scores", "measure_baselines", "train_and_evaluate"]
 
@@ -62,7 +62,7 @@ class Baselines:
         return sum(one.pooled for one in self.alone.values()) / len(self.alone)
 
 
-def measure_baselines(  # noqa: PLR0913 - what every contender shares
+def measure_baselines(
     bundle: Bundle, splits: Splits, *, plan: Plan, epochs: int, folder: Path, console: Console
 ) -> Baselines:
     """Train and evaluate each device alone and the pooled data; two at a time."""

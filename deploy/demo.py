@@ -1,4 +1,4 @@
-"""``make demo``: four devices, each with its own kind of text, make one foundation model better without sending a sentence.
+"""``make demo``: four devices, each with its own kind of text, better one foundation model and send no sentence.
 
 Workflow: data -> export -> fleet (live) -> baselines -> report. Everything it writes is under ``out/demo``; the bundle
 and the data are used again by the next run.

@@ -249,7 +249,8 @@ th {{ border-bottom: 2px solid #1d2733 }} img {{ max-width: 100% }} p.facts {{ c
 <h1>Four devices made one model better</h1>
 <p>Each device kept its own kind of text and sent sealed updates only.</p>
 <p class="facts">Model: {html.escape(report["model"])}<br>Data: {html.escape(report["data"])}<br>
-Broker: {html.escape(report["broker"])} · privacy: {html.escape(report["privacy"])} · whole run {report["wall_s"]:.0f} s</p>
+Broker: {html.escape(report["broker"])} · privacy: {html.escape(report["privacy"])} ·
+whole run {report["wall_s"]:.0f} s</p>
 <img alt="Accuracy by round and by domain" src="data:image/png;base64,{image}">
 <h2>Accuracy</h2>{_html_table(_ACCURACY_HEAD, _accuracy_rows(report))}
 <h2>Rounds</h2>{_html_table(rounds_head, rounds)}

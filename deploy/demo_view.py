@@ -30,7 +30,6 @@ class RoundRecord:
 
     round: int
     version: int | None = None
-    n_joined: int = 0
     n_updates: int = 0
     loss: float | None = None
     bytes_up: int = 0
@@ -64,8 +63,6 @@ class FleetRecord:
                 self.broker = str(facts["kind"])
             case "round-opened":
                 self.rounds.setdefault(facts["round"], RoundRecord(facts["round"]))
-            case "device-joined":
-                self._round(facts).n_joined += 1
             case "update-accepted":
                 self._round(facts).n_updates += 1
                 self.update_bytes.append(facts["bytes"])

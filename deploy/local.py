@@ -30,7 +30,7 @@ from protocol.signing import SigningKey
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
-    from types import TracebackType
+    from typing import Self
 
     from protocol.messages import Plan
 
@@ -92,7 +92,7 @@ class LocalFleet:
         self._write_broker()
         self._write_aggregator(self._write_devices())
 
-    def __enter__(self) -> LocalFleet:
+    def __enter__(self) -> Self:
         """Start broker, aggregator and agents, and wait until the first two answer."""
         try:
             self._start("broker", "broker-started")
@@ -104,7 +104,7 @@ class LocalFleet:
             raise
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         """End everything."""
         self.stop()
 
