@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import zipfile
+import zlib
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -14,7 +16,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["load_npz", "load_vector", "save_vector"]
+__all__ = ["MAX_NPZ_BYTES", "load_npz", "load_vector", "save_vector"]
+
+MAX_NPZ_BYTES: Final = 2 * 2**30  # twenty batches or their logits take less than 100 MB
 
 
 def load_vector(path: Path, *, n_values: int) -> NDArray[np.float32]:
@@ -38,14 +42,18 @@ def save_vector(path: Path, vector: NDArray[np.float32]) -> None:
     write_bytes(path, vector.astype("<f4").tobytes())
 
 
-def load_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the arrays in an .npz that a process of ours wrote; never unpickles.
+def load_npz(path: Path, *, max_bytes: int = MAX_NPZ_BYTES) -> dict[str, NDArray[Any]]:
+    """Return the arrays in an .npz that a process of ours wrote, of at most ``max_bytes``; never unpickles.
 
     Raises:
-        StorageError: not an .npz, or it holds objects.
+        StorageError: not an .npz, too large once unpacked, or it holds objects.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            n_bytes = sum(entry.file_size for entry in archive.infolist())
+        if n_bytes > max_bytes:
+            raise StorageError(f"{path}: {n_bytes} bytes of arrays, at most {max_bytes} are taken")
         with np.load(path, allow_pickle=False) as arrays:  # noqa: TID251 - the one place, with pickles refused
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise StorageError(f"{path}: not a file of arrays: {error}") from error

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from host.durable import read_bytes
+from host.durable import open_plain, read_bytes
 from protocol.bundle import LAYOUT, MANIFEST, MAX_MANIFEST_BYTES, Manifest, bundle_id
 from protocol.errors import BundleError, StorageError
 from protocol.layout import Layout
@@ -54,22 +53,15 @@ def open_bundle(folder: Path, *, expected_id: str | None = None) -> Bundle:
     Raises:
         BundleError: no bundle, another bundle, or a file changed, missing, linked or unnamed.
     """
-    try:
-        manifest_bytes = read_bytes(folder / MANIFEST, max_bytes=MAX_MANIFEST_BYTES)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise BundleError(f"{folder}: no bundle here ({MANIFEST} is missing)") from error
-    except StorageError as error:
-        raise BundleError(str(error)) from error
+    manifest_bytes = _read(folder / MANIFEST, max_bytes=MAX_MANIFEST_BYTES)
     this_id = bundle_id(manifest_bytes)
     if expected_id is not None and this_id != expected_id:
         raise BundleError(f"{folder}: expected bundle {expected_id[:12]}, found {this_id[:12]}")
     manifest = Manifest.from_bytes(manifest_bytes)
-    unnamed = sorted({p.name for p in folder.iterdir()} - manifest.files.keys() - {MANIFEST})
-    if unnamed:
-        raise BundleError(f"{folder}: not named in the manifest: {', '.join(unnamed)[:200]}")
+    _refuse_unnamed(folder, manifest)
     for name, facts in manifest.files.items():
         _check_file(folder / name, facts)
-    layout = Layout.from_bytes(read_bytes(folder / LAYOUT, max_bytes=_MAX_LAYOUT_BYTES))
+    layout = Layout.from_bytes(_read(folder / LAYOUT, max_bytes=_MAX_LAYOUT_BYTES))
     if layout.n_params != manifest.adapter.n_params:
         raise BundleError(
             f"{folder}: {LAYOUT} has {layout.n_params} parameters, the manifest {manifest.adapter.n_params}"
@@ -77,21 +69,39 @@ def open_bundle(folder: Path, *, expected_id: str | None = None) -> Bundle:
     return Bundle(folder=folder, id=this_id, manifest=manifest, layout=layout)
 
 
-def _check_file(path: Path, facts: FileFacts) -> None:
+def _read(path: Path, *, max_bytes: int) -> bytes:
     try:
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        return read_bytes(path, max_bytes=max_bytes, follow_links=False)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleError(f"{path.parent}: no bundle here ({path.name} is missing)") from error
+    except StorageError as error:
+        raise BundleError(str(error)) from error
+
+
+def _refuse_unnamed(folder: Path, manifest: Manifest) -> None:
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        raise BundleError(f"{folder}: cannot be listed: {error.strerror}") from error
+    unnamed = sorted(names - manifest.files.keys() - {MANIFEST})
+    if unnamed:
+        raise BundleError(f"{folder}: not named in the manifest: {', '.join(map(repr, unnamed[:8]))[:200]}")
+
+
+def _check_file(path: Path, facts: FileFacts) -> None:
+    digest = hashlib.sha256()
+    try:
+        with open_plain(path, follow_links=False) as file:
+            n_bytes = os.fstat(file.fileno()).st_size
+            if n_bytes != facts.bytes:
+                raise BundleError(f"{path}: expected {facts.bytes} bytes, found {n_bytes}")
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
     except FileNotFoundError as error:
         raise BundleError(f"{path}: missing") from error
+    except StorageError as error:
+        raise BundleError(str(error)) from error
     except OSError as error:
-        raise BundleError(f"{path}: not a plain file: {error.strerror}") from error
-    with open(fd, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor, not a path
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise BundleError(f"{path}: not a plain file")
-        if status.st_size != facts.bytes:
-            raise BundleError(f"{path}: expected {facts.bytes} bytes, found {status.st_size}")
-        digest = hashlib.sha256()
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
+        raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
     if digest.hexdigest() != facts.sha256:
         raise BundleError(f"{path}: its content is not what the manifest says")

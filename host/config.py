@@ -26,11 +26,16 @@ def load(cls: type[T], path: Path) -> T:
         ConfigError: no such file, not TOML, an unknown or missing key, a value out of range (the user's fault).
     """
     try:
-        text = read_bytes(path, max_bytes=MAX_CONFIG_BYTES).decode("utf-8")
-        return structure(cls, tomllib.loads(text), lenient_floats=True)
+        values = tomllib.loads(read_bytes(path, max_bytes=MAX_CONFIG_BYTES).decode("utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such configuration file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except StorageError as error:
+        raise ConfigError(str(error)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text") from error
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, or a number of thousands of digits
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    except (FieldError, StorageError) as error:
+    try:
+        return structure(cls, values, lenient_floats=True)
+    except FieldError as error:
         raise ConfigError(f"{path}: {error}") from error

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from protocol.errors import StorageError
 
-__all__ = ["TEMP_PREFIX", "make_folder", "read_bytes", "remove", "sweep", "write_bytes"]
+if TYPE_CHECKING:
+    from io import FileIO
+
+__all__ = ["TEMP_PREFIX", "make_folder", "open_plain", "read_bytes", "remove", "sweep", "write_bytes"]
 
 TEMP_PREFIX = ".partial-"  # a name that no reader of ours ever opens
 
@@ -23,7 +28,8 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Replace ``path`` by ``data``, durably and at once; its folder must exist.
 
     Raises:
-        StorageError: the disk is full, read-only or gone; the old file is as it was.
+        StorageError: the disk is full, read-only or gone; ``path`` is whole, and the old file unless the very last step
+            (making the new name durable) failed.
     """
     temp = None
     try:
@@ -37,27 +43,51 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         if temp is not None:
-            Path(temp).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what cannot be removed now is swept later
+                Path(temp).unlink(missing_ok=True)
         raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def read_bytes(path: Path, *, max_bytes: int) -> bytes:
-    """Return the content of ``path``, of at most ``max_bytes``.
+def open_plain(path: Path, *, follow_links: bool = True) -> FileIO:
+    """Return ``path`` opened for reading, unbuffered, if it is a plain file; never waits for a pipe's other end.
 
     Raises:
         FileNotFoundError: there is no such file.
-        StorageError: it is longer than the bound, or cannot be read.
+        StorageError: it is a folder, a pipe, a device, or (unless ``follow_links``) a link, or may not be read.
     """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow_links else os.O_NOFOLLOW)
     try:
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
+        fd = os.open(path, flags)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(data) > max_bytes:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise StorageError(f"{path}: cannot be read: not a plain file")
+    return open(fd, "rb", buffering=0)  # noqa: PTH123 - a descriptor, not a path
+
+
+def read_bytes(path: Path, *, max_bytes: int, follow_links: bool = True) -> bytes:
+    """Return the content of ``path``, of at most ``max_bytes``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StorageError: it is longer than the bound, no plain file, or cannot be read.
+    """
+    with open_plain(path, follow_links=follow_links) as file:
+        if os.fstat(file.fileno()).st_size > max_bytes:
+            raise StorageError(f"{path}: longer than {max_bytes} bytes")
+        chunks, n_left = [], max_bytes + 1
+        try:
+            while n_left > 0 and (chunk := file.read(n_left)):
+                chunks.append(chunk)
+                n_left -= len(chunk)
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
+    if n_left == 0:
         raise StorageError(f"{path}: longer than {max_bytes} bytes")
-    return data
+    return b"".join(chunks)
 
 
 def make_folder(path: Path, *, mode: int = 0o700) -> Path:
@@ -74,7 +104,11 @@ def make_folder(path: Path, *, mode: int = 0o700) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove ``path`` if it is there, durably."""
+    """Remove ``path`` if it is there, durably.
+
+    Raises:
+        StorageError: it cannot be removed.
+    """
     try:
         path.unlink(missing_ok=True)
         _sync_folder(path.parent)

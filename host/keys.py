@@ -64,5 +64,7 @@ def _parse(cls: type[K], path: Path) -> K:
         return cls(bytes.fromhex(data.decode("ascii").strip()))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such key file") from error
-    except (ValueError, StorageError) as error:
+    except StorageError as error:
+        raise ConfigError(str(error)) from error
+    except (ValueError, OSError) as error:
         raise ConfigError(f"{path}: not a key file of this kind") from error

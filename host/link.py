@@ -1,8 +1,9 @@
 """The port to a broker: publish, receive, acknowledge. ``mqtt_link`` is the real one, ``memory_link`` its twin.
 
 Laws: messages arrive at least once and are redelivered until acknowledged, so the owner acknowledges only what it has
-made durable or refused; ``receive`` hands out one event at a time from a bounded queue, and a full queue makes the broker
-wait; ``publish`` never queues for later: while the link is down it says so, and the owner sends again after ``LinkUp``.
+made durable or refused; ``receive`` hands out one event at a time from a bounded queue, and a full queue makes the
+broker wait; ``publish`` never queues for later: while the link is down it says so, and the owner sends again after
+``LinkUp``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from protocol.errors import ConfigError
 __all__ = ["BrokerAddress", "Link", "LinkDown", "LinkEvent", "LinkUp", "Received", "parse_broker_url"]
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_MQTT_PORT = 1883  # registered at IANA for MQTT without TLS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +51,13 @@ class Link(Protocol):
     """One party's connection to the broker."""
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
-        """Hand a message (QoS 1) to the live connection; False if there is none or its queue is full."""
+        """Hand a message (QoS 1) to the live connection; False if there is none, it is busy, or this is too large."""
 
     def receive(self, timeout_s: float) -> LinkEvent | None:
         """Return the next event, or None after ``timeout_s``."""
+
+    def wake(self) -> None:
+        """Make a waiting ``receive`` return None now; callable from any thread."""
 
     def acknowledge(self, message: Received) -> None:
         """Tell the broker that ``message`` need not come again."""
@@ -77,10 +82,13 @@ def parse_broker_url(url: str) -> BrokerAddress:
     """
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or 1883
+        host, port = parts.hostname, _MQTT_PORT if parts.port is None else parts.port
     except ValueError as error:
-        raise ConfigError(f"broker.url {url!r}: not a URL: {error}") from error
-    if parts.scheme != "mqtt" or not host:
+        raise ConfigError(f"broker.url: not a URL: {error}") from error
+    if "@" in parts.netloc:
+        raise ConfigError("broker.url: names and passwords do not belong into a URL")  # nor into an error
+    has_more = parts.path not in ("", "/") or parts.query or parts.fragment
+    if parts.scheme != "mqtt" or not host or port == 0 or has_more:
         raise ConfigError(f"broker.url {url!r}: expected mqtt://HOST:PORT")
     if host not in _LOOPBACK:
         raise ConfigError(f"broker.url {url!r}: plain MQTT is for loopback only until TLS enrolment is there")

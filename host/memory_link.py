@@ -1,7 +1,7 @@
 """A broker in memory and links to it: for tests that drive both ends in one process.
 
-It keeps the real port's promises (at least once until acknowledged, retained messages, nothing while down) and can break
-on command: ``MemoryBroker.drop`` cuts every link, ``Redeliver`` what was not acknowledged comes again on reconnect.
+It keeps the real port's promises (at least once until acknowledged, retained messages, nothing while down) and can
+break on command: ``MemoryBroker.drop`` cuts every link, and after ``restore`` what was not acknowledged comes again.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from host.link import LinkDown, LinkEvent, LinkUp, Received
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["MemoryBroker", "MemoryLink"]
+__all__ = ["MemoryBroker", "MemoryLink", "matches"]
 
 
 class MemoryBroker:
     """Routes messages between the links of one process; remembers retained ones and all traffic."""
 
-    def __init__(self) -> None:
-        """Begin up, without links."""
+    def __init__(self, *, max_packet_bytes: int | None = None) -> None:
+        """Begin up, without links; refuse payloads beyond ``max_packet_bytes`` if it is given."""
         self.is_up = True
+        self.max_packet_bytes = max_packet_bytes
         self.traffic: list[tuple[str, bytes]] = []
         self._retained: dict[str, bytes] = {}
         self._links: list[MemoryLink] = []
@@ -40,22 +41,24 @@ class MemoryBroker:
     def route(self, topic: str, payload: bytes, *, retain: bool) -> None:
         """Deliver to every link with a matching filter."""
         self.traffic.append((topic, payload))
-        if retain:
+        if retain and payload:
             self._retained[topic] = payload
-        for link in self._links:
+        elif retain:  # MQTT 5, section 3.3.1.3: a retained message without payload removes the one before
+            self._retained.pop(topic, None)
+        for link in list(self._links):
             link.offer(topic, payload)
 
     def drop(self) -> None:
         """Cut all links, as a broker's crash does; its retained messages are gone."""
         self.is_up = False
         self._retained.clear()
-        for link in self._links:
+        for link in list(self._links):
             link.disconnected()
 
     def restore(self) -> None:
         """Come back; links reconnect and get what they had not acknowledged."""
         self.is_up = True
-        for link in self._links:
+        for link in list(self._links):
             link.connected()
 
     def retained(self) -> dict[str, bytes]:
@@ -64,7 +67,8 @@ class MemoryBroker:
 
     def forget(self, link: MemoryLink) -> None:
         """Remove a closed link."""
-        self._links.remove(link)
+        if link in self._links:
+            self._links.remove(link)
 
 
 class MemoryLink:
@@ -73,13 +77,15 @@ class MemoryLink:
     def __init__(self, broker: MemoryBroker, filters: Sequence[str]) -> None:
         """Belong to ``broker``; ``MemoryBroker.link`` makes links."""
         self._broker, self._filters = broker, list(filters)
-        self._events: queue.SimpleQueue[LinkEvent] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[LinkEvent | None] = queue.SimpleQueue()
         self._unacknowledged: OrderedDict[int, Received] = OrderedDict()
         self._tokens = itertools.count()
+        self._is_closed = False
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
         """Deliver at once to whoever subscribed."""
-        if not self._broker.is_up:
+        limit = self._broker.max_packet_bytes
+        if self._is_closed or not self._broker.is_up or (limit is not None and len(payload) > limit):
             return False
         self._broker.route(topic, payload, retain=retain)
         return True
@@ -91,6 +97,10 @@ class MemoryLink:
         except queue.Empty:
             return None
 
+    def wake(self) -> None:
+        """Make a waiting ``receive`` return None."""
+        self._events.put(None)
+
     def acknowledge(self, message: Received) -> None:
         """Forget ``message``."""
         if isinstance(message.token, int):
@@ -98,19 +108,21 @@ class MemoryLink:
 
     def close(self) -> None:
         """Leave the broker."""
+        self._is_closed = True
         self._broker.forget(self)
 
     def offer(self, topic: str, payload: bytes) -> None:
         """Take a message if a filter matches."""
         if any(matches(one, topic) for one in self._filters):
-            message = Received(topic=topic, payload=payload, token=next(self._tokens))
-            self._unacknowledged[message.token] = message  # type: ignore[index]  # tokens of this link are ints
+            token = next(self._tokens)
+            message = Received(topic=topic, payload=payload, token=token)
+            self._unacknowledged[token] = message
             self._events.put(message)
 
     def connected(self) -> None:
         """Tell the owner; then come retained messages and those not acknowledged."""
-        self._events.put(LinkUp(mqtt="5"))
-        for message in self._unacknowledged.values():
+        self._events.put(LinkUp(mqtt="5", max_packet_bytes=self._broker.max_packet_bytes))
+        for message in list(self._unacknowledged.values()):
             self._events.put(message)
         for topic, payload in self._broker.retained().items():
             self.offer(topic, payload)

@@ -1,12 +1,14 @@
 """The MQTT link, by paho-mqtt: MQTT 5 where the broker has it, 3.1.1 otherwise; QoS 1, persistent session, manual acks.
 
 Laws: paho's own reconnecting and offline queueing are off (it retries without jitter, and an oversized message for
-ever): one thread of ours connects, runs paho's loop, and after a loss waits a fully jittered, bounded time. A payload
-above the broker's stated limit is refused here. Memory: ``MAX_QUEUED_EVENTS`` messages.
+ever): one thread of ours connects, runs paho's loop, and after a loss waits a fully jittered, bounded time. That thread
+alone writes to the socket (see ``_make_client``). Each lost or failed connection is one ``LinkDown``. A payload above
+the broker's stated limit is refused here. Memory: ``MAX_QUEUED_EVENTS`` messages.
 """
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import random
 import threading
@@ -30,10 +32,13 @@ _KEEPALIVE_S: Final = 30  # a dead peer is noticed after 1.5 of this (MQTT 5, se
 _SESSION_EXPIRY_S: Final = 7 * 24 * 3600  # a device that is away for a week finds its messages
 _FIRST_WAIT_S: Final = 0.5
 _MAX_WAIT_S: Final = 30.0
+_MAX_DOUBLINGS: Final = 10  # beyond it the wait is at its bound anyway
 _CONNECT_TIMEOUT_S: Final = 10.0
 _PUT_POLL_S: Final = 0.2
+_PACKET_HEAD_BYTES: Final = 64  # of a PUBLISH beside topic and payload: 9, and room for properties
 # What brokers without MQTT 5 do with it: refuse the protocol (0x84, or 1 in 3.1.1), or close the connection.
-_NO_MQTT_5: Final = ("Unsupported protocol version", "Connection Refused: unacceptable protocol version.")
+_NO_MQTT_5: Final = "Unsupported protocol version"
+_LOOP_S: Final = 1.0  # paho looks at its keepalive this often; whatever is published wakes it at once
 
 
 class MqttLink:
@@ -51,9 +56,11 @@ class MqttLink:
         self._address, self._client_id, self._filters = address, client_id, list(filters)
         self._mqtt: Literal["5", "3.1.1"] = "3.1.1" if mqtt == "3.1.1" else "5"
         self._may_fall_back = mqtt == "auto"
-        self._events: queue.Queue[LinkEvent] = queue.Queue(MAX_QUEUED_EVENTS)
+        self._events: queue.Queue[LinkEvent | None] = queue.Queue(MAX_QUEUED_EVENTS)
         self._closing = threading.Event()
         self._connected = False
+        self._was_up = False  # in the current attempt
+        self._why: str | None = None  # what ended the current attempt, if it was the broker
         self._max_packet_bytes: int | None = None
         self._client = self._make_client()
         self._random = random.Random()  # noqa: S311 - spreads reconnects, guards nothing
@@ -64,7 +71,8 @@ class MqttLink:
         """Hand a message (QoS 1) to the live connection; False if there is none or it would be refused."""
         if not self._connected:
             return False
-        if self._max_packet_bytes is not None and len(payload) + len(topic) + 64 > self._max_packet_bytes:
+        n_bytes = len(payload) + len(topic.encode()) + _PACKET_HEAD_BYTES
+        if self._max_packet_bytes is not None and n_bytes > self._max_packet_bytes:
             return False
         return self._client.publish(topic, payload, qos=1, retain=retain).rc == MQTTErrorCode.MQTT_ERR_SUCCESS
 
@@ -74,6 +82,11 @@ class MqttLink:
             return self._events.get(timeout=max(timeout_s, 0.001))
         except queue.Empty:
             return None
+
+    def wake(self) -> None:
+        """Make a waiting ``receive`` return None."""
+        with contextlib.suppress(queue.Full):  # then nobody is waiting
+            self._events.put_nowait(None)
 
     def acknowledge(self, message: Received) -> None:
         """Send PUBACK, unless the connection on which the message came is gone (then it comes again)."""
@@ -85,34 +98,48 @@ class MqttLink:
         """Disconnect and wait for the thread."""
         self._closing.set()
         self._client.disconnect()
-        self._thread.join(_CONNECT_TIMEOUT_S)
+        self._thread.join(_CONNECT_TIMEOUT_S + 2 * _LOOP_S)
 
     def _run(self) -> None:
         n_failures = 0
         while not self._closing.is_set():
-            was_connected = self._connect_and_loop()
+            why = self._connect_and_loop()
+            self._connected = False
             if self._closing.is_set():
                 return
-            n_failures = 0 if was_connected else n_failures + 1
+            self._put(LinkDown(why=why))
+            n_failures = 0 if self._was_up else min(n_failures + 1, _MAX_DOUBLINGS)
             longest = min(_MAX_WAIT_S, _FIRST_WAIT_S * 2.0**n_failures)
             self._closing.wait(self._random.uniform(0, longest))  # full jitter: a fleet must not come back at once
             self._client = self._make_client()
 
-    def _connect_and_loop(self) -> bool:
-        self._was_connected = False
+    def _connect_and_loop(self) -> str:
+        """Hold one connection until it ends; return why it did."""
+        self._was_up, self._why = False, None
+        client, where = self._client, f"{self._address.host}:{self._address.port}"
         try:
-            self._client.connect(self._address.host, self._address.port, keepalive=_KEEPALIVE_S, **self._session())
-            self._client.loop_forever()
-        except (OSError, ValueError) as error:  # paho raises ValueError when the peer speaks no MQTT
-            self._put(LinkDown(why=f"{self._address.host}:{self._address.port}: {error}"))
-        finally:
-            self._connected = False
-        return self._was_connected
+            client.connect(self._address.host, self._address.port, keepalive=_KEEPALIVE_S, **self._session())
+        except (OSError, ValueError) as error:
+            return f"{where}: {error}"
+        try:
+            while (code := client.loop(_LOOP_S)) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                pass
+        except Exception as error:  # noqa: BLE001 - paho parses a stranger's bytes and raises whatever it meets
+            self._why = f"not MQTT: {type(error).__name__}"
+        self._choose_version()
+        return f"{where}: {self._why or paho.error_string(code)}"
+
+    def _choose_version(self) -> None:
+        """Try the other MQTT if this broker never spoke and hung up on this one, or said that it does not know it."""
+        if self._was_up:
+            self._may_fall_back = False
+        elif self._may_fall_back and self._why in (None, _NO_MQTT_5):
+            self._mqtt = "3.1.1" if self._mqtt == "5" else "5"
 
     def _session(self) -> dict[str, Any]:
         if self._mqtt == "3.1.1":
             return {}
-        properties = Properties(PacketTypes.CONNECT)
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's is untyped
         properties.SessionExpiryInterval = _SESSION_EXPIRY_S
         return {"clean_start": False, "properties": properties}
 
@@ -128,44 +155,41 @@ class MqttLink:
         )
         client.connect_timeout = _CONNECT_TIMEOUT_S
         client.max_queued_messages_set(_MAX_OUTGOING)
+        # Without this callback paho 2 lets the thread that publishes write to the socket, beside the thread that loops
+        # and without a lock: a packet that the socket takes in parts is then torn by the next one.
+        client.on_socket_register_write = _leave_writing_to_the_loop
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
         client.on_message, client.on_subscribe = self._on_message, self._on_subscribe
         return client
 
-    def _on_connect(self, client: paho.Client, _data: Any, _flags: Any, reason: Any, properties: Any) -> None:  # noqa: ANN401, PLR0913 - paho's signature
-        if reason.is_failure:
-            self._fall_back(str(reason))
-            self._put(LinkDown(why=f"the broker refused the connection: {reason}"))
+    def _on_connect(self, client: paho.Client, _data: Any, _flags: Any, reason: Any, properties: Any) -> None:  # noqa: ANN401 - paho's signature
+        if self._closing.is_set():  # close() came while the socket was being opened
             client.disconnect()
-            return
-        self._was_connected = True
-        self._max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
-        if self._filters:
-            client.subscribe([(one, 1) for one in self._filters])
+        elif reason.is_failure:
+            self._why = str(reason)  # paho ends the loop
         else:
-            self._up()
+            self._max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
+            if self._filters:
+                client.subscribe([(one, 1) for one in self._filters])
+            else:
+                self._up()
 
-    def _on_subscribe(self, _client: paho.Client, _data: Any, _mid: int, reasons: Any, _properties: Any) -> None:  # noqa: ANN401, PLR0913 - paho's signature
+    def _on_subscribe(self, client: paho.Client, _data: Any, _mid: int, reasons: Any, _properties: Any) -> None:  # noqa: ANN401 - paho's signature
         refused = [str(reason) for reason in reasons if reason.is_failure]
         if refused:
-            self._put(LinkDown(why=f"the broker refused a subscription: {refused[0]}"))
+            self._why = f"the broker refused a subscription: {refused[0]}"
+            client.disconnect()
             return
         self._up()
 
     def _up(self) -> None:
-        self._connected = True
+        self._was_up = self._connected = True
         self._put(LinkUp(mqtt=self._mqtt, max_packet_bytes=self._max_packet_bytes))
 
-    def _on_disconnect(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:  # noqa: ANN401, PLR0913 - paho's signature
+    def _on_disconnect(self, _client: paho.Client, _data: Any, flags: Any, reason: Any, _properties: Any) -> None:  # noqa: ANN401 - paho's signature
         self._connected = False
-        if not self._was_connected:
-            self._fall_back(_NO_MQTT_5[0])  # closed before CONNACK: perhaps it does not know MQTT 5
-        if not self._closing.is_set():
-            self._put(LinkDown(why=str(reason)))
-
-    def _fall_back(self, reason: str) -> None:
-        if self._may_fall_back and reason in _NO_MQTT_5:
-            self._mqtt = "3.1.1" if self._mqtt == "5" else "5"
+        if flags.is_disconnect_packet_from_server:
+            self._why = self._why or str(reason)
 
     def _on_message(self, client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:  # noqa: ANN401 - paho's signature
         self._put(Received(topic=message.topic, payload=bytes(message.payload), token=(client, message.mid)))
@@ -173,8 +197,10 @@ class MqttLink:
     def _put(self, event: LinkEvent) -> None:
         # Blocks paho's loop while the owner is busy: the socket fills and the broker waits.
         while not self._closing.is_set():
-            try:
+            with contextlib.suppress(queue.Full):
                 return self._events.put(event, timeout=_PUT_POLL_S)
-            except queue.Full:
-                continue
         return None
+
+
+def _leave_writing_to_the_loop(_client: paho.Client, _data: Any, _socket: Any) -> None:  # noqa: ANN401 - paho's signature
+    """Do nothing: ``client.loop`` looks by itself, and is woken through its socket pair."""

@@ -22,7 +22,8 @@ def die_with_parent(parent: int, signal_number: int = signal.SIGKILL) -> None:
     On Linux by prctl(2), which fires when the parent's *thread* that started us ends, so start children from a thread
     that lives on; elsewhere by looking for a new parent once a second.
     """
-    if sys.platform == "linux":
+    is_linux: bool = sys.platform == "linux"  # a variable, so that type checkers look at both ways
+    if is_linux:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
         if os.getppid() != parent:  # it died before prctl
             os.kill(os.getpid(), signal_number)

@@ -2,6 +2,7 @@
 
 Laws: the caller never loads an ML runtime; a trainer's crash, hang or flood of output ends the trainer and is an
 ``EngineError`` with the end of its standard error, never more; a trainer dies with its caller (it watches its parent).
+Memory: one line of at most ``MAX_LINE_BYTES``, and the last ``_STDERR_TAIL_BYTES`` of its error stream.
 """
 
 from __future__ import annotations
@@ -11,14 +12,12 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import IO, TYPE_CHECKING, Final, TypeAlias, overload
 
 from protocol.errors import BundleError, ConfigError, EdgefoldError, EngineError, UpdateError
-from protocol.fields import FieldError, plain, structure
+from protocol.fields import plain, structure
 from protocol.jobs import (
     MAX_LINE_BYTES,
     CheckJob,
@@ -35,13 +34,17 @@ from protocol.jobs import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["TrainerProcess", "run_job"]
+__all__ = ["Launch", "Result", "TrainerProcess", "run_job"]
 
-Result = TrainResult | EvaluateResult | CheckResult
-R = TypeVar("R", TrainResult, EvaluateResult, CheckResult)
+Result: TypeAlias = TrainResult | EvaluateResult | CheckResult
 
-_RESULTS: Final[dict[type, type]] = {TrainJob: TrainResult, EvaluateJob: EvaluateResult, CheckJob: CheckResult}
+_RESULTS: Final[dict[type[Job], type[Result]]] = {
+    TrainJob: TrainResult,
+    EvaluateJob: EvaluateResult,
+    CheckJob: CheckResult,
+}
 _STDERR_TAIL_BYTES: Final = 2000
+_STDERR_CHUNK_BYTES: Final = 65536  # a Linux pipe holds as much
 _GRACE_S: Final = 5.0  # between a trainer's last line and its exit
 
 
@@ -77,19 +80,16 @@ class TrainerProcess:
         launch = launch or Launch()
         self._result_type = _RESULTS[type(job)]
         self._on_end, self._on_progress = on_end, on_progress
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the reader thread at the end
         command = [launch.interpreter, "-m", "edge_agent.trainer", f"--nice={launch.nice}", f"--parent={os.getpid()}"]
         if launch.memory_limit_bytes is not None:
             command.append(f"--memory-limit={launch.memory_limit_bytes}")
+        pipe = subprocess.PIPE
         try:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, close_fds=True
-            )
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, close_fds=True)
         except OSError as error:
-            self._stderr.close()
             raise EngineError(f"{launch.interpreter}: cannot start a trainer: {error.strerror}") from error
-        self._send(job)
-        self._thread = threading.Thread(target=self._read, name="trainer-pipe", daemon=True)
+        self._stderr = _Tail(_pipe(self._process.stderr))
+        self._thread = threading.Thread(target=self._converse, args=(job,), name="trainer-pipe", daemon=True)
         self._thread.start()
 
     @property
@@ -107,23 +107,9 @@ class TrainerProcess:
         self.kill()
         self._thread.join()
 
-    def _send(self, job: Job) -> None:
-        stdin = self._process.stdin
-        if stdin is None:  # pragma: no cover - Popen was given PIPE
-            raise EngineError("the trainer has no standard input")
-        with contextlib.suppress(BrokenPipeError):  # it died already: the reader says why
-            stdin.write(json.dumps(plain(job)).encode() + b"\n")
-            stdin.close()
-
-    def _read(self) -> None:
-        outcome: Result | EdgefoldError | None = None
-        stdout = self._process.stdout
-        if stdout is None:  # pragma: no cover - Popen was given PIPE
-            return
-        with stdout:
-            while outcome is None and (line := stdout.readline(MAX_LINE_BYTES + 1)):
-                outcome = self._take(line)
-        outcome = outcome or self._death()
+    def _converse(self, job: Job) -> None:
+        self._send(job)
+        outcome = self._read() or self._death()
         if isinstance(outcome, EdgefoldError):
             self.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -133,41 +119,107 @@ class TrainerProcess:
         self._stderr.close()
         self._on_end(outcome)
 
-    def _take(self, line: bytes) -> Result | EdgefoldError | None:
+    def _send(self, job: Job) -> None:
+        # It may have died already: the reader says why.
+        with contextlib.suppress(BrokenPipeError), _pipe(self._process.stdin) as stdin:
+            stdin.write(json.dumps(plain(job)).encode() + b"\n")
+
+    def _read(self) -> Result | EdgefoldError | None:
+        with _pipe(self._process.stdout) as stdout:
+            while line := stdout.readline(MAX_LINE_BYTES + 1):
+                if len(line) > MAX_LINE_BYTES:
+                    return EngineError(f"the trainer wrote a line of more than {MAX_LINE_BYTES} bytes")
+                if not line.endswith(b"\n"):
+                    return None  # it was ended in the middle of a line
+                message = self._parse(line)
+                if not isinstance(message, Progress):
+                    return message
+                if self._on_progress is not None:
+                    self._on_progress(message)
+        return None
+
+    def _parse(self, line: bytes) -> Progress | Result | EdgefoldError:
         try:
-            if len(line) > MAX_LINE_BYTES:
-                raise FieldError("line too long")
-            message: dict[str, Any] = json.loads(line)
-            match message.get("kind"):
-                case "progress":
-                    if self._on_progress is not None:
-                        self._on_progress(structure(Progress, message, lenient_floats=True))
-                    return None
-                case "done":
-                    result: Result = structure(self._result_type, message, lenient_floats=True)
-                    return result
-                case _:
-                    return _error_of(structure(Failed, message))
-        except (ValueError, AttributeError) as error:
+            message = json.loads(line)
+            kind = message.get("kind") if isinstance(message, dict) else None
+            if kind == "progress":
+                return structure(Progress, message, lenient_floats=True)
+            if kind == "done":
+                return structure(self._result_type, message, lenient_floats=True)
+            return _error_of(structure(Failed, message))
+        except (ValueError, RecursionError) as error:
             return EngineError(f"the trainer wrote a line that is not of its pipe: {error}")
 
     def _death(self) -> EngineError:
-        code = self._process.wait()
-        self._stderr.seek(0, 2)
-        self._stderr.seek(max(0, self._stderr.tell() - _STDERR_TAIL_BYTES))
-        tail = self._stderr.read().decode("utf-8", "replace").strip()
-        last = tail.splitlines()[-1] if tail else "it wrote nothing"
+        try:
+            code = self._process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            return EngineError("the trainer closed its output before it was done")
         how = f"was ended by signal {-code}" if code < 0 else f"exited with {code}"
-        return EngineError(f"the trainer {how} before it was done: {last}")
+        return EngineError(f"the trainer {how} before it was done: {self._stderr.last_line()}")
 
 
+class _Tail:
+    """Reads a pipe to its end in a thread of its own and keeps the last bytes, so that a flood fills nothing."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe, self._kept = pipe, b""
+        self._thread = threading.Thread(target=self._read, name="trainer-stderr", daemon=True)
+        self._thread.start()
+
+    def last_line(self) -> str:
+        """Return the last line that was written; waits a moment for the rest of a dead process's output."""
+        self._thread.join(_GRACE_S)
+        lines = self._kept.decode("utf-8", "replace").strip().splitlines()
+        return lines[-1] if lines else "it wrote nothing"
+
+    def close(self) -> None:
+        """Wait for the end, unless a grandchild still holds the pipe."""
+        self._thread.join(_GRACE_S)
+
+    def _read(self) -> None:
+        with self._pipe as pipe:
+            while chunk := os.read(pipe.fileno(), _STDERR_CHUNK_BYTES):
+                self._kept = (self._kept + chunk)[-_STDERR_TAIL_BYTES:]
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    if pipe is None:  # pragma: no cover - Popen was given PIPE
+        raise EngineError("the trainer has no pipe")
+    return pipe
+
+
+@overload
+def run_job(
+    job: TrainJob,
+    *,
+    deadline_s: float,
+    on_progress: Callable[[Progress], None] | None = None,
+    launch: Launch | None = None,
+) -> TrainResult: ...
+@overload
+def run_job(
+    job: EvaluateJob,
+    *,
+    deadline_s: float,
+    on_progress: Callable[[Progress], None] | None = None,
+    launch: Launch | None = None,
+) -> EvaluateResult: ...
+@overload
+def run_job(
+    job: CheckJob,
+    *,
+    deadline_s: float,
+    on_progress: Callable[[Progress], None] | None = None,
+    launch: Launch | None = None,
+) -> CheckResult: ...
 def run_job(
     job: Job,
     *,
     deadline_s: float,
     on_progress: Callable[[Progress], None] | None = None,
     launch: Launch | None = None,
-) -> Any:  # noqa: ANN401 - the result type that belongs to the job's type
+) -> Result:
     """Run ``job`` in a trainer process and return its result.
 
     Raises:
@@ -181,14 +233,13 @@ def run_job(
         outcome.append(result)
         ended.set()
 
-    started = time.monotonic()
     process = TrainerProcess(job, on_end=end, on_progress=on_progress, launch=launch)
     try:
         in_time = ended.wait(deadline_s)
     finally:
         process.close()
     if not in_time:
-        raise EngineError(f"the trainer overran its deadline of {time.monotonic() - started:.0f} s")
+        raise EngineError(f"the trainer overran its deadline of {deadline_s:g} s")
     if isinstance(outcome[0], EdgefoldError):
         raise outcome[0]
     return outcome[0]

@@ -38,9 +38,7 @@ PARITY: Final = "parity.json"
 MAX_MANIFEST_BYTES: Final = 256 * 1024  # a real one has 3 kB
 MAX_FILE_BYTES: Final = 64 * 2**30
 
-FileName = Annotated[
-    str, Length(1, 128), Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a plain file name without folders")
-]
+FileName = Annotated[str, Length(1, 128), Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a plain file name without folders")]
 _Short = Annotated[str, Length(1, 256)]
 
 
@@ -106,10 +104,10 @@ class Manifest:
     model: ModelFacts
     task: TaskFacts
     adapter: AdapterFacts
-    engines: dict[str, EngineFiles]
+    engines: Annotated[dict[_Short, EngineFiles], Length(1, 64)]
     tokens: TokenFacts
-    files: dict[FileName, FileFacts]
-    tools: dict[str, Annotated[str, Length(0, 64)]]
+    files: Annotated[dict[FileName, FileFacts], Length(1, 1024)]
+    tools: Annotated[dict[_Short, Annotated[str, Length(0, 64)]], Length(0, 64)]
 
     def __post_init__(self) -> None:
         """Refuse a manifest that names files it does not vouch for."""

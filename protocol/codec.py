@@ -1,8 +1,9 @@
 """Encodings of a flat float32 vector: ``float32``, ``float16`` and ``int8-block``; bounded and self-describing.
 
 ``int8-block``: values in blocks of ``block`` share one float32 scale, max|x| / 127; a value is round(x / scale) in
-[-127, 127]. The rounding error is the caller's to keep and to add to the next vector (error feedback: Seide et al. 2014;
-Karimireddy et al. 2019, arXiv:1901.09847, algorithm 1).
+[-127, 127], so its error is at most scale / 2 (a block below 1e-36 decodes to zeros). The rounding error is the
+caller's to keep and to add to the next vector (error feedback: Seide et al. 2014; Karimireddy et al. 2019,
+arXiv:1901.09847, algorithm 1).
 
 Laws: a payload says what it is; its lengths are checked before anything is allocated; what decodes is finite and has
 exactly the expected number of values. Memory: the payload and one float32 vector.
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 
 from protocol import cbor
-from protocol.errors import LocalProtocolError, MalformedMessageError, UpdateError
+from protocol.errors import LocalProtocolError, MalformedMessageError, MessageTooLargeError, UpdateError
 from protocol.fields import FieldError, Length, Range, plain, structure
 from protocol.layout import MAX_PARAMS
 from protocol.messages import MAX_MESSAGE_BYTES
@@ -58,8 +59,8 @@ def encode(vector: NDArray[np.float32], codec: Codec) -> bytes:
     Raises:
         LocalProtocolError: not a finite float32 vector, or too large for float16 (our fault).
     """
-    if vector.dtype != np.float32 or vector.ndim != 1 or not np.isfinite(vector).all():
-        raise LocalProtocolError("only a finite, flat float32 vector is encoded")
+    if vector.dtype != np.float32 or vector.ndim != 1 or vector.size == 0 or not np.isfinite(vector).all():
+        raise LocalProtocolError("only a finite, flat float32 vector with at least one value is encoded")
     match codec.name:
         case "float32":
             payload = _Payload(encoding="float32", n_values=vector.size, values=vector.astype("<f4").tobytes())
@@ -76,10 +77,13 @@ def decode(data: bytes, *, n_values: int) -> NDArray[np.float32]:
     """Return the vector in ``data``, float32 [n_values], finite.
 
     Raises:
-        UpdateError: ``wrong-shape``, ``not-finite`` or ``bad-encoding`` (the peer's fault).
+        UpdateError: ``oversize`` (longer than any encoding of ``n_values``), ``wrong-shape``, ``not-finite`` or
+            ``bad-encoding`` (the peer's fault).
     """
     try:
         payload = structure(_Payload, cbor.loads(data, max_bytes=4 * n_values + _HEAD_BYTES + 4 * n_values // 8))
+    except MessageTooLargeError as error:
+        raise UpdateError(f"longer than any encoding of {n_values} values", reason="oversize") from error
     except (FieldError, MalformedMessageError) as error:
         raise UpdateError(f"not an encoded vector: {error}", reason="bad-encoding") from error
     if payload.n_values != n_values:
@@ -114,8 +118,7 @@ def _encode_int8(vector: NDArray[np.float32], block: int) -> _Payload:
     padded = np.zeros(n_blocks * block, np.float32)
     padded[: vector.size] = vector
     blocks = padded.reshape(n_blocks, block)  # [n_blocks, block]
-    scales = (np.abs(blocks).max(axis=1) / np.float32(_INT8_MAX)).astype(np.float32)  # [n_blocks]
-    # A block of zeros, or of values so small that their scale underflows, has scale 0 and decodes to zeros.
+    scales = _scales(blocks)  # [n_blocks]
     safe = np.where(scales > 0, scales, np.float32(1))
     levels = np.rint(np.where(scales[:, None] > 0, blocks, 0) / safe[:, None])
     levels = np.clip(levels, -_INT8_MAX, _INT8_MAX).astype(np.int8)  # [n_blocks, block]
@@ -126,6 +129,17 @@ def _encode_int8(vector: NDArray[np.float32], block: int) -> _Payload:
         scales=scales.astype("<f4").tobytes(),
         values=levels.reshape(-1)[: vector.size].tobytes(),
     )
+
+
+def _scales(blocks: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return max|x| / 127 of each block, 0 or normal, and such that 127 times it is finite."""
+    scales: NDArray[np.float32] = (np.abs(blocks).max(axis=1) / np.float32(_INT8_MAX)).astype(np.float32)  # [n_blocks]
+    # Zeros, and values so small that a scale would be subnormal and inexact, decode to zeros.
+    scales[scales < np.finfo(np.float32).tiny] = 0
+    # Rounded up, the scale of the largest floats would decode to infinity.
+    largest = np.finfo(np.float32).max / _INT8_MAX
+    np.nextafter(scales, np.float32(0), out=scales, where=scales > largest)
+    return scales
 
 
 def _decode_int8(payload: _Payload) -> NDArray[np.float32]:
@@ -139,5 +153,6 @@ def _decode_int8(payload: _Payload) -> NDArray[np.float32]:
     if (scales < 0).any() or (levels < -_INT8_MAX).any():
         raise UpdateError("a scale is negative or a level is -128", reason="bad-encoding")
     vector = levels.astype(np.float32)  # [n_values]
-    vector *= np.repeat(scales.astype(np.float32), payload.block)[: payload.n_values]
+    with np.errstate(over="ignore"):  # a scale may be too large: the caller refuses infinities
+        vector *= np.repeat(scales.astype(np.float32), payload.block)[: payload.n_values]
     return vector

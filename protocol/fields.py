@@ -1,8 +1,9 @@
 """Turns untrusted plain values (from CBOR, JSON or TOML) into frozen dataclasses, and back.
 
-Laws: a value has exactly the declared type and lies within its declared bound, or ``FieldError`` names its path; unknown
-and missing keys are refused; nothing is coerced (``1`` is no float in CBOR, but TOML and JSON may write ``5`` for
-``5.0``: see ``lenient_floats``). Does not know where the values came from: callers translate ``FieldError`` by blame.
+Laws: a value has exactly the declared type and lies within its declared bound, or ``FieldError`` names its path;
+unknown and missing keys are refused; nothing is coerced (``1`` is no float in CBOR, but TOML and JSON may write ``5``
+for ``5.0``: see ``lenient_floats``); an error shows at most 64 characters of a value. Does not know where the values
+came from: callers translate ``FieldError`` by blame.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union
 
 __all__ = ["Bytes", "FieldError", "Hex", "Length", "Name", "Pattern", "Range", "plain", "structure"]
 
 T = TypeVar("T")
+
+_MAX_EXACT_INT = 2**53  # a float holds every integer up to here
 
 
 class FieldError(ValueError):
@@ -99,7 +102,7 @@ def _dataclass(cls: type, value: object, where: str, *, lenient_floats: bool) ->
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in value:
         if key not in fields:
-            raise FieldError(f"{_join(where, str(key)[:64])}: unknown key; known are {', '.join(sorted(fields))}")
+            raise FieldError(f"{_join(where, _key(key))}: unknown key; known are {', '.join(sorted(fields))}")
     kwargs = {}
     for name, field in fields.items():
         if name in value:
@@ -116,6 +119,8 @@ def _value(hint: Any, value: object, where: str, *, lenient_floats: bool) -> obj
     origin = typing.get_origin(hint)
     if origin is Annotated:
         inner, *bounds = typing.get_args(hint)
+        if isinstance(value, (list, tuple, Mapping)):  # before its items are built
+            _check_lengths(bounds, value, where)
         checked = _value(inner, value, where, lenient_floats=lenient_floats)
         for bound in bounds:
             if checked is not None:
@@ -152,18 +157,24 @@ def _container(hint: Any, value: object, where: str, *, lenient_floats: bool) ->
         raise FieldError(f"{where}: expected a table, got {type(value).__name__}")
     return {
         _value(args[0], k, f"{where} key", lenient_floats=lenient_floats): _value(
-            args[1], v, _join(where, str(k)[:64]), lenient_floats=lenient_floats
+            args[1], v, _join(where, _key(k)), lenient_floats=lenient_floats
         )
         for k, v in value.items()
     }
 
 
 def _scalar(hint: Any, value: object, where: str, *, lenient_floats: bool) -> object:  # noqa: ANN401 - a type form
-    if hint is float and lenient_floats and type(value) is int:
+    if hint is float and lenient_floats and type(value) is int and abs(value) <= _MAX_EXACT_INT:
         value = float(value)
     if type(value) is not hint:  # exact: bool is an int to isinstance, and CBOR has subclasses of its own
         raise FieldError(f"{where}: expected {hint.__name__}, got {type(value).__name__}")
     return value
+
+
+def _check_lengths(bounds: list[object], value: Sized, where: str) -> None:
+    for bound in bounds:
+        if isinstance(bound, Length):
+            _check_bound(bound, value, where)
 
 
 def _check_bound(bound: object, value: Any, where: str) -> None:  # noqa: ANN401 - the bound decides
@@ -182,8 +193,21 @@ def _check_bound(bound: object, value: Any, where: str) -> None:  # noqa: ANN401
 
 
 def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 64 else text[:61] + "..."
+    """Return a short, printable text of a scalar; of anything else its type, since its own text has no bound."""
+    match value:
+        case str():
+            return repr(value[:64]) + ("..." if len(value) > 64 else "")
+        case bool() | float() | None:
+            return repr(value)
+        case int():
+            return repr(value) if value.bit_length() <= 64 else f"an integer of {value.bit_length()} bits"
+        case _:
+            return type(value).__name__
+
+
+def _key(key: object) -> str:
+    text = key[:64] if isinstance(key, str) else _show(key)
+    return text if text.isprintable() else repr(text)
 
 
 def _join(where: str, name: str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeAlias
 
 from protocol.fields import Length, Range
-from protocol.messages import Optimizer, Plan
+from protocol.messages import Optimizer, Plan  # noqa: TC001 - structure() resolves the annotations
 
 __all__ = [
     "MAX_LINE_BYTES",

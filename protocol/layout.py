@@ -17,6 +17,7 @@ from protocol.fields import FieldError, Length, Range, plain, structure
 __all__ = ["MAX_PARAMS", "Layout", "Role", "TensorSlot"]
 
 MAX_PARAMS: Final = 500_000_000  # 2 GB of float32: more than any adapter, less than what would exhaust a server
+MAX_DIMS: Final = 8  # bounds the product of the sizes: a convolution's kernel has 5
 Role: TypeAlias = Literal["lora_A", "lora_B", "head", "prompt", "prefix", "bias", "scale", "base"]
 
 
@@ -25,7 +26,7 @@ class TensorSlot:
     """One trainable tensor: row-major at ``offset`` (in values, not bytes)."""
 
     name: Annotated[str, Length(1, 256)]
-    shape: tuple[Annotated[int, Range(1, MAX_PARAMS)], ...]
+    shape: Annotated[tuple[Annotated[int, Range(1, MAX_PARAMS)], ...], Length(0, MAX_DIMS)]
     offset: Annotated[int, Range(0, MAX_PARAMS)]
     role: Role
     layer: Annotated[int, Range(0, 10_000)] | None = None

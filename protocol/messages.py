@@ -53,9 +53,11 @@ __all__ = [
 
 PROTOCOL_VERSION: Final = 1
 
-# A 5M-parameter adapter as float32 is 20 MB; MQTT itself ends at 256 MiB. Larger adapters need chunks, not a larger bound.
+# A 5M-parameter adapter as float32 is 20 MB; MQTT itself ends at 256 MiB. Larger adapters need chunks, not a larger
+# bound.
 MAX_MESSAGE_BYTES: Final = 64 * 2**20
-# Kind, names, signature and CBOR heads of an envelope and an update around a payload; measured 1.5 kB with HPKE's 1,136.
+# Kind, names, signature and CBOR heads of an envelope and an update around a payload; measured 1.5 kB with HPKE's
+# 1,136.
 ENVELOPE_OVERHEAD_BYTES: Final = 4096
 MAX_EXAMPLES: Final = 10**9
 MAX_ROUND: Final = 2**31
@@ -213,7 +215,7 @@ class Receipt:
 
 Body: TypeAlias = Announce | Join | Work | Decline | Update | Receipt
 
-_BODIES: Final[dict[str, type[Body]]] = {
+_BODIES: Final[dict[Kind, type[Body]]] = {
     "announce": Announce,
     "join": Join,
     "work": Work,
@@ -221,6 +223,8 @@ _BODIES: Final[dict[str, type[Body]]] = {
     "update": Update,
     "receipt": Receipt,
 }
+
+_KINDS: Final[dict[type[Body], Kind]] = {cls: kind for kind, cls in _BODIES.items()}
 
 T = TypeVar("T")
 
@@ -232,7 +236,7 @@ def body_of(kind: Kind) -> type[Body]:
 
 def kind_of(body: Body) -> Kind:
     """Return the kind under which ``body`` travels."""
-    return next(kind for kind, cls in _BODIES.items() if cls is type(body))  # type: ignore[return-value]  # keys are kinds
+    return _KINDS[type(body)]
 
 
 def pack_body(body: Body) -> bytes:

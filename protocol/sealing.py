@@ -1,8 +1,8 @@
 """Sealing to a task's key: HPKE (RFC 9180), base mode, KEM ML-KEM-768 + X25519, HKDF-SHA256, AES-256-GCM.
 
 Laws: whoever carries a sealed update cannot read it, also not with a quantum computer later, as long as one of the two
-KEMs holds; HPKE's ``info`` binds fleet, task, bundle, round, version, device and update id, so a sealed update opens for that
-one purpose only. Does not say who sealed: the signature around it does.
+KEMs holds; HPKE's ``info`` binds fleet, task, bundle, round, version, device and update id, so a sealed update opens
+for that one purpose only. Does not say who sealed: the signature around it does.
 """
 
 from __future__ import annotations
@@ -92,6 +92,4 @@ def binding(  # noqa: PLR0913 - the seven facts are the point
     *, fleet: str, task: str, bundle_id: str, round_: int, version: int, device: str, update_id: bytes
 ) -> bytes:
     """Return HPKE's ``info`` for one update."""
-    return cbor.dumps(
-        ["edgefold update", PROTOCOL_VERSION, fleet, task, bundle_id, round_, version, device, update_id]
-    )
+    return cbor.dumps(["edgefold update", PROTOCOL_VERSION, fleet, task, bundle_id, round_, version, device, update_id])

@@ -1,8 +1,10 @@
 """MQTT topics of protocol version 1, made and parsed in one place.
 
-    ef/1/<fleet>/task/<task>/announce    service writes, retained
-    ef/1/<fleet>/dev/<device>/up/<kind>  that device writes
-    ef/1/<fleet>/dev/<device>/down/<kind>  that device reads
+- ``ef/1/<fleet>/task/<task>/announce``: the service writes it, retained.
+- ``ef/1/<fleet>/dev/<device>/up/<kind>``: that device writes it.
+- ``ef/1/<fleet>/dev/<device>/down/<kind>``: that device reads it.
+
+Laws: fleet, task and device are ``protocol.fields.Name``, so none of them holds ``/``, ``+`` or ``#``.
 """
 
 from __future__ import annotations

@@ -9,11 +9,19 @@ import os
 import resource
 import sys
 import time
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from host.parent import die_with_parent
-from protocol.errors import BundleError, ConfigError, EdgefoldError, StorageError, UpdateError
+from protocol.errors import BundleError, ConfigError, EdgefoldError, EngineError, StorageError, UpdateError
 from protocol.fields import FieldError, plain, structure
 from protocol.jobs import MAX_LINE_BYTES, Blame, CheckJob, EvaluateJob, Failed, Job, TrainJob
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Say: TypeAlias = Callable[[object], None]
+
+_MAX_ERROR_CHARS: Final = 2000  # far below MAX_LINE_BYTES, far above what one line needs
 
 
 def main() -> int:
@@ -26,23 +34,29 @@ def main() -> int:
     if options.memory_limit is not None:
         # Private writable memory: what training allocates. Mapped weights are shared pages and do not count.
         resource.setrlimit(resource.RLIMIT_DATA, (options.memory_limit, options.memory_limit))
-    out = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # whatever a library prints must not end up among our lines
-
-    def say(message: object) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            out.write(json.dumps(plain(message)).encode() + b"\n")
-
+    say = _own_standard_output()
     try:
         job = _read_job()
         say(_do(job, say, started=started))
     except EdgefoldError as error:
-        say(Failed(blame=_blame(error), error=str(error)))
+        say(Failed(blame=_blame(error), error=str(error)[:_MAX_ERROR_CHARS]))
         return 1
     except MemoryError:
         say(Failed(blame="engine", error="out of memory: raise trainer.memory_limit_mb or lower the batch size"))
         return 1
     return 0
+
+
+def _own_standard_output() -> Say:
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not end up among our lines
+
+    def say(message: object) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            out.write(json.dumps(plain(message)).encode() + b"\n")
+            out.flush()
+
+    return say
 
 
 def _options() -> argparse.Namespace:
@@ -66,16 +80,18 @@ def _read_job() -> Job:
         raise ConfigError(f"not a job: {error}") from error
 
 
-def _do(job: Job, say: object, *, started: float) -> object:
-    from edge_agent.trainer import jobs  # noqa: PLC0415 - numpy and the runtime load after the limits are set
-
+def _do(job: Job, say: Say, *, started: float) -> object:
+    try:
+        from edge_agent.trainer import jobs  # noqa: PLC0415 - numpy and the runtime load after the limits are set
+    except ImportError as error:  # not installed here, or its libraries do not fit into the memory limit
+        raise EngineError(f"the ML runtime cannot be loaded: {error}") from error
     match job:
         case TrainJob():
-            return jobs.train(job, say, started=started)  # type: ignore[arg-type]  # say takes any message
+            return jobs.train(job, say, started=started)
         case EvaluateJob():
-            return jobs.evaluate(job, say, started=started)  # type: ignore[arg-type]
+            return jobs.evaluate(job, say, started=started)
         case CheckJob():
-            return jobs.check(job, say, started=started)  # type: ignore[arg-type]
+            return jobs.check(job, say, started=started)
 
 
 def _blame(error: EdgefoldError) -> Blame:

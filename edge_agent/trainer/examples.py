@@ -49,34 +49,43 @@ def read_examples(path: Path, *, n_labels: int, max_examples: int) -> list[Examp
                 break
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such data file") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path}: cannot be read as text: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: line {len(examples) + 1} or a later one is not UTF-8 text") from error
     if not examples:
         raise ConfigError(f"{path}: has no examples")
     return examples
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8") as file:
+    for number, line in enumerate(_lines(path, newline=None), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{path}:{number}: not JSON") from error
+
+
+def _csv(path: Path) -> Iterator[tuple[int, Any]]:
+    csv.field_size_limit(_MAX_LINE_CHARS)
+    reader = csv.DictReader(_lines(path, newline=""))  # csv asks for line ends as they are, for quoted texts
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise ConfigError(f"{path}:{reader.line_num}: not CSV: {error}") from error
+
+
+def _lines(path: Path, *, newline: str | None) -> Iterator[str]:
+    with path.open(encoding="utf-8-sig", newline=newline) as file:  # spreadsheets begin their files with a mark
         number = 0
         while line := file.readline(_MAX_LINE_CHARS + 1):
             number += 1
             if len(line) > _MAX_LINE_CHARS:
                 raise ConfigError(f"{path}:{number}: a line longer than {_MAX_LINE_CHARS} characters")
-            if not line.strip():
-                continue
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ConfigError(f"{path}:{number}: not JSON") from error
-
-
-def _csv(path: Path) -> Iterator[tuple[int, Any]]:
-    csv.field_size_limit(_MAX_LINE_CHARS)
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        for row in reader:
-            yield reader.line_num, row
+            yield line
 
 
 def _example(row: Any, where: str, n_labels: int) -> Example:  # noqa: ANN401 - whatever the file holds
@@ -86,5 +95,9 @@ def _example(row: Any, where: str, n_labels: int) -> Example:  # noqa: ANN401 - 
     if not isinstance(text, str) or type(label) is not int:
         raise ConfigError(f"{where}: expected a text and an integer label under 'text' and 'label'")
     if not 0 <= label < n_labels:
-        raise ConfigError(f"{where}: label {label}, expected 0 to {n_labels - 1}")
+        raise ConfigError(f"{where}: the label is not one of 0 to {n_labels - 1}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # half a surrogate pair, as JSON may write it
+        raise ConfigError(f"{where}: the text is not valid Unicode") from error
     return Example(text[:MAX_TEXT_CHARS], label)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -61,15 +61,16 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
     bundle = open_bundle(Path(job.bundle))
     data = _tokenised(bundle, Path(job.data), max_tokens=job.plan.max_tokens, max_examples=job.max_examples)
     theta_0 = _adapter(bundle, job.adapter)  # float32 [n_params]
+    residual = _residual(job.residual, theta_0.size)
     engine = PortableEngine.open(bundle.folder, bundle.manifest, threads=job.threads)
     epochs = _Epochs(job.plan, data, report)
     theta = epochs.run(engine, theta_0)
-    delta = clip_norm(theta - theta_0, job.plan.clip_update_norm)
-    residual = _residual(job, bundle.layout.n_params)
-    payload = codec.encode(delta + residual, job.plan.codec)
+    # Clipped with the residual inside: what is sent keeps the plan's bound, and what the clip cuts off is not kept.
+    delta = clip_norm(theta - theta_0 + residual, job.plan.clip_update_norm)
+    payload = codec.encode(delta, job.plan.codec)
     out = Path(job.out)
     write_bytes(out / UPDATE_FILE, payload)
-    save_vector(out / RESIDUAL_FILE, delta + residual - codec.decode(payload, n_values=delta.size))
+    save_vector(out / RESIDUAL_FILE, delta - codec.decode(payload, n_values=delta.size))
     return TrainResult(
         n_examples=len(data),
         n_steps=epochs.n_steps,
@@ -100,6 +101,8 @@ def evaluate(job: EvaluateJob, report: Report, *, started: float) -> EvaluateRes
             logits = engine.logits(theta, batch).astype(np.float64)  # [batch, n_labels]
             n_correct += int((logits.argmax(axis=1) == batch["labels"]).sum())
             loss += float(_cross_entropy(logits, batch["labels"]).sum())
+        if not math.isfinite(loss):
+            raise EngineError(f"set {name}: the loss is not finite; the adapter has diverged")
         results[name] = SetResult(n_examples=len(data), n_correct=n_correct, loss=loss / len(data))
     return EvaluateResult(sets=results, wall_s=time.monotonic() - started, peak_memory_bytes=peak_bytes())
 
@@ -112,19 +115,21 @@ def check(job: CheckJob, _report: Report, *, started: float) -> CheckResult:
     """
     bundle = open_bundle(Path(job.bundle))
     arrays = load_npz(Path(job.batches))
-    theta = load_vector(Path(job.theta), n_values=bundle.layout.n_params)
+    theta = _vector(Path(job.theta), bundle.layout.n_params)
     engine = PortableEngine.open(bundle.folder, bundle.manifest, threads=job.threads)
     batches = [_nth_batch(arrays, step) for step in range(job.n_steps)]
     optimizer = make_optimizer(job.optimizer, theta.size)
     losses, train_s = [], 0.0
-    for batch in batches:
+    for step, batch in enumerate(batches):
         began = time.monotonic()
         loss, gradient = engine.loss_and_gradient(theta, batch)
+        _refuse_divergence(loss, gradient, step)
         optimizer.step(theta, clip_norm(gradient, job.clip_grad_norm))
         train_s += time.monotonic() - began
         losses.append(loss)
     save_vector(Path(job.out) / "theta.f32", theta)
-    np.savez(Path(job.out) / "logits.npz", **{str(i): engine.logits(theta, b) for i, b in enumerate(batches)})
+    logits: dict[str, Any] = {str(i): engine.logits(theta, batch) for i, batch in enumerate(batches)}
+    np.savez(Path(job.out) / "logits.npz", **logits)
     return CheckResult(
         losses=tuple(losses),
         train_s=train_s,
@@ -192,10 +197,15 @@ def _adapter(bundle: Bundle, path: str | None) -> NDArray[np.float32]:
     return codec.decode(payload, n_values=n_params)
 
 
-def _residual(job: TrainJob, n_params: int) -> NDArray[np.float32]:
-    if job.residual is None:
-        return np.zeros(n_params, np.float32)
-    return load_vector(Path(job.residual), n_values=n_params)
+def _residual(path: str | None, n_params: int) -> NDArray[np.float32]:
+    return np.zeros(n_params, np.float32) if path is None else _vector(Path(path), n_params)
+
+
+def _vector(path: Path, n_values: int) -> NDArray[np.float32]:
+    try:
+        return load_vector(path, n_values=n_values)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
 
 
 def _nth_batch(arrays: dict[str, NDArray[np.int64]], step: int) -> dict[str, NDArray[np.int64]]:

@@ -1,4 +1,4 @@
-"""Optimisers on the flat vector, outside the graph, so that clipping, proximal terms and the like are functions on vectors.
+"""Optimisers on the flat vector, outside the graph: clipping, proximal terms and the like are functions on vectors.
 
 Laws: float32 state, updated in place, deterministic; the epsilon stays where it is written (an ONNX optimiser once
 removed it from a graph: docs/adr/0003). Memory: two vectors for AdamW, one for SGD.
