@@ -1,0 +1,310 @@
+"""Drives a whole agent over a fake wire, with a fake trainer, against the service's side of the protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import pytest
+
+from edge_agent.adapters.device_folder import DeviceFolder
+from edge_agent.app import Agent
+from edge_agent.config import AgentConfig, BrokerSettings, DataSettings, DeviceSettings, TrainerSettings
+from host.memory_link import MemoryBroker
+from protocol import codec, topics
+from protocol.errors import EngineError
+from protocol.jobs import RESIDUAL_FILE, UPDATE_FILE, TrainJob, TrainResult
+from protocol.messages import (
+    Announce,
+    Body,
+    Codec,
+    Decline,
+    Join,
+    Optimizer,
+    Plan,
+    Receipt,
+    Update,
+    Work,
+    unpack_content,
+    unpack_envelope,
+)
+from protocol.sealing import TaskKey, binding
+from protocol.signing import SERVICE, SigningKey, open_envelope, sign
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from protocol.errors import EdgefoldError
+    from protocol.jobs import Progress
+
+FLEET, DEVICE, BUNDLE, TASK = "f", "dev-1", "b" * 64, "t"
+N = 10
+PLAN = Plan(optimizer=Optimizer(), codec=Codec(name="float32"))
+RESULT = TrainResult(
+    n_examples=5, n_steps=2, loss=0.5, train_s=0.1, wall_s=0.2, peak_memory_bytes=1, update_norm=1.0, encoded_bytes=1
+)
+B = TypeVar("B", bound=Body)
+
+
+class FakeTrainer:
+    """Ends when the test says so; writes what a trainer writes."""
+
+    def __init__(self) -> None:
+        self.jobs: list[TrainJob] = []
+        self.n_closed = 0
+        self._on_end: Callable[[TrainResult | EdgefoldError], None] | None = None
+
+    def __call__(
+        self,
+        job: TrainJob,
+        *,
+        on_end: Callable[[TrainResult | EdgefoldError], None],
+        on_progress: Callable[[Progress], None],
+    ) -> FakeTrainer:
+        del on_progress
+        self.jobs.append(job)
+        self._on_end = on_end
+        return self
+
+    def finish(self, outcome: TrainResult | EdgefoldError = RESULT) -> None:
+        out = Path(self.jobs[-1].out)
+        (out / UPDATE_FILE).write_bytes(codec.encode(np.full(N, 0.25, np.float32), Codec(name="float32")))
+        (out / RESIDUAL_FILE).write_bytes(bytes(4 * N))
+        assert self._on_end is not None
+        self._on_end(outcome)
+
+    def close(self) -> None:
+        self.n_closed += 1
+
+
+class Rig:
+    """One agent, one fake trainer, and the service's end of the wire."""
+
+    def __init__(self, folder: Path) -> None:
+        self.broker = MemoryBroker()
+        self.service_key, self.device_key = SigningKey.generate(), SigningKey.generate()
+        self.task_key = TaskKey.generate()
+        self.folder = folder
+        self.service = self.broker.link([topics.all_up(FLEET)])
+        self.start()
+
+    def start(self) -> None:
+        self.trainer = FakeTrainer()
+        self.device_folder = DeviceFolder(self.folder / "state")
+        self.link = self.broker.link([topics.my_down(FLEET, DEVICE), topics.all_announcements(FLEET)])
+        config = AgentConfig(
+            device=DeviceSettings(
+                fleet=FLEET, id=DEVICE, key="k", service_key=self.service_key.public.raw.hex(), bundles=("b",)
+            ),
+            broker=BrokerSettings(url="mqtt://127.0.0.1"),
+            data=DataSettings(train="x.jsonl"),
+            trainer=TrainerSettings(threads=1),
+        )
+        self.agent = Agent(
+            config,
+            data=self.folder / "x.jsonl",
+            bundles={BUNDLE: self.folder / "bundle"},
+            key=self.device_key,
+            link=self.link,
+            folder=self.device_folder,
+            start_trainer=self.trainer,
+        )
+
+    def crash(self) -> None:
+        """Lose the process: nothing of its memory survives, its folder does."""
+        self.device_folder.close()
+        self.link.close()
+
+    def turns(self) -> None:
+        """Let the agent handle all that waits for it."""
+        for _ in range(3):  # a message may lead to a sending, and that to an answer
+            self.link.wake()  # so that no turn waits
+            while not self.link._events.empty():
+                self.agent.turn()
+
+    def say(self, body: Body, *, key: SigningKey | None = None) -> None:
+        topic = topics.announce(FLEET, TASK) if isinstance(body, Announce) else topics.down(FLEET, DEVICE, "x")
+        envelope = sign(body, fleet=FLEET, sender=SERVICE, key=key or self.service_key)
+        self.broker.route(topic, envelope, retain=isinstance(body, Announce))
+        self.turns()
+
+    def heard(self, cls: type[B]) -> list[B]:
+        """Return all messages of one kind that the agent has sent."""
+        bodies = [
+            open_envelope(unpack_envelope(payload), fleet=FLEET, key=self.device_key.public)
+            for topic, payload in self.broker.traffic
+            if "/up/" in topic
+        ]
+        return [body for body in bodies if isinstance(body, cls)]
+
+    def announce(self, round_: int, state: str = "open") -> Announce:
+        return Announce(task=TASK, state=state, round=round_, version=round_ - 1, bundle_id=BUNDLE)  # type: ignore[arg-type]
+
+    def work(self, round_: int) -> Work:
+        return Work(
+            task=TASK,
+            round=round_,
+            version=round_ - 1,
+            bundle_id=BUNDLE,
+            plan=PLAN,
+            adapter=codec.encode(np.zeros(N, np.float32), Codec(name="float32")),
+            task_key=self.task_key.public_raw,
+            seconds_left=60.0,
+        )
+
+    def receipt(self, update: Update, status: str = "accepted") -> Receipt:
+        reason = None if status == "accepted" else "late"
+        return Receipt(task=TASK, round=update.round, update_id=update.update_id, status=status, reason=reason)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    one = Rig(tmp_path)
+    yield one
+    one.device_folder.close()
+
+
+def to_sending(rig: Rig, round_: int = 1) -> Update:
+    rig.say(rig.announce(round_))
+    rig.say(rig.work(round_))
+    rig.trainer.finish()
+    rig.turns()
+    return rig.heard(Update)[-1]
+
+
+def test_a_round_goes_from_announcement_to_a_sealed_update_that_the_service_can_open(rig: Rig) -> None:
+    update = to_sending(rig)
+    assert [join.round for join in rig.heard(Join)] == [1]
+    info = binding(
+        fleet=FLEET, task=TASK, bundle_id=BUNDLE, round_=1, version=0, device=DEVICE, update_id=update.update_id
+    )
+    content = unpack_content(rig.task_key.open(update.sealed, info=info))
+    assert content.n_examples == 5
+    assert codec.decode(content.delta, n_values=N).tolist() == [0.25] * N
+
+
+def test_the_trainer_gets_the_adapter_the_plan_and_the_devices_own_data(rig: Rig) -> None:
+    rig.say(rig.announce(1))
+    rig.say(rig.work(1))
+    job = rig.trainer.jobs[0]
+    assert job.plan == PLAN
+    assert job.data == str(rig.folder / "x.jsonl")
+    assert job.bundle == str(rig.folder / "bundle")
+    assert job.residual is None
+    assert Path(str(job.adapter)).read_bytes() == rig.work(1).adapter
+
+
+def test_after_an_accepted_update_the_next_round_adds_the_residual(rig: Rig) -> None:
+    update = to_sending(rig)
+    rig.say(rig.receipt(update))
+    rig.say(rig.announce(2))
+    rig.say(rig.work(2))
+    assert rig.trainer.jobs[1].residual is not None
+    assert Path(str(rig.trainer.jobs[1].residual)).read_bytes() == bytes(4 * N)
+
+
+def test_after_a_refused_update_no_residual_is_kept(rig: Rig) -> None:
+    update = to_sending(rig)
+    rig.say(rig.receipt(update, "refused"))
+    rig.say(rig.announce(2))
+    rig.say(rig.work(2))
+    assert rig.trainer.jobs[1].residual is None
+
+
+def test_a_forged_announcement_is_not_followed(rig: Rig) -> None:
+    rig.say(rig.announce(1), key=SigningKey.generate())
+    assert rig.heard(Join) == []
+
+
+def test_garbage_on_the_wire_is_survived(rig: Rig) -> None:
+    rig.broker.route(topics.down(FLEET, DEVICE, "work"), b"\xff" * 100, retain=False)
+    rig.turns()
+    rig.say(rig.announce(1))
+    assert len(rig.heard(Join)) == 1
+
+
+def test_a_restart_while_training_trains_again_from_the_stored_work(rig: Rig) -> None:
+    rig.say(rig.announce(1))
+    rig.say(rig.work(1))
+    rig.crash()
+    rig.start()
+    rig.turns()
+    assert len(rig.trainer.jobs) == 1
+    rig.trainer.finish()
+    rig.turns()
+    assert len(rig.heard(Update)) == 1
+    assert len(rig.heard(Join)) == 1
+
+
+def test_a_restart_with_a_full_outbox_sends_the_very_same_update(rig: Rig) -> None:
+    update = to_sending(rig)
+    rig.crash()
+    rig.start()
+    rig.turns()
+    assert rig.heard(Update) == [update, update]
+    assert rig.trainer.jobs == []
+
+
+def test_a_link_that_comes_back_brings_the_update_again(rig: Rig) -> None:
+    update = to_sending(rig)
+    rig.broker.drop()
+    rig.turns()
+    rig.broker.restore()
+    rig.turns()
+    assert rig.heard(Update) == [update, update]
+
+
+def test_an_update_finished_while_offline_is_sent_when_the_link_is_back(rig: Rig) -> None:
+    rig.say(rig.announce(1))
+    rig.say(rig.work(1))
+    rig.broker.drop()
+    rig.trainer.finish()
+    rig.turns()
+    assert rig.heard(Update) == []
+    rig.broker.restore()
+    rig.turns()
+    assert len(rig.heard(Update)) == 1
+
+
+def test_a_later_round_ends_the_trainer_and_is_joined(rig: Rig) -> None:
+    rig.say(rig.announce(1))
+    rig.say(rig.work(1))
+    rig.say(rig.announce(2))
+    assert rig.trainer.n_closed == 1
+    assert [join.round for join in rig.heard(Join)] == [1, 2]
+
+
+def test_an_engine_that_fails_twice_skips_the_round_and_takes_the_next(rig: Rig) -> None:
+    rig.say(rig.announce(1))
+    rig.say(rig.work(1))
+    for _ in range(2):
+        rig.trainer.finish(EngineError("boom"))
+        rig.turns()
+    assert len(rig.trainer.jobs) == 2
+    assert rig.heard(Update) == []
+    rig.say(rig.announce(2))
+    assert [join.round for join in rig.heard(Join)] == [1, 2]
+
+
+def test_a_round_on_an_unknown_bundle_is_left_alone(rig: Rig) -> None:
+    rig.say(Announce(task=TASK, state="open", round=1, version=0, bundle_id="c" * 64))
+    assert rig.heard(Join) == []
+
+
+def test_a_declined_round_is_not_joined_again(rig: Rig) -> None:
+    rig.say(rig.announce(1))
+    rig.say(Decline(task=TASK, round=1, reason="not-selected"))
+    rig.say(rig.announce(1))
+    assert len(rig.heard(Join)) == 1
+
+
+def test_an_outbox_lost_to_a_damaged_disk_gives_up_the_round_only(rig: Rig) -> None:
+    to_sending(rig)
+    rig.crash()
+    for path in (rig.folder / "state").glob("outbox-*"):
+        path.unlink()
+    rig.start()
+    rig.turns()
+    rig.say(rig.announce(2))
+    assert [join.round for join in rig.heard(Join)] == [1, 2]
