@@ -1,0 +1,156 @@
+"""The portable engine: a bundle's training and evaluation graphs in an ordinary onnxruntime.
+
+Laws: this file is the one place that knows onnxruntime, and no exception of its leaves it; a session is made when it is
+first needed; the weights are mapped, never read into private memory. Memory: the activations of one batch and the
+runtime itself, see docs/export.md for both in MB. It does not optimise, clip or batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import TYPE_CHECKING, Any, Final
+
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from protocol.errors import BundleError, ConfigError, EdgefoldError, EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from protocol.bundle import Manifest
+
+    Batch = Mapping[str, NDArray[np.int64]]
+
+__all__ = ["ENGINE", "PortableEngine"]
+
+ENGINE: Final = "portable"
+_PROVIDERS: Final = ["CPUExecutionProvider"]
+# The arena takes from the system what a tensor needs; its default, doubling, keeps up to twice of it.
+_EXTEND_AS_REQUESTED: Final = 1
+# Split a free block for a smaller tensor when more than this would lie idle; the default is 128 MB, which never splits.
+_MAX_IDLE_BYTES: Final = 4096
+_ERRORS_ONLY: Final = 3  # onnxruntime's severity: its warnings are for graph authors
+
+# onnxruntime's exceptions share no base of their own; each is blamed here. A table is read from the top.
+_Blame = tuple[tuple[tuple[type[Exception], ...], type[EdgefoldError]], ...]
+_WHILE_LOADING: Final[_Blame] = (
+    ((MemoryError,), EngineError),
+    ((ort_errors.RuntimeException, ort_errors.EPFail), EngineError),
+    ((ort_errors.Fail, ort_errors.InvalidGraph, ort_errors.InvalidProtobuf, ort_errors.InvalidArgument), BundleError),
+    ((ort_errors.NoModel, ort_errors.NoSuchFile, ort_errors.NotImplemented, ort_errors.NotFound), BundleError),
+    ((RuntimeError, ValueError), BundleError),
+)
+_WHILE_RUNNING: Final[_Blame] = (
+    ((ort_errors.InvalidArgument, ValueError, TypeError), ConfigError),  # a shape or type that the graph refuses
+    ((ort_errors.RuntimeException, ort_errors.Fail, ort_errors.EPFail, RuntimeError, MemoryError), EngineError),
+    ((ort_errors.NotImplemented, ort_errors.NotFound), EngineError),
+)
+
+
+class PortableEngine:
+    """Loss, gradient and logits of one bundle."""
+
+    def __init__(self, *, train: Path, evaluate: Path, threads: int) -> None:
+        """Keep the paths; nothing is loaded yet."""
+        self._train_path, self._evaluate_path, self._threads = train, evaluate, threads
+        self._train: ort.InferenceSession | None = None
+        self._evaluate: ort.InferenceSession | None = None
+
+    @classmethod
+    def open(cls, folder: Path, manifest: Manifest, *, threads: int) -> PortableEngine:
+        """Return the engine of a bundle whose files were checked.
+
+        Raises:
+            BundleError: the bundle has no graphs for this engine.
+        """
+        files = manifest.engines.get(ENGINE)
+        if files is None:
+            raise BundleError(f"{folder}: the bundle has no graphs for the engine {ENGINE!r}")
+        return cls(train=folder / files.train, evaluate=folder / files.evaluate, threads=threads)
+
+    def loss_and_gradient(self, theta: NDArray[np.float32], batch: Batch) -> tuple[float, NDArray[np.float32]]:
+        """Return the mean loss over ``batch`` and its gradient, float32 [n_params].
+
+        Args:
+            theta: the adapter, float32 [n_params].
+            batch: ``input_ids``, ``attention_mask`` int64 [batch, seq] and ``labels`` int64 [batch].
+
+        Raises:
+            BundleError: the training graph cannot be loaded.
+            ConfigError: theta or the batch does not fit the graph.
+            EngineError: the runtime failed, for instance for want of memory.
+        """
+        if self._train is None:
+            self._train = _session(self._train_path, self._threads)
+        loss, gradient = _run(self._train, ["loss", "grad"], theta, batch)
+        return float(loss), gradient
+
+    def logits(self, theta: NDArray[np.float32], batch: Batch) -> NDArray[np.float32]:
+        """Return the logits of ``batch``, float32 [batch, n_labels]; labels in it are not looked at.
+
+        Raises:
+            BundleError, ConfigError, EngineError: as ``loss_and_gradient``.
+        """
+        if self._evaluate is None:
+            self._evaluate = _session(self._evaluate_path, self._threads)
+        result: NDArray[np.float32] = _run(self._evaluate, ["logits"], theta, batch)[0]
+        return result
+
+
+def _run(session: ort.InferenceSession, outputs: list[str], theta: NDArray[np.float32], batch: Batch) -> list[Any]:
+    wanted = {value.name for value in session.get_inputs()}
+    feeds = {"theta": theta, **{name: array for name, array in batch.items() if name in wanted}}
+    with _translated("a batch", _WHILE_RUNNING):
+        result: list[Any] = session.run(outputs, feeds)
+    return result
+
+
+def _session(path: Path, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    # A plan of the memory by offsets, made anew for every shape, took 140 MB more at 16 x 64 and no less time.
+    options.enable_mem_pattern = False
+    # In the order of the file: export writes it so that what the backward needs is small by the time it must be kept.
+    # The default order computes slopes late and keeps their inputs: 55 MB more at 16 x 64.
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    # A packed copy of every weight would be 43 MB of private memory, for nothing at 1024 rows.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    # Idle threads sleep: a spinning one takes a core from the owner of the device.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    _share_arena()
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    with _translated(path.name, _WHILE_LOADING):
+        return ort.InferenceSession(str(path), options, providers=_PROVIDERS)
+
+
+@functools.cache
+def _share_arena() -> None:
+    """Make one tight arena for all sessions of this process."""
+    arena = ort.OrtArenaCfg(
+        {"arena_extend_strategy": _EXTEND_AS_REQUESTED, "max_dead_bytes_per_chunk": _MAX_IDLE_BYTES}
+    )
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(memory, arena)
+
+
+@contextlib.contextmanager
+def _translated(what: str, blame: _Blame) -> Iterator[None]:
+    """Turn onnxruntime's exceptions into ours, by the table ``blame``."""
+    try:
+        yield
+    except tuple(foreign for kinds, _ in blame for foreign in kinds) as error:
+        ours = next(ours for kinds, ours in blame if isinstance(error, kinds))
+        raise ours(f"{what}: onnxruntime: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

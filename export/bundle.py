@@ -1,0 +1,263 @@
+"""Assembles a bundle and puts it in its place whole, or not at all.
+
+Laws: everything is built in a hidden folder beside the target, which is gone when this returns or raises; the target
+appears by one rename, after every file was hashed and the graphs agreed with PyTorch; a folder that is no bundle is
+never replaced. The bundle's id is the SHA-256 of its manifest, and equal input gives an equal id.
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from export.adapt import Adapted, Options, adapt
+from export.load import Source, load
+from export.lower import OPSET, lower
+from export.pack import pack
+from export.parity import (
+    CLIP_GRAD_NORM,
+    OPTIMIZER,
+    TOLERANCE,
+    Report,
+    compare,
+    make_problem,
+    run_portable,
+)
+from export.reference import run_torch
+from export.trace import trace
+from host.durable import TEMP_PREFIX
+from models import text_classification as task
+from protocol.bundle import (
+    ADAPTER,
+    LAYOUT,
+    MANIFEST,
+    PARITY,
+    AdapterFacts,
+    EngineFiles,
+    FileFacts,
+    Manifest,
+    ModelFacts,
+    TaskFacts,
+    TokenFacts,
+    bundle_id,
+)
+from protocol.errors import ConfigError, EngineError, StorageError
+
+__all__ = ["Exported", "ParityError", "export_bundle"]
+
+TRAIN, EVALUATE, WEIGHTS, TOKENIZER = "train.onnx", "eval.onnx", "weights.bin", "tokenizer.json"
+TOOLS = ("edgefold", "torch", "transformers", "peft", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
+_CHUNK_BYTES = 1 << 20
+
+# Called with the name of the pass that begins.
+Watch = Callable[[str], None]
+
+
+class ParityError(EngineError):
+    """The exported graphs do not agree with PyTorch; nothing was written.
+
+    Attributes:
+        report: how far apart they are.
+    """
+
+    def __init__(self, report: Report) -> None:
+        """Say by how much."""
+        super().__init__(
+            f"the exported graph does not agree with PyTorch over {report.steps} steps, nothing was written: "
+            f"loss {report.max_relative_loss_error:.1e} (at most {TOLERANCE.loss:.0e}), "
+            f"update {report.update_error:.1e} (at most {TOLERANCE.update:.0e}), "
+            f"logits {report.logits_error:.1e} (at most {TOLERANCE.logits:.0e})"
+        )
+        self.report = report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """A bundle that was written."""
+
+    folder: Path
+    id: str
+    manifest: Manifest
+    report: Report
+    n_bytes: int
+
+
+def export_bundle(
+    model: str,
+    options: Options,
+    out: Path,
+    *,
+    watch: Watch = lambda _: None,
+    announce: Callable[[Adapted], None] = lambda _: None,
+) -> Exported:
+    """Export ``model`` to the folder ``out``.
+
+    Args:
+        model: a Hugging Face folder, a hub id or a packaged sample's name.
+        options: the adapter and the task.
+        out: the bundle's folder; made, or replaced if it holds a bundle.
+        watch: told each pass before it begins.
+        announce: told what will be trained, before the passes that take long.
+
+    Raises:
+        ConfigError: the model, an option or ``out`` is no good.
+        ParityError: the graphs do not agree with PyTorch.
+        StorageError: the disk is full or read-only.
+    """
+    _refuse_strangers(out)
+    watch("load")
+    source = load(model)
+    watch("adapt")
+    adapted = adapt(source, options)
+    announce(adapted)
+    with _beside(out) as folder:
+        _write_graphs(folder, adapted, options, watch)
+        _write_rest(folder, source, adapted)
+        # A first manifest, so that the trainer process accepts the folder as it would accept the finished one.
+        (folder / PARITY).write_bytes(b"{}\n")
+        _write_manifest(folder, source, adapted, options)
+        watch("parity")
+        report = _check(folder, adapted, options)
+        if not report.passed:
+            raise ParityError(report)
+        watch("seal")
+        (folder / PARITY).write_bytes(report.to_bytes())
+        manifest = _write_manifest(folder, source, adapted, options)
+        _put(folder, out)
+    n_bytes = sum(facts.bytes for facts in manifest.files.values())
+    return Exported(folder=out, id=bundle_id(manifest.to_bytes()), manifest=manifest, report=report, n_bytes=n_bytes)
+
+
+def _write_graphs(folder: Path, adapted: Adapted, options: Options, watch: Watch) -> None:
+    import torch  # noqa: PLC0415 - one tensor is made here
+
+    watch("trace")
+    theta = torch.from_numpy(adapted.theta.copy())
+    train, evaluate = trace(adapted.model, adapted.trainables, theta=theta, max_tokens=options.max_tokens)
+    watch("lower")
+    train_model, evaluate_model = lower(train), lower(evaluate)
+    watch("pack")
+    pack(
+        train_model,
+        evaluate_model,
+        train_path=folder / TRAIN,
+        evaluate_path=folder / EVALUATE,
+        weights_path=folder / WEIGHTS,
+    )
+
+
+def _write_rest(folder: Path, source: Source, adapted: Adapted) -> None:
+    (folder / LAYOUT).write_bytes(adapted.layout.to_bytes())
+    (folder / ADAPTER).write_bytes(adapted.theta.astype("<f4").tobytes())
+    (folder / TOKENIZER).write_bytes((source.folder / TOKENIZER).read_bytes())
+
+
+def _check(folder: Path, adapted: Adapted, options: Options) -> Report:
+    problem = make_problem(
+        adapted.theta,
+        vocabulary=adapted.vocabulary,
+        n_labels=options.n_labels,
+        max_tokens=options.max_tokens,
+        seed=options.seed,
+    )
+    expected = run_torch(adapted, problem)
+    loss, update, logits = compare(problem, expected, run_portable(folder, problem))
+    return Report(
+        reference=f"torch {version('torch')}",
+        steps=len(problem.batches),
+        seed=options.seed,
+        vocabulary=adapted.vocabulary,
+        shapes=tuple(batch["input_ids"].shape for batch in problem.batches),
+        optimizer=asdict(OPTIMIZER),
+        clip_grad_norm=CLIP_GRAD_NORM,
+        losses=expected.losses,
+        max_relative_loss_error=loss,
+        update_error=update,
+        logits_error=logits,
+        tolerance=asdict(TOLERANCE),
+    )
+
+
+def _write_manifest(folder: Path, source: Source, adapted: Adapted, options: Options) -> Manifest:
+    names = (TRAIN, EVALUATE, WEIGHTS, LAYOUT, ADAPTER, TOKENIZER, PARITY)
+    manifest = Manifest(
+        model=ModelFacts(source=source.name, family=adapted.family, n_parameters=adapted.n_parameters),
+        task=TaskFacts(kind=task.KIND, n_labels=options.n_labels),
+        adapter=AdapterFacts(
+            kind="lora+head",
+            rank=options.rank,
+            alpha=options.alpha,
+            targets=adapted.targets,
+            n_params=adapted.layout.n_params,
+        ),
+        engines={"portable": EngineFiles(train=TRAIN, evaluate=EVALUATE, opset=OPSET)},
+        tokens=TokenFacts(file=TOKENIZER, pad_id=adapted.pad_id, max_tokens=options.max_tokens),
+        files={name: _facts(folder / name) for name in sorted(names)},
+        tools={name: version(name) for name in TOOLS},
+    )
+    (folder / MANIFEST).write_bytes(manifest.to_bytes())
+    return manifest
+
+
+def _facts(path: Path) -> FileFacts:
+    digest, n_bytes = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            n_bytes += len(chunk)
+    return FileFacts(bytes=n_bytes, sha256=digest.hexdigest())
+
+
+def _refuse_strangers(out: Path) -> None:
+    """Replace nothing that is not a bundle.
+
+    Raises:
+        ConfigError: ``out`` is a file, or a folder with other things in it, or its parent is missing.
+    """
+    if not out.absolute().parent.is_dir():
+        message = f"--out {out}: its parent folder does not exist"
+        raise ConfigError(message)
+    if not out.exists():
+        return
+    if not out.is_dir():
+        message = f"--out {out} is a file"
+        raise ConfigError(message)
+    names = {path.name for path in out.iterdir()}
+    try:
+        named = set(json.loads((out / MANIFEST).read_bytes())["files"]) | {MANIFEST} if names else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        named = set()
+    if not names <= named:
+        message = f"--out {out} holds something that is no bundle; name a new folder"
+        raise ConfigError(message)
+
+
+@contextlib.contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """Yield an empty folder on the same file system as ``out``; it is removed unless it was moved away."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=out.absolute().parent))
+    except OSError as error:
+        message = f"{out}: cannot be written: {error.strerror}"
+        raise StorageError(message) from error
+    try:
+        yield folder
+    except OSError as error:
+        message = f"{out}: cannot be written: {error.strerror or error}"
+        raise StorageError(message) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put(folder: Path, out: Path) -> None:
+    """Let ``folder`` become ``out``; an older bundle there is moved aside first and removed last."""
+    folder.chmod(0o755)  # mkdtemp's own mode lets nobody else read, and a bundle is no secret
+    with tempfile.TemporaryDirectory(prefix=TEMP_PREFIX, dir=out.absolute().parent) as aside:
+        if out.exists():
+            out.replace(Path(aside) / "old")
+        folder.replace(out)

@@ -1,0 +1,186 @@
+"""The commands ``edgefold export MODEL ...`` and ``edgefold export verify BUNDLE``.
+
+Laws: nothing heavy is imported before a command runs; standard output carries the result alone (one JSON object with
+``--json``), progress goes to standard error; errors are left to the front door, which prints one line.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from protocol.errors import ConfigError
+
+if TYPE_CHECKING:
+    from export.adapt import Adapted
+    from export.bundle import Exported
+
+__all__ = ["export"]
+
+# The passes in their order, with their share of MiniLM's time on two cores: what makes a bar honest.
+_PASSES = {"load": 1, "adapt": 2, "trace": 22, "lower": 60, "pack": 3, "parity": 12, "seal": 1}
+
+
+class _ModelOrCommand(click.Group):
+    """A group whose unknown first word is the MODEL of the hidden command ``model``."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands:
+            args = ["model", *args]
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # Options may stand before MODEL; to the group they are not its own, so hand all of them on.
+        if args and args[0] not in self.commands and args[0] not in {"--help", "-h"}:
+            args = ["model", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_ModelOrCommand, invoke_without_command=False, subcommand_metavar="MODEL [OPTIONS] | verify BUNDLE")
+def export() -> None:
+    """Turn a foundation model into a bundle that devices can train.
+
+    \b
+    MODEL is a Hugging Face folder, a hub id (owner/name) or a packaged sample (minilm):
+      edgefold export minilm --task text-classification --labels 2 --adapter lora --rank 8 --out bundle
+      edgefold export verify bundle
+    All options: edgefold export model --help
+    """  # noqa: D301 - \b is click's mark for a paragraph kept as it is
+
+
+@export.command(name="model")
+@click.argument("model")
+@click.option("--task", "task_kind", type=click.Choice(["text-classification"]), default="text-classification")
+@click.option("--labels", type=int, required=True, help="How many labels the task has.")
+@click.option("--adapter", type=click.Choice(["lora"]), default="lora", show_default=True)
+@click.option("--rank", type=int, default=8, show_default=True, help="Inner width of each LoRA pair.")
+@click.option("--alpha", type=float, default=16.0, show_default=True, help="LoRA's scale is alpha / rank.")
+@click.option("--targets", default="auto", show_default=True, help="Layers to adapt, for instance query,value.")
+@click.option("--max-tokens", type=int, default=128, show_default=True, help="The longest text a device may train on.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws the head and LoRA's A.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def model_command(  # noqa: PLR0913 - a command's options are its arguments
+    *,
+    model: str,
+    task_kind: str,  # noqa: ARG001 - one kind so far; the option is there so that commands stay valid
+    labels: int,
+    adapter: str,  # noqa: ARG001 - likewise
+    rank: int,
+    alpha: float,
+    targets: str,
+    max_tokens: int,
+    seed: int,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Write a bundle of MODEL; refuse to if its graphs do not agree with PyTorch."""
+    _quiet()
+    with _named_extra():
+        from export.adapt import Options  # noqa: PLC0415 - torch takes seconds
+        from export.bundle import export_bundle  # noqa: PLC0415
+
+    names = () if targets == "auto" else tuple(name.strip() for name in targets.split(",") if name.strip())
+    options = Options(n_labels=labels, rank=rank, alpha=alpha, targets=names, max_tokens=max_tokens, seed=seed)
+    started = time.monotonic()
+    with _progress() as watch:
+        done = export_bundle(model, options, out, watch=watch, announce=_announce)
+    _show(done, seconds=time.monotonic() - started, as_json=as_json)
+
+
+@export.command(name="verify")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def verify_command(*, bundle: Path, as_json: bool) -> None:
+    """Check a bundle's files and repeat its first training steps with this machine's runtime; needs no torch."""
+    from export.verify import verify  # noqa: PLC0415 - numpy and the trainer's launcher
+
+    found = verify(bundle)
+    if as_json:
+        facts = {"ok": True, "id": found.id, "files": found.n_files, "bytes": found.n_bytes, "steps": found.steps}
+        click.echo(json.dumps({**facts, "max_relative_loss_error": found.max_relative_loss_error}))
+        return
+    click.echo(f"bundle {found.id[:12]}: {found.n_files} files, {found.n_bytes / 1e6:.1f} MB, all as the manifest says")
+    click.echo(f"{found.steps} training steps here agree with PyTorch: loss within {found.max_relative_loss_error:.1e}")
+
+
+def _announce(adapted: "Adapted") -> None:
+    n_params = adapted.layout.n_params
+    click.echo(
+        f"{adapted.family}, {adapted.n_parameters / 1e6:.1f} M parameters; devices train {n_params:,} of them "
+        f"({', '.join(adapted.targets)} and the head)",
+        err=True,
+    )
+    click.echo(f"an update is {4 * n_params / 1e3:.0f} kB as float32, about {n_params * 1.07 / 1e3:.0f} kB as int8", err=True)
+
+
+def _show(done: "Exported", *, seconds: float, as_json: bool) -> None:
+    report = done.report
+    facts = {
+        "id": done.id,
+        "n_params": done.manifest.adapter.n_params,
+        "bytes": done.n_bytes,
+        "seconds": round(seconds, 1),
+        "parity": {
+            "steps": report.steps,
+            "max_relative_loss_error": report.max_relative_loss_error,
+            "update_error": report.update_error,
+            "logits_error": report.logits_error,
+        },
+    }
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    click.echo(f"bundle {done.id[:12]} in {done.folder}: {done.n_bytes / 1e6:.1f} MB, {seconds:.0f} s")
+    click.echo(
+        f"parity with {report.reference} over {report.steps} steps: loss {report.max_relative_loss_error:.1e}, "
+        f"update {report.update_error:.1e}, logits {report.logits_error:.1e}"
+    )
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Show the pass that runs; on a pipe, a line a pass."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:<8}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        row = bar.add_task("", total=sum(_PASSES.values()))
+        names = list(_PASSES)
+
+        def watch(name: str) -> None:
+            bar.update(row, description=name, completed=sum(_PASSES[n] for n in names[: names.index(name)]))
+            if not console.is_terminal:
+                click.echo(f"export: {name}", err=True)
+
+        yield watch
+
+
+@contextlib.contextmanager
+def _named_extra() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        message = f"{error.name} is not installed; run: pip install 'edgefold[export]'"
+        raise ConfigError(message) from error
+
+
+def _quiet() -> None:
+    """Silence what the exporter's libraries say about themselves; their errors still come."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name in ("torch.onnx", "torch.onnx._internal.exporter._registration", "onnxscript", "transformers", "httpx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")

@@ -1,0 +1,56 @@
+"""Backward formulas written for a runtime that executes one operation at a time.
+
+torch's own decompositions are made for a compiler that fuses; here every operation is a pass over memory, so each
+formula is arranged for the fewest passes over the large tensors and for the least that must live from forward to
+backward. Exact algebra, same inputs as torch's (so nothing more is saved).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["TABLE"]
+
+aten = torch.ops.aten
+
+
+def native_layer_norm_backward(
+    grad: Tensor,
+    x: Tensor,
+    normalized_shape: list[int],
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor | None,
+    _bias: Tensor | None,
+    output_mask: list[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the gradient of the input alone, in 9 passes; a trained norm is left to torch's formula.
+
+    With c = x - mean, g = grad * weight: dx = rstd (g - avg(g) - c rstd^2 avg(g c)). The factors of c are one number a
+    row, so c is never normalised.
+    """
+    if output_mask[1] or output_mask[2]:
+        return NotImplemented
+    axes = list(range(-len(normalized_shape), 0))
+    g = grad if weight is None else grad * weight
+    c = x - mean
+    along = (g * c).mean(axes, keepdim=True) * (rstd * rstd)  # [..., 1]
+    return rstd * ((g - g.mean(axes, keepdim=True)) - c * along), None, None
+
+
+def slice_backward(grad: Tensor, input_sizes: list[int], dim: int, start: int, end: int, step: int) -> Tensor:
+    """Return ``grad`` among zeros, as padding: torch scatters, which walks an index tensor of the whole size."""
+    size = input_sizes[dim]
+    if step != 1 or start < 0 or end < 0:
+        return NotImplemented
+    behind = size - start - grad.shape[dim]
+    axes_after = len(input_sizes) - 1 - dim % len(input_sizes)
+    return functional.pad(grad, [0, 0] * axes_after + [start, behind])
+
+
+TABLE: dict[torch._ops.OpOverload, Callable[..., object]] = {
+    aten.slice_backward.default: slice_backward,
+    aten.native_layer_norm_backward.default: native_layer_norm_backward,
+}

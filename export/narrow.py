@@ -1,0 +1,157 @@
+"""Pass: compute only what the output reads.
+
+A classifier reads one token of the last layer (BERT's pooler takes the first), yet the model as written computes the
+last layer's query, attention, feed-forward and norms for every token and then throws them away. This pass moves the
+choice up through every operation that treats tokens independently, to the keys and values, where it must stop. The
+result is the same function, and forward, backward and memory all lose most of one layer.
+
+Laws: exact, no approximation; works on the exported forward, before anything is differentiated; a value that someone
+still reads in full is cut where it is read, never computed twice. It knows operations, not models.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import torch
+from torch.fx import Graph, Node
+
+__all__ = ["narrow"]
+
+aten = torch.ops.aten
+# Given a node and the axis of its result that is cut: the inputs that are to be cut, each with its axis; None: not here.
+Rule = Callable[[Node, int], list[tuple[Node, int]] | None]
+
+
+def narrow(graph: Graph) -> int:
+    """Cut every ``select(x, axis, index)`` as early as it can be; return how many operations became smaller.
+
+    Requires: a graph of ``torch.export`` before decomposition, with example values in ``meta["val"]``.
+    Ensures: the same outputs; assertions on metadata are gone (they speak of the old sizes).
+    """
+    for node in list(graph.nodes):
+        if node.target is aten._assert_tensor_metadata.default:
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    n_smaller = 0
+    for node in list(graph.nodes):
+        if node.target is aten.select.int and _rank(node.args[0]) > 1:
+            n_smaller += _narrow_one(graph, node)
+    graph.eliminate_dead_code()
+    return n_smaller
+
+
+def _narrow_one(graph: Graph, select: Node) -> int:
+    source, axis, index = select.args
+    rank = _rank(source)
+    demands: dict[Node, list[tuple[Node, int]]] = defaultdict(list)  # value -> who reads it cut, and on which axis
+    demands[source].append((select, axis % rank))
+    smaller: list[tuple[Node, int]] = []
+    for node in reversed(list(graph.nodes)):  # readers come before what they read
+        if node not in demands:
+            continue
+        axes = {axis for _, axis in demands[node]}
+        whole = len({reader for reader, _ in demands[node]}) < len(node.users)
+        rule = RULES.get(node.target)
+        inputs = rule(node, min(axes)) if rule and not whole and len(axes) == 1 else None
+        if inputs is None:
+            continue
+        for value, value_axis in inputs:
+            demands[value].append((node, value_axis))
+        smaller.append((node, min(axes)))
+        del demands[node]
+    if not smaller:
+        return 0
+    for node, cut in smaller:
+        _resize(node, cut)
+    for value, readers in demands.items():
+        for cut in sorted({axis for _, axis in readers}):
+            with graph.inserting_after(value):  # one cut for all its readers: its backward pads once
+                cut_out = graph.call_function(aten.slice.Tensor, (value, cut, index, index + 1))
+            with graph.inserting_after(cut_out):  # contiguous: else a product copies its weights once an example
+                piece = graph.call_function(aten.contiguous.default, (cut_out,))
+            for reader in {reader: None for reader, axis in readers if axis == cut}:
+                reader.replace_input_with(value, piece)
+    select.update_arg(2, 0)
+    return len(smaller)
+
+
+def _resize(node: Node, axis: int) -> None:
+    """Let a reshape ask for one element on ``axis``; every other operation takes its size from its inputs."""
+    if node.target in {aten.view.default, aten.reshape.default}:
+        sizes = list(node.args[1])
+        sizes[axis] = 1
+        node.update_arg(1, sizes)
+
+
+def _shape(node: Node) -> torch.Size:
+    return node.meta["val"].shape
+
+
+def _rank(node: Node) -> int:
+    return len(_shape(node))
+
+
+def _pointwise(node: Node, axis: int) -> list[tuple[Node, int]]:
+    """Follow broadcasting: an input without the axis, or of size one there, is left whole."""
+    found = []
+    for value in node.all_input_nodes:
+        if not isinstance(value.meta.get("val"), torch.Tensor):
+            continue
+        own = axis - (_rank(node) - _rank(value))
+        if own >= 0 and _shape(value)[own] != 1:
+            found.append((value, own))
+    return found
+
+
+def _rows(n_last: Callable[[Node], int]) -> Rule:
+    """Operations on the last ``n_last`` axes of their first input, independent along all others."""
+
+    def rule(node: Node, axis: int) -> list[tuple[Node, int]] | None:
+        return [(node.args[0], axis)] if axis < _rank(node) - n_last(node) else None
+
+    return rule
+
+
+def _softmax(node: Node, axis: int) -> list[tuple[Node, int]] | None:
+    return None if node.args[1] % _rank(node) == axis else [(node.args[0], axis)]
+
+
+def _transpose(node: Node, axis: int) -> list[tuple[Node, int]]:
+    rank = _rank(node)
+    first, second = node.args[1] % rank, node.args[2] % rank
+    return [(node.args[0], {first: second, second: first}.get(axis, axis))]
+
+
+def _matmul(node: Node, axis: int) -> list[tuple[Node, int]] | None:
+    left, right = node.args
+    same_rank = _rank(left) == _rank(right) == _rank(node)
+    return [(left, axis)] if same_rank and axis == _rank(node) - 2 else None
+
+
+def _reshape(node: Node, axis: int) -> list[tuple[Node, int]] | None:
+    """A reshape that leaves the axes up to ``axis`` alone."""
+    source = node.args[0]
+    kept = _shape(source)[: axis + 1] == _shape(node)[: axis + 1]
+    return [(source, axis)] if kept else None
+
+
+RULES: dict[object, Rule] = {
+    aten.add.Tensor: _pointwise,
+    aten.mul.Tensor: _pointwise,
+    aten.sub.Tensor: _pointwise,
+    aten.div.Tensor: _pointwise,
+    aten.gelu.default: _pointwise,
+    aten.tanh.default: _pointwise,
+    aten.relu.default: _pointwise,
+    aten.silu.default: _pointwise,
+    aten.dropout.default: _pointwise,
+    aten.to.dtype: _pointwise,
+    aten.contiguous.default: _pointwise,
+    aten.linear.default: _rows(lambda _: 1),
+    aten.layer_norm.default: _rows(lambda node: len(node.args[1])),
+    aten.softmax.int: _softmax,
+    aten.transpose.int: _transpose,
+    aten.matmul.default: _matmul,
+    aten.view.default: _reshape,
+    aten.reshape.default: _reshape,
+}

@@ -1,0 +1,100 @@
+"""Pass: two ONNX models become two small files and one weights file that both map.
+
+Laws: a weight is stored once, by its content, however many graphs and names use it, and begins on a page, so that a
+runtime can map it; integers and small tensors stay inside the graphs (onnxruntime refuses external shape tensors); the
+only location ever written is the plain name of the weights file. The same models give the same bytes.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from export.products import absorb
+from protocol.errors import LocalProtocolError
+
+__all__ = ["PAGE_BYTES", "Packed", "pack"]
+
+PAGE_BYTES = 4096  # the page of every device we know; 16 kB pages (Apple, some ARM) can still map from a multiple of it
+LEAST_EXTERNAL_BYTES = 16 * 1024  # below, padding to a page and an entry cost more than they save
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What ``pack`` wrote."""
+
+    n_products: int  # matrix products in the training graph
+    weights_bytes: int
+
+
+class _Weights:
+    """The weights file while it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("wb")
+        self._offsets: dict[bytes, int] = {}
+
+    def put(self, tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
+        """Store a tensor's bytes unless they are there; return the tensor that points at them."""
+        data = tensor.tobytes()
+        key = hashlib.sha256(data).digest()
+        if key not in self._offsets:
+            self._file.write(b"\0" * (-self._file.tell() % PAGE_BYTES))
+            self._offsets[key] = self._file.tell()
+            self._file.write(data)
+        return ir.ExternalTensor(
+            self._path.name,
+            self._offsets[key],
+            len(data),
+            tensor.dtype,
+            shape=tensor.shape,
+            name=name,
+            base_dir=self._path.parent,
+        )
+
+    def close(self) -> int:
+        """Return the file's length in bytes."""
+        length = self._file.tell()
+        self._file.close()
+        return length
+
+
+def pack(train: ir.Model, evaluate: ir.Model, *, train_path: Path, evaluate_path: Path, weights_path: Path) -> Packed:
+    """Write both models beside one weights file; all three in one folder.
+
+    Requires: models as ``lower`` returns them, weights inside.
+    Ensures: the laws above; every 2-D product is a Gemm that reads its weight as stored; no notes of the exporter
+    (source lines of this machine among them) are left.
+    """
+    weights = _Weights(weights_path)
+    try:
+        n_products = absorb(train.graph)
+        absorb(evaluate.graph)
+        for model, path in ((train, train_path), (evaluate, evaluate_path)):
+            _strip(model)
+            for name, value in model.graph.initializers.items():
+                tensor = value.const_value
+                if tensor is None:
+                    message = f"{path.name}: the initializer {name} has no value"
+                    raise LocalProtocolError(message)
+                if tensor.dtype == ir.DataType.FLOAT and tensor.nbytes >= LEAST_EXTERNAL_BYTES:
+                    value.const_value = weights.put(tensor, name)
+            ir.save(model, path)
+    finally:
+        length = weights.close()
+    return Packed(n_products=n_products, weights_bytes=length)
+
+
+def _strip(model: ir.Model) -> None:
+    model.producer_name, model.producer_version, model.doc_string = "edgefold", None, None
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    for node in model.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+        for output in node.outputs:
+            output.metadata_props.clear()

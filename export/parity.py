@@ -1,0 +1,185 @@
+"""The parity check: the same optimiser steps by PyTorch and by the runtime that devices use, compared.
+
+Laws: the runtime's side goes through the trainer process, the very pipe that devices use; the problem is made of a seed
+by integer arithmetic alone, so that a device can make it again; loss, parameters and logits are all compared, since a
+wrong epsilon once left the loss right to 1e-7 and the parameters NaN. No torch here: ``reference.py`` has that side.
+"""
+
+import json
+import math
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from host.arrays import load_npz, load_vector, save_vector
+from host.trainer_process import run_job
+from protocol.errors import EngineError
+from protocol.jobs import CheckJob, CheckResult
+from protocol.messages import Optimizer
+
+__all__ = ["OPTIMIZER", "TOLERANCE", "Outcome", "Problem", "Report", "compare", "make_problem", "run_portable"]
+
+Batch = dict[str, NDArray[np.int64]]
+
+N_STEPS = 20  # the moments have forgotten their start by then, and the first steps' size hides nothing
+OPTIMIZER = Optimizer(name="adamw", learning_rate=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.01)
+CLIP_GRAD_NORM = 1.0
+NOISE = 0.02  # size of the perturbation that makes LoRA's B not zero, as the model's own initializer range
+THREADS = 2
+DEADLINE_S = 600.0  # 20 steps take seconds on a laptop; an emulated or loaded machine may need minutes
+# [batch, seq]: one example, one token, odd sizes, more than one row tile of a kernel, the longest (-1). Repeated.
+SHAPES = ((8, 24), (1, 9), (5, 17), (3, 1), (16, 33), (1, 1), (2, -1), (7, 12))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerance:
+    """How far the two sides may be apart."""
+
+    # Measured: 2e-7 (MiniLM), rounding alone. A wrong formula shows at 1e-3 and above within a few steps.
+    loss: float = 1e-4
+    # |theta_runtime - theta_torch| / |theta_torch - theta_0|. Measured 1e-5; AdamW turns a gradient's sign into a full
+    # step, so rounding near zero costs more than it does in the loss. The project's promise is 1e-3.
+    update: float = 1e-3
+    # Of the largest logit. The logits are those of the final parameters: both errors above, once more through the model.
+    logits: float = 1e-3
+
+
+TOLERANCE = Tolerance()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """The steps to take."""
+
+    theta: NDArray[np.float32]  # [n_params]
+    batches: tuple[Batch, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What one side made of a problem."""
+
+    losses: tuple[float, ...]
+    theta: NDArray[np.float32]  # [n_params] after the last step
+    logits: tuple[NDArray[np.float32], ...]  # of every batch at the final theta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """``parity.json``: what was compared and how far apart the sides were."""
+
+    format: int = 1
+    reference: str
+    steps: int
+    seed: int
+    vocabulary: int
+    shapes: tuple[tuple[int, int], ...]
+    optimizer: dict[str, object]
+    clip_grad_norm: float
+    losses: tuple[float, ...]  # the reference's; ``verify`` compares the first of them
+    max_relative_loss_error: float
+    update_error: float
+    logits_error: float
+    tolerance: dict[str, float]
+
+    @property
+    def passed(self) -> bool:
+        """Return whether every error is a number within its tolerance."""
+        pairs = (
+            (self.max_relative_loss_error, TOLERANCE.loss),
+            (self.update_error, TOLERANCE.update),
+            (self.logits_error, TOLERANCE.logits),
+        )
+        return all(math.isfinite(error) and error <= limit for error, limit in pairs)
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes of ``parity.json``."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True).encode() + b"\n"
+
+
+def make_problem(
+    theta: NDArray[np.float32], *, vocabulary: int, n_labels: int, max_tokens: int, seed: int, n_steps: int = N_STEPS
+) -> Problem:
+    """Return the steps to take from a perturbed ``theta``; the same for the same arguments on every machine."""
+    draw = _Draws(seed)
+    noise = (draw.integers(2001, theta.size) - 1000) * np.float32(NOISE / 1000)  # [n_params], uniform
+    start = (theta + noise).astype(np.float32)
+    batches = []
+    for step in range(n_steps):
+        n_examples, n_tokens = SHAPES[step % len(SHAPES)]
+        longest = max_tokens if n_tokens < 0 else min(n_tokens, max_tokens)
+        batches.append(_batch(draw, n_examples, longest, vocabulary, n_labels))
+    return Problem(theta=start, batches=tuple(batches))
+
+
+def run_portable(bundle: Path, problem: Problem) -> Outcome:
+    """Return what a trainer process makes of the problem with the graphs in ``bundle``.
+
+    Raises:
+        BundleError, EngineError: the runtime refuses the graphs, or fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgefold-parity-") as name:
+        folder = Path(name)
+        arrays = {f"{step}/{key}": value for step, batch in enumerate(problem.batches) for key, value in batch.items()}
+        np.savez(folder / "batches.npz", allow_pickle=False, **arrays)
+        save_vector(folder / "theta_0.f32", problem.theta)
+        job = CheckJob(
+            bundle=str(bundle),
+            batches=str(folder / "batches.npz"),
+            theta=str(folder / "theta_0.f32"),
+            n_steps=len(problem.batches),
+            optimizer=OPTIMIZER,
+            clip_grad_norm=CLIP_GRAD_NORM,
+            threads=THREADS,
+            out=str(folder),
+        )
+        result: CheckResult = run_job(job, deadline_s=DEADLINE_S)
+        logits = load_npz(folder / "logits.npz")
+        theta = load_vector(folder / "theta.f32", n_values=problem.theta.size)
+    if len(result.losses) != len(problem.batches):
+        message = f"the trainer answered {len(result.losses)} losses for {len(problem.batches)} steps"
+        raise EngineError(message)
+    return Outcome(losses=result.losses, theta=theta, logits=tuple(logits[str(i)] for i in range(len(result.losses))))
+
+
+def compare(problem: Problem, expected: Outcome, actual: Outcome) -> tuple[float, float, float]:
+    """Return the largest relative loss error, the update error and the logits' error; NaN where a side is not finite."""
+    loss = _worst(abs(e - a) / abs(e) for e, a in zip(expected.losses, actual.losses, strict=True))
+    moved = expected.theta.astype(np.float64) - problem.theta
+    apart = actual.theta.astype(np.float64) - expected.theta
+    update = float(np.linalg.norm(apart) / np.linalg.norm(moved))
+    largest = max(float(np.abs(e).max()) for e in expected.logits)
+    pairs = zip(expected.logits, actual.logits, strict=True)
+    return loss, update, _worst(float(np.abs(e - a).max()) / largest for e, a in pairs)
+
+
+class _Draws:
+    """Integers from a PCG64 stream: numpy promises the bits of a bit generator, not the methods built on them."""
+
+    def __init__(self, seed: int) -> None:
+        self._bits = np.random.PCG64(seed)
+
+    def integers(self, below: int, n: int) -> NDArray[np.int64]:
+        """Return n integers of [0, below); the bias of the remainder is below 2^-40 for every size we use."""
+        raw: NDArray[np.uint64] = np.atleast_1d(self._bits.random_raw(n))
+        return (raw % np.uint64(below)).astype(np.int64)
+
+
+def _batch(draw: _Draws, n_examples: int, longest: int, vocabulary: int, n_labels: int) -> Batch:
+    lengths = 1 + draw.integers(longest, n_examples)  # [batch]
+    lengths[0] = longest  # a batch is padded to its own longest
+    mask = (np.arange(longest) < lengths[:, None]).astype(np.int64)  # [batch, seq]
+    ids = draw.integers(vocabulary, n_examples * longest).reshape(n_examples, longest)  # [batch, seq]
+    return {"input_ids": ids * mask, "attention_mask": mask, "labels": draw.integers(n_labels, n_examples)}
+
+
+def _worst(errors: Iterable[float]) -> float:
+    """Return the largest error; NaN if any is NaN, which ``max`` would hide."""
+    values = np.fromiter(errors, np.float64)
+    return float(values.max()) if np.isfinite(values).all() else math.nan
+
+

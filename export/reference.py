@@ -1,0 +1,56 @@
+"""PyTorch's side of the parity check: the real model, autograd, torch.optim.AdamW.
+
+Laws: nothing here shares code with the traced graph except the loss; the model's parameters are put back afterwards.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from export.adapt import Adapted
+from export.parity import CLIP_GRAD_NORM, OPTIMIZER, Batch, Outcome, Problem
+from models import text_classification as task
+from models.adapters import Trainable, flatten, named_trainables
+
+__all__ = ["run_torch"]
+
+
+def run_torch(adapted: Adapted, problem: Problem) -> Outcome:
+    """Return what PyTorch makes of the problem with the model as it was before tracing."""
+    model, parts = task.Classifier(adapted.model), adapted.trainables
+    parameters = dict(adapted.model.named_parameters())
+    trained = [parameters[part.parameter] for part in parts]
+    _assign(parameters, torch.from_numpy(problem.theta), parts)
+    optimizer = torch.optim.AdamW(
+        trained,
+        lr=OPTIMIZER.learning_rate,
+        betas=(OPTIMIZER.beta1, OPTIMIZER.beta2),
+        eps=OPTIMIZER.epsilon,
+        weight_decay=OPTIMIZER.weight_decay,
+    )
+    losses = []
+    try:
+        for batch in problem.batches:
+            optimizer.zero_grad()
+            loss = task.loss(model(*_tokens(batch)), torch.from_numpy(batch["labels"]))
+            loss.backward()
+            nn.utils.clip_grad_norm_(trained, CLIP_GRAD_NORM)
+            optimizer.step()
+            losses.append(float(loss))
+        with torch.no_grad():
+            logits = tuple(model(*_tokens(batch)).numpy() for batch in problem.batches)
+        theta = flatten(adapted.model, parts).numpy().astype(np.float32)
+    finally:
+        _assign(parameters, torch.from_numpy(adapted.theta), parts)
+        optimizer.zero_grad()
+    return Outcome(losses=tuple(losses), theta=theta, logits=logits)
+
+
+def _tokens(batch: Batch) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(batch["input_ids"]), torch.from_numpy(batch["attention_mask"])
+
+
+def _assign(parameters: dict[str, nn.Parameter], theta: Tensor, parts: tuple[Trainable, ...]) -> None:
+    with torch.no_grad():
+        for name, value in named_trainables(theta, parts).items():
+            parameters[name].copy_(value)

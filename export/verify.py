@@ -1,0 +1,81 @@
+"""Repeats what a bundle promises with the runtime alone: integrity, and the first optimiser steps of its parity report.
+
+Laws: no torch; the bundle is only read; a device can run it. It shows that this machine's runtime computes what PyTorch
+computed where the bundle was made, not that the parity report is honest (signing is for that).
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from export.parity import TOLERANCE, make_problem, run_portable
+from host.arrays import load_vector
+from host.bundle_folder import Bundle, open_bundle
+from host.durable import read_bytes
+from protocol.bundle import ADAPTER, PARITY
+from protocol.errors import BundleError, EngineError
+
+__all__ = ["Verified", "verify"]
+
+N_STEPS = 4  # two of them with one example or an odd size; the fourth loss depends on three updates
+MAX_PARITY_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What was found."""
+
+    id: str
+    n_files: int
+    n_bytes: int
+    steps: int
+    max_relative_loss_error: float  # of this machine's runtime to the PyTorch that made the bundle
+
+
+def verify(folder: Path) -> Verified:
+    """Check the bundle in ``folder`` on this machine.
+
+    Raises:
+        BundleError: a file is not what the manifest says, or the graphs cannot be loaded.
+        EngineError: this machine's runtime computes something else.
+    """
+    bundle = open_bundle(folder)
+    seed, vocabulary, expected = _read_parity(bundle)
+    manifest = bundle.manifest
+    problem = make_problem(
+        load_vector(bundle.path(ADAPTER), n_values=manifest.adapter.n_params),
+        vocabulary=vocabulary,
+        n_labels=manifest.task.n_labels,
+        max_tokens=manifest.tokens.max_tokens,
+        seed=seed,
+        n_steps=min(N_STEPS, len(expected)),
+    )
+    actual = run_portable(folder, problem).losses
+    pairs = zip(expected, actual, strict=False)
+    error = max(abs(e - a) / abs(e) if np.isfinite(a) else np.inf for e, a in pairs)
+    if not error <= TOLERANCE.loss:
+        message = f"{folder}: this machine's losses are off by {error:.1e} (at most {TOLERANCE.loss:.0e})"
+        raise EngineError(message)
+    return Verified(
+        id=bundle.id,
+        n_files=len(manifest.files),
+        n_bytes=sum(facts.bytes for facts in manifest.files.values()),
+        steps=len(actual),
+        max_relative_loss_error=float(error),
+    )
+
+
+def _read_parity(bundle: Bundle) -> tuple[int, int, list[float]]:
+    """Return seed, vocabulary and the reference's losses."""
+    try:
+        report = json.loads(read_bytes(bundle.path(PARITY), max_bytes=MAX_PARITY_BYTES))
+        seed, vocabulary, losses = int(report["seed"]), int(report["vocabulary"]), [float(x) for x in report["losses"]]
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"{bundle.folder}: {PARITY} is no parity report of format 1: {error}"
+        raise BundleError(message) from error
+    if not (seed >= 0 and vocabulary > 0 and losses and all(np.isfinite(losses)) and all(losses)):
+        message = f"{bundle.folder}: {PARITY} holds impossible numbers"
+        raise BundleError(message)
+    return seed, vocabulary, losses
