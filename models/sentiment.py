@@ -1,6 +1,6 @@
 """Sample data: sentences from four places with a sentiment label, from the ``vaderSentiment`` source distribution.
 
-Tweets, product reviews, film reviews and newspaper editorials, each sentence rated by twenty people from -4 to 4; the
+Tweets, product reviews, movie reviews and newspaper editorials, each sentence rated by twenty people from -4 to 4; the
 label is 1 if the mean rating is above zero. Four domains with one task are four devices with their own kind of text.
 
 Laws: nothing is used whose SHA-256 is not the pinned one, and pip checks it before it runs anything of the package; of
@@ -39,7 +39,7 @@ MAX_TEXT_BYTES = 4 * 2**20  # the longest has 1.4 MB
 DOMAINS: dict[str, str] = {
     "tweets": "hutto_ICWSM_2014/tweets_GroundTruth.txt",
     "products": "hutto_ICWSM_2014/amazonReviewSnippets_GroundTruth.txt",
-    "films": "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
+    "movies": "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
     "editorials": "hutto_ICWSM_2014/nytEditorialSnippets_GroundTruth.txt",
 }
 LEAST_RATING = 0.5  # below, the twenty raters did not agree on a sign
