@@ -78,8 +78,9 @@ class MemoryLink:
         """Belong to ``broker``; ``MemoryBroker.link`` makes links."""
         self._broker, self._filters = broker, list(filters)
         self._events: queue.SimpleQueue[LinkEvent | None] = queue.SimpleQueue()
-        self._unacknowledged: OrderedDict[int, Received] = OrderedDict()
-        self._tokens = itertools.count()
+        self._unacknowledged: OrderedDict[int, tuple[str, bytes]] = OrderedDict()
+        self._numbers = itertools.count()
+        self._n_connections = 0
         self._is_closed = False
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
@@ -102,9 +103,10 @@ class MemoryLink:
         self._events.put(None)
 
     def acknowledge(self, message: Received) -> None:
-        """Forget ``message``."""
-        if isinstance(message.token, int):
-            self._unacknowledged.pop(message.token, None)
+        """Forget ``message``, unless the connection on which it came is gone (then it comes again)."""
+        match message.token:
+            case (int(connection), int(number)) if connection == self._n_connections and self._broker.is_up:
+                self._unacknowledged.pop(number, None)
 
     def close(self) -> None:
         """Leave the broker."""
@@ -114,22 +116,26 @@ class MemoryLink:
     def offer(self, topic: str, payload: bytes) -> None:
         """Take a message if a filter matches."""
         if any(matches(one, topic) for one in self._filters):
-            token = next(self._tokens)
-            message = Received(topic=topic, payload=payload, token=token)
-            self._unacknowledged[token] = message
-            self._events.put(message)
+            number = next(self._numbers)
+            self._unacknowledged[number] = (topic, payload)
+            self._deliver(number)
 
     def connected(self) -> None:
         """Tell the owner; then come retained messages and those not acknowledged."""
+        self._n_connections += 1
         self._events.put(LinkUp(mqtt="5", max_packet_bytes=self._broker.max_packet_bytes))
-        for message in list(self._unacknowledged.values()):
-            self._events.put(message)
+        for number in list(self._unacknowledged):
+            self._deliver(number)
         for topic, payload in self._broker.retained().items():
             self.offer(topic, payload)
 
     def disconnected(self) -> None:
         """Tell the owner."""
         self._events.put(LinkDown(why="the broker went away"))
+
+    def _deliver(self, number: int) -> None:
+        topic, payload = self._unacknowledged[number]
+        self._events.put(Received(topic=topic, payload=payload, token=(self._n_connections, number)))
 
 
 def matches(topic_filter: str, topic: str) -> bool:

@@ -61,11 +61,17 @@ class MqttLink:
         self._connected = False
         self._was_up = False  # in the current attempt
         self._why: str | None = None  # what ended the current attempt, if it was the broker
+        self._early: list[Received] = []
         self._max_packet_bytes: int | None = None
         self._client = self._make_client()
         self._random = random.Random()  # noqa: S311 - spreads reconnects, guards nothing
         self._thread = threading.Thread(target=self._run, name="mqtt-link", daemon=True)
         self._thread.start()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the link is connected and subscribed now."""
+        return self._connected
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
         """Hand a message (QoS 1) to the live connection; False if there is none or it would be refused."""
@@ -115,7 +121,7 @@ class MqttLink:
 
     def _connect_and_loop(self) -> str:
         """Hold one connection until it ends; return why it did."""
-        self._was_up, self._why = False, None
+        self._was_up, self._why, self._early = False, None, []
         client, where = self._client, f"{self._address.host}:{self._address.port}"
         try:
             client.connect(self._address.host, self._address.port, keepalive=_KEEPALIVE_S, **self._session())
@@ -185,6 +191,9 @@ class MqttLink:
     def _up(self) -> None:
         self._was_up = self._connected = True
         self._put(LinkUp(mqtt=self._mqtt, max_packet_bytes=self._max_packet_bytes))
+        early, self._early = self._early, []
+        for message in early:
+            self._put(message)
 
     def _on_disconnect(self, _client: paho.Client, _data: Any, flags: Any, reason: Any, _properties: Any) -> None:  # noqa: ANN401 - paho's signature
         self._connected = False
@@ -192,7 +201,13 @@ class MqttLink:
             self._why = self._why or str(reason)
 
     def _on_message(self, client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:  # noqa: ANN401 - paho's signature
-        self._put(Received(topic=message.topic, payload=bytes(message.payload), token=(client, message.mid)))
+        received = Received(topic=message.topic, payload=bytes(message.payload), token=(client, message.mid))
+        # A broker redelivers as soon as it accepts a session, before it answers our subscription; the owner could not
+        # publish its reply yet. It waits here, unless a broker sends more than our queue holds.
+        if self._connected or len(self._early) == MAX_QUEUED_EVENTS:
+            self._put(received)
+        else:
+            self._early.append(received)
 
     def _put(self, event: LinkEvent) -> None:
         # Blocks paho's loop while the owner is busy: the socket fills and the broker waits.

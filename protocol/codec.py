@@ -137,8 +137,8 @@ def _scales(blocks: NDArray[np.float32]) -> NDArray[np.float32]:
     # Zeros, and values so small that a scale would be subnormal and inexact, decode to zeros.
     scales[scales < np.finfo(np.float32).tiny] = 0
     # Rounded up, the scale of the largest floats would decode to infinity.
-    largest = np.finfo(np.float32).max / _INT8_MAX
-    np.nextafter(scales, np.float32(0), out=scales, where=scales > largest)
+    is_too_large = scales.astype(np.float64) * _INT8_MAX > float(np.finfo(np.float32).max)
+    np.nextafter(scales, np.float32(0), out=scales, where=is_too_large)
     return scales
 
 

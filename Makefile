@@ -1,0 +1,75 @@
+# What a newcomer needs: make demo, make test, make check, make fix, make bench. `make` alone explains them.
+# Needs make, a Python from 3.11 to 3.13 and a package registry; everything else is installed into .venv.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+# Arguments for pip, such as where to find wheels: make test PIP_ARGS="--find-links DIR"
+PIP_ARGS ?=
+# make demo: the broker (embedded or mosquitto), and FULL=1 for the long version
+BROKER ?=
+FULL ?=
+# make test: arguments for pytest, as in make test PYTEST_ARGS="tests/protocol -x"
+PYTEST_ARGS ?=
+WORKERS ?= 2
+
+CHECK_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+BENCHES := $(sort $(patsubst benchmarks/bench_%.py,bench-%,$(wildcard benchmarks/bench_*.py)))
+
+.PHONY: help demo test check fix bench $(BENCHES) clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  make bench-NAME   Run one benchmark: $(patsubst bench-%,%,$(BENCHES))"
+	@echo "Options: BROKER=mosquitto FULL=1 (demo), PYTEST_ARGS=... WORKERS=N (test), PYTHON=... PIP_ARGS=... (set-up)"
+
+demo: $(STAMPS)/demo ## Four devices make one model better, on this machine, in minutes
+	$(BIN)/python -m deploy.demo $(if $(BROKER),--broker $(BROKER)) $(if $(filter-out 0 no false,$(FULL)),--full)
+
+test: $(STAMPS)/dev ## Run all tests: the parallel-safe ones together, then the timing ones alone
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not serial" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m serial $(PYTEST_ARGS) || [ $$? -eq 5 ] # 5: nothing selected
+
+check: $(STAMPS)/dev ## Check lint, format, types and the dependency rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(STAMPS)/dev ## Repair what ruff can repair
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMPS)/dev ## Run every benchmark, one after the other; results in out/bench
+	@for name in $(BENCHES); do $(MAKE) --no-print-directory "$$name"; done
+
+$(BENCHES): bench-%: $(STAMPS)/dev
+	$(BIN)/python -m benchmarks.bench_$*
+
+clean: ## Remove what runs and tools left behind (the environment in .venv stays)
+	rm -rf out build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# Set-up runs once for each change of pyproject.toml; dev includes demo.
+$(STAMPS)/venv:
+	@python="$(PYTHON)"; \
+	for one in $${python:-python3.11 python3.12 python3.13 python3 python}; do \
+	  if "$$one" -c "$(CHECK_VERSION)" 2>/dev/null; then \
+	    echo "making $(VENV) with $$($$one --version)"; "$$one" -m venv $(VENV); \
+	    mkdir -p $(STAMPS); touch $@; exit 0; \
+	  fi; \
+	done; \
+	echo "edgefold needs Python 3.11, 3.12 or 3.13: install one, or say make PYTHON=/path/to/python" >&2; exit 1
+
+$(STAMPS)/demo: pyproject.toml | $(STAMPS)/venv
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[demo]"
+	@touch $@
+
+$(STAMPS)/dev: pyproject.toml | $(STAMPS)/venv
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[dev]"
+	@touch $@ $(STAMPS)/demo
