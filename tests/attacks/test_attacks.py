@@ -1,0 +1,87 @@
+"""Every attack in this folder is refused, for its own reason, quickly and in little memory."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from typing import TYPE_CHECKING
+
+import pytest
+
+from host import keys
+from host.bundle_folder import open_bundle
+from protocol.errors import BundleError, ConfigError
+from protocol.signing import SigningKey
+from tests.attacks import hostile_bundles, hostile_messages, hostile_vectors
+from tests.protocol import samples
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+MAX_SECONDS = 2.0  # the slowest takes 50 ms here
+MAX_MEMORY_BYTES = 4 << 20  # four times the largest message that is looked at
+
+MESSAGES = dict(hostile_messages.attacks())
+VECTORS = {name: (reason, data) for name, reason, data in hostile_vectors.attacks()}
+BUNDLES = dict(hostile_bundles.attacks())
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_a_hostile_message_is_refused(name: str) -> None:
+    tracemalloc.start()
+    try:
+        began = time.perf_counter()
+        reason = hostile_messages.reason_of(MESSAGES[name])
+        assert time.perf_counter() - began < MAX_SECONDS
+        assert tracemalloc.get_traced_memory()[1] < MAX_MEMORY_BYTES
+    finally:
+        tracemalloc.stop()
+    assert reason == ("oversize" if name == "oversize" else "malformed")
+
+
+def test_the_message_that_the_attacks_vary_is_itself_taken() -> None:
+    assert hostile_messages.reason_of(samples.golden("envelope-join")) == "taken"
+    assert hostile_vectors.reason_of(hostile_vectors.payload()) == "taken"
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_a_hostile_vector_is_refused_for_its_own_reason(name: str) -> None:
+    reason, data = VECTORS[name]
+    assert hostile_vectors.reason_of(data) == reason
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_a_spoilt_bundle_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    began = time.perf_counter()
+    refusal = hostile_bundles.refusal_of(BUNDLES[name], tmp_path / "bundle")
+    assert time.perf_counter() - began < MAX_SECONDS
+    assert refusal is not None
+    assert "\n" not in refusal
+
+
+def test_a_good_bundle_of_another_id_is_refused(tmp_path: Path) -> None:
+    hostile_bundles.make_bundle(tmp_path / "bundle")
+    with pytest.raises(BundleError, match="expected bundle"):
+        open_bundle(tmp_path / "bundle", expected_id="0" * 64)
+
+
+def test_a_good_bundle_gives_paths_for_its_own_files_only(tmp_path: Path) -> None:
+    expected = hostile_bundles.make_bundle(tmp_path / "bundle")
+    bundle = open_bundle(tmp_path / "bundle", expected_id=expected)
+    assert (bundle.id, bundle.layout) == (expected, samples.LAYOUT)
+    assert bundle.path("train.onnx") == tmp_path / "bundle" / "train.onnx"
+    with pytest.raises(BundleError, match="no file"):
+        bundle.path("../key")
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o601, 0o777])
+@pytest.mark.parametrize("load", [keys.load_signing_key, keys.load_task_key])
+def test_a_key_that_others_can_read_is_refused_with_what_to_do(
+    load: Callable[[Path], object], mode: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "device.key"
+    keys.save_key(path, SigningKey.generate())
+    path.chmod(mode)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        load(path)
