@@ -41,11 +41,12 @@ class _Gelu(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _slope_grad: Tensor) -> Tensor:  # noqa: ANN401
         (slope,) = ctx.saved_tensors
-        return (grad * 0.5) * slope
+        result: Tensor = (grad * 0.5) * slope
+        return result
 
 
 def _gelu(x: Tensor) -> Tensor:
-    value: Tensor = _Gelu.apply(x)[0]
+    value: Tensor = _Gelu.apply(x)[0]  # type: ignore[no-untyped-call]  # torch gives it no types
     return value
 
 

@@ -80,9 +80,7 @@ def adapt(source: Source, options: Options) -> Adapted:
         raise ConfigError(message)
     n_parameters = sum(p.numel() for p in model.parameters())
     targets = options.targets or family.default_targets
-    adapted = add_lora(
-        model, family, rank=options.rank, alpha=options.alpha, targets=targets, seed=options.seed
-    )
+    adapted = add_lora(model, family, rank=options.rank, alpha=options.alpha, targets=targets, seed=options.seed)
     parts = trainables(adapted, family, scale=options.alpha / options.rank)
     return Adapted(
         model=adapted,

@@ -120,7 +120,9 @@ def _announce(adapted: "Adapted") -> None:
         f"({', '.join(adapted.targets)} and the head)",
         err=True,
     )
-    click.echo(f"an update is {4 * n_params / 1e3:.0f} kB as float32, about {n_params * 1.07 / 1e3:.0f} kB as int8", err=True)
+    click.echo(
+        f"an update is {4 * n_params / 1e3:.0f} kB as float32, about {n_params * 1.07 / 1e3:.0f} kB as int8", err=True
+    )
 
 
 def _show(done: "Exported", *, seconds: float, as_json: bool) -> None:

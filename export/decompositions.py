@@ -6,6 +6,7 @@ backward. Exact algebra, same inputs as torch's (so nothing more is saved).
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ __all__ = ["TABLE"]
 aten = torch.ops.aten
 
 
-def native_layer_norm_backward(
+def native_layer_norm_backward(  # noqa: PLR0913, PLR0917 - torch's signature
     grad: Tensor,
     x: Tensor,
     normalized_shape: list[int],
@@ -32,7 +33,7 @@ def native_layer_norm_backward(
     row, so c is never normalised.
     """
     if output_mask[1] or output_mask[2]:
-        return NotImplemented
+        return cast("tuple[None, None, None]", NotImplemented)
     axes = list(range(-len(normalized_shape), 0))
     g = grad if weight is None else grad * weight
     c = x - mean
@@ -44,7 +45,7 @@ def slice_backward(grad: Tensor, input_sizes: list[int], dim: int, start: int, e
     """Return ``grad`` among zeros, as padding: torch scatters, which walks an index tensor of the whole size."""
     size = input_sizes[dim]
     if step != 1 or start < 0 or end < 0:
-        return NotImplemented
+        return cast("Tensor", NotImplemented)
     behind = size - start - grad.shape[dim]
     axes_after = len(input_sizes) - 1 - dim % len(input_sizes)
     return functional.pad(grad, [0, 0] * axes_after + [start, behind])

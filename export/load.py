@@ -52,7 +52,6 @@ def load(model: str) -> Source:
 
 
 def _fetch(hub_id: str) -> Path:
-    import httpx  # noqa: PLC0415 - huggingface_hub's own client, needed only to name its errors
     from huggingface_hub import snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
 
@@ -61,6 +60,6 @@ def _fetch(hub_id: str) -> Path:
     except HFValidationError as error:
         message = f"{hub_id}: not a folder, a sample's name or a hub id"
         raise ConfigError(message) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         message = f"{hub_id}: not in the local cache, and the hub cannot be reached or refuses it; give a local folder"
         raise ConfigError(message) from error

@@ -46,7 +46,7 @@ def lower(step: Step) -> ir.Model:
     Raises:
         LocalProtocolError: the lowering broke a law (our fault: a tool's new version behaves otherwise).
     """
-    sizes = tuple({axis: Dim.AUTO for axis in range(value.dim())} for value in step.batch)
+    sizes = tuple(dict.fromkeys(range(value.dim()), Dim.AUTO) for value in step.batch)
     with torch.no_grad():
         program = export(_Closed(step), (step.theta, step.batch), dynamic_shapes=(None, sizes), strict=False)
         lowered = torch.onnx.export(

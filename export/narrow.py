@@ -11,6 +11,7 @@ still reads in full is cut where it is read, never computed twice. It knows oper
 
 from collections import defaultdict
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch.fx import Graph, Node
@@ -18,7 +19,8 @@ from torch.fx import Graph, Node
 __all__ = ["narrow"]
 
 aten = torch.ops.aten
-# Given a node and the axis of its result that is cut: the inputs that are to be cut, each with its axis; None: not here.
+ASSERTION = aten._assert_tensor_metadata.default  # noqa: SLF001 - torch has no public name for it
+# Given a node and the axis of its result that is cut: the inputs to cut, each with its axis; None: it stops here.
 Rule = Callable[[Node, int], list[tuple[Node, int]] | None]
 
 
@@ -29,19 +31,19 @@ def narrow(graph: Graph) -> int:
     Ensures: the same outputs; assertions on metadata are gone (they speak of the old sizes).
     """
     for node in list(graph.nodes):
-        if node.target is aten._assert_tensor_metadata.default:
+        if node.target is ASSERTION:
             graph.erase_node(node)
     graph.eliminate_dead_code()
     n_smaller = 0
     for node in list(graph.nodes):
-        if node.target is aten.select.int and _rank(node.args[0]) > 1:
+        if node.target is aten.select.int and _rank(_input(node)) > 1:
             n_smaller += _narrow_one(graph, node)
     graph.eliminate_dead_code()
     return n_smaller
 
 
 def _narrow_one(graph: Graph, select: Node) -> int:
-    source, axis, index = select.args
+    source, axis, index = _input(select), _number(select, 1), _number(select, 2)
     rank = _rank(source)
     demands: dict[Node, list[tuple[Node, int]]] = defaultdict(list)  # value -> who reads it cut, and on which axis
     demands[source].append((select, axis % rank))
@@ -69,7 +71,7 @@ def _narrow_one(graph: Graph, select: Node) -> int:
                 cut_out = graph.call_function(aten.slice.Tensor, (value, cut, index, index + 1))
             with graph.inserting_after(cut_out):  # contiguous: else a product copies its weights once an example
                 piece = graph.call_function(aten.contiguous.default, (cut_out,))
-            for reader in {reader: None for reader, axis in readers if axis == cut}:
+            for reader in dict.fromkeys(reader for reader, axis in readers if axis == cut):
                 reader.replace_input_with(value, piece)
     select.update_arg(2, 0)
     return len(smaller)
@@ -78,13 +80,21 @@ def _narrow_one(graph: Graph, select: Node) -> int:
 def _resize(node: Node, axis: int) -> None:
     """Let a reshape ask for one element on ``axis``; every other operation takes its size from its inputs."""
     if node.target in {aten.view.default, aten.reshape.default}:
-        sizes = list(node.args[1])
+        sizes = list(cast("list[object]", node.args[1]))
         sizes[axis] = 1
-        node.update_arg(1, sizes)
+        node.update_arg(1, sizes)  # type: ignore[arg-type]  # sizes are integers and symbols
+
+
+def _input(node: Node, position: int = 0) -> Node:
+    return cast("Node", node.args[position])
+
+
+def _number(node: Node, position: int) -> int:
+    return cast("int", node.args[position])
 
 
 def _shape(node: Node) -> torch.Size:
-    return node.meta["val"].shape
+    return cast("torch.Tensor", node.meta["val"]).shape
 
 
 def _rank(node: Node) -> int:
@@ -107,30 +117,30 @@ def _rows(n_last: Callable[[Node], int]) -> Rule:
     """Operations on the last ``n_last`` axes of their first input, independent along all others."""
 
     def rule(node: Node, axis: int) -> list[tuple[Node, int]] | None:
-        return [(node.args[0], axis)] if axis < _rank(node) - n_last(node) else None
+        return [(_input(node), axis)] if axis < _rank(node) - n_last(node) else None
 
     return rule
 
 
 def _softmax(node: Node, axis: int) -> list[tuple[Node, int]] | None:
-    return None if node.args[1] % _rank(node) == axis else [(node.args[0], axis)]
+    return None if _number(node, 1) % _rank(node) == axis else [(_input(node), axis)]
 
 
 def _transpose(node: Node, axis: int) -> list[tuple[Node, int]]:
     rank = _rank(node)
-    first, second = node.args[1] % rank, node.args[2] % rank
-    return [(node.args[0], {first: second, second: first}.get(axis, axis))]
+    first, second = _number(node, 1) % rank, _number(node, 2) % rank
+    return [(_input(node), {first: second, second: first}.get(axis, axis))]
 
 
 def _matmul(node: Node, axis: int) -> list[tuple[Node, int]] | None:
-    left, right = node.args
+    left, right = _input(node, 0), _input(node, 1)
     same_rank = _rank(left) == _rank(right) == _rank(node)
     return [(left, axis)] if same_rank and axis == _rank(node) - 2 else None
 
 
 def _reshape(node: Node, axis: int) -> list[tuple[Node, int]] | None:
     """A reshape that leaves the axes up to ``axis`` alone."""
-    source = node.args[0]
+    source = _input(node)
     kept = _shape(source)[: axis + 1] == _shape(node)[: axis + 1]
     return [(source, axis)] if kept else None
 
@@ -148,7 +158,7 @@ RULES: dict[object, Rule] = {
     aten.to.dtype: _pointwise,
     aten.contiguous.default: _pointwise,
     aten.linear.default: _rows(lambda _: 1),
-    aten.layer_norm.default: _rows(lambda node: len(node.args[1])),
+    aten.layer_norm.default: _rows(lambda node: len(cast("list[int]", node.args[1]))),
     aten.softmax.int: _softmax,
     aten.transpose.int: _transpose,
     aten.matmul.default: _matmul,

@@ -49,7 +49,7 @@ class _Weights:
             self._offsets[key],
             len(data),
             tensor.dtype,
-            shape=tensor.shape,
+            shape=ir.Shape(tensor.shape.numpy()),
             name=name,
             base_dir=self._path.parent,
         )

@@ -44,7 +44,7 @@ class Tolerance:
     # |theta_runtime - theta_torch| / |theta_torch - theta_0|. Measured 1e-5; AdamW turns a gradient's sign into a full
     # step, so rounding near zero costs more than it does in the loss. The project's promise is 1e-3.
     update: float = 1e-3
-    # Of the largest logit. The logits are those of the final parameters: both errors above, once more through the model.
+    # Of the largest logit. The logits are those of the final parameters: both errors once more through the model.
     logits: float = 1e-3
 
 
@@ -147,7 +147,7 @@ def run_portable(bundle: Path, problem: Problem) -> Outcome:
 
 
 def compare(problem: Problem, expected: Outcome, actual: Outcome) -> tuple[float, float, float]:
-    """Return the largest relative loss error, the update error and the logits' error; NaN where a side is not finite."""
+    """Return the largest relative loss error, the update error and the logits' error; NaN if a side is not finite."""
     loss = _worst(abs(e - a) / abs(e) for e, a in zip(expected.losses, actual.losses, strict=True))
     moved = expected.theta.astype(np.float64) - problem.theta
     apart = actual.theta.astype(np.float64) - expected.theta
@@ -181,5 +181,3 @@ def _worst(errors: Iterable[float]) -> float:
     """Return the largest error; NaN if any is NaN, which ``max`` would hide."""
     values = np.fromiter(errors, np.float64)
     return float(values.max()) if np.isfinite(values).all() else math.nan
-
-

@@ -1,7 +1,7 @@
 """Pass: matrix products take their transposes, factors and sums with them.
 
-``MatMul(a, Transpose(w))`` makes a runtime fold a second copy of the frozen ``w`` into private memory; a factor or a sum
-beside a product is one more walk over memory. ``Gemm`` has all of them as arguments:
+``MatMul(a, Transpose(w))`` makes a runtime fold a second copy of the frozen ``w`` into private memory; a factor or a
+sum beside a product is one more walk over memory. ``Gemm`` has all of them as arguments:
 alpha * op(A) op(B) + beta * C, and reads the one mapped ``w`` for the forward and for the backward.
 
 Laws: exact up to the rounding of one multiplication; two-dimensional products of float32 only; no value that someone
@@ -59,7 +59,7 @@ def _absorb_one(graph: ir.Graph, node: ir.Node, product: _Product) -> None:
 
 def _read(node: ir.Node) -> _Product | None:
     if node.op_type == "Gemm":
-        a, b, *rest = node.inputs
+        a, b, *rest = _inputs(node)
         number = {name: attribute.value for name, attribute in node.attributes.items()}
         return _Product(
             a,
@@ -70,26 +70,28 @@ def _read(node: ir.Node) -> _Product | None:
             float(number.get("alpha", 1.0)),
             float(number.get("beta", 1.0)),
         )
-    if node.op_type == "MatMul" and all(_rank(value) == 2 for value in node.inputs):  # noqa: PLR2004
-        return _Product(node.inputs[0], node.inputs[1])
+    if node.op_type == "MatMul" and all(_rank(value) == 2 for value in _inputs(node)):
+        a, b = _inputs(node)
+        return _Product(a, b)
     return None
 
 
-def _write(graph: ir.Graph, at: ir.Node, product: _Product) -> ir.Node:
-    """Put a Gemm in the place of the node ``at``, whose output it takes over."""
+def _gemm(product: _Product, output: ir.Value, name: str | None) -> ir.Node:
+    """Return the product as a node; ``output`` lends type and shape."""
     inputs = [product.a, product.b] + ([product.c] if product.c is not None else [])
-    attributes = []
-    for name, value in (("transA", product.trans_a), ("transB", product.trans_b)):
-        if value:
-            attributes.append(ir.AttrInt64(name, 1))
-    for name, value in (("alpha", product.alpha), ("beta", product.beta)):
-        if value != 1.0:
-            attributes.append(ir.AttrFloat32(name, value))
-    old = at.outputs[0]
-    gemm = ir.Node("", "Gemm", inputs, attributes, name=at.name)
-    _like(gemm.outputs[0], old, old.shape)
+    attributes = [ir.AttrInt64(n, 1) for n, on in (("transA", product.trans_a), ("transB", product.trans_b)) if on]
+    if product.alpha != 1.0:
+        attributes.append(ir.AttrFloat32("alpha", product.alpha))
+    if product.beta != 1.0 and product.c is not None:
+        attributes.append(ir.AttrFloat32("beta", product.beta))
+    return _like(ir.Node("", "Gemm", inputs, attributes, name=name), output)
+
+
+def _write(graph: ir.Graph, at: ir.Node, product: _Product) -> ir.Node:
+    """Put a Gemm in the place of the node ``at``."""
+    gemm = _gemm(product, at.outputs[0], at.name)
     graph.insert_before(at, gemm)
-    _replace(old, gemm.outputs[0])
+    _replace(at.outputs[0], gemm.outputs[0])
     graph.remove(at, safe=True)
     return gemm
 
@@ -116,16 +118,16 @@ def _source(graph: ir.Graph, value: ir.Value) -> tuple[ir.Value, bool, float]:
     node = value.producer()
     if node is None or value.const_value is not None:
         return value, False, 1.0
+    source = _inputs(node)[0]
     if node.op_type == "Transpose" and list(node.attributes["perm"].as_ints()) == [1, 0]:
-        return node.inputs[0], True, 1.0
+        return source, True, 1.0
     scaled = _scaled(node)
-    if scaled is not None and _same_shape(scaled[0], value):
+    if scaled is not None:
         return scaled[0], False, scaled[1]
-    inner = node.inputs[0].producer() if node.op_type == "Reshape" else None
+    inner = source.producer() if node.op_type == "Reshape" else None
     scaled = _scaled(inner) if inner is not None else None
-    if scaled is not None and _same_shape(scaled[0], inner.outputs[0]):
-        reshape = ir.Node("", "Reshape", [scaled[0], node.inputs[1]], list(node.attributes.values()))
-        _like(reshape.outputs[0], value, value.shape)
+    if scaled is not None:
+        reshape = _like(ir.Node("", "Reshape", [scaled[0], node.inputs[1]], list(node.attributes.values())), value)
         graph.insert_before(node, reshape)
         return reshape.outputs[0], False, scaled[1]
     return value, False, 1.0
@@ -141,12 +143,12 @@ def _after(graph: ir.Graph, gemm: ir.Node, product: _Product) -> tuple[ir.Node, 
     if reader is None:
         return None
     scaled = _scaled(reader)
-    if scaled is not None and scaled[0] is value and _same_shape(value, reader.outputs[0]):
+    if scaled is not None and scaled[0] is value:
         changed = replace(product, alpha=product.alpha * scaled[1], beta=product.beta * scaled[1])
         return _move(graph, gemm, reshape, reader, changed), changed
     if reader.op_type != "Add" or product.c is not None:
         return None
-    other = next((v for v in reader.inputs if v is not value), None)
+    other = next((v for v in _inputs(reader) if v is not value), None)
     if other is None or not (_same_shape(other, value) and _same_shape(value, reader.outputs[0])):
         return None
     if reshape is not None:
@@ -159,41 +161,31 @@ def _after(graph: ir.Graph, gemm: ir.Node, product: _Product) -> tuple[ir.Node, 
 
 def _move(graph: ir.Graph, gemm: ir.Node, reshape: ir.Node | None, reader: ir.Node, product: _Product) -> ir.Node:
     """Let the product (and its reshape) stand where ``reader`` stood."""
-    inputs = [product.a, product.b] + ([product.c] if product.c is not None else [])
-    flags = [ir.AttrInt64(n, 1) for n, on in (("transA", product.trans_a), ("transB", product.trans_b)) if on]
-    factors = [
-        ir.AttrFloat32(n, x)
-        for n, x in (("alpha", product.alpha), ("beta", product.beta))
-        if x != 1.0 and (n == "alpha" or product.c is not None)
-    ]
-    new = ir.Node("", "Gemm", inputs, flags + factors, name=gemm.name)
-    _like(new.outputs[0], gemm.outputs[0], gemm.outputs[0].shape)
+    new = _gemm(product, gemm.outputs[0], gemm.name)
     graph.insert_before(reader, new)
     result = new.outputs[0]
     if reshape is not None:
-        shaped = ir.Node("", "Reshape", [result, reshape.inputs[1]], list(reshape.attributes.values()))
-        _like(shaped.outputs[0], reshape.outputs[0], reshape.outputs[0].shape)
+        inputs = [result, reshape.inputs[1]]
+        shaped = _like(ir.Node("", "Reshape", inputs, list(reshape.attributes.values())), reshape.outputs[0])
         graph.insert_before(reader, shaped)
         result = shaped.outputs[0]
     _replace(reader.outputs[0], result)
-    graph.remove(reader, safe=True)
-    if reshape is not None:
-        graph.remove(reshape, safe=True)
-    graph.remove(gemm, safe=True)
+    for node in (reader, reshape, gemm):  # readers before what they read
+        if node is not None:
+            graph.remove(node, safe=True)
     return new
 
 
 def _reshaped_like(graph: ir.Graph, value: ir.Value, model: ir.Value, before: ir.Node) -> ir.Value | None:
     """Return ``value`` [.., n] as two axes [rows, n] like ``model``; None where n is no constant."""
     node = value.producer()
-    if node is not None and node.op_type == "Reshape" and _same_shape(node.inputs[0], model):
-        return node.inputs[0]
+    if node is not None and node.op_type == "Reshape" and _same_shape(_inputs(node)[0], model):
+        return _inputs(node)[0]
     width = model.shape[1] if model.shape is not None else None
     if not isinstance(width, int):
         return None
     sizes = _constant(graph, f"rows_of_{width}", [-1, width])
-    reshape = ir.Node("", "Reshape", [value, sizes])
-    _like(reshape.outputs[0], model, model.shape)
+    reshape = _like(ir.Node("", "Reshape", [value, sizes]), model)
     graph.insert_before(before, reshape)
     return reshape.outputs[0]
 
@@ -208,13 +200,19 @@ def _constant(graph: ir.Graph, name: str, numbers: list[int]) -> ir.Value:
 
 
 def _scaled(node: ir.Node) -> tuple[ir.Value, float] | None:
-    """Return (x, factor) if the node multiplies x by one constant number."""
+    """Return (x, factor) if the node multiplies x by one constant number and keeps its shape."""
     if node.op_type != "Mul":
         return None
-    for value, other in (node.inputs, node.inputs[::-1]):
-        if other.const_value is not None and other.const_value.size == 1 and value.const_value is None:
-            return value, float(other.const_value.numpy().reshape(-1)[0])
+    left, right = _inputs(node)
+    for value, factor in ((left, right), (right, left)):
+        constant = factor.const_value
+        if constant is not None and constant.size == 1 and value.const_value is None:
+            return (value, float(constant.numpy().reshape(-1)[0])) if _same_shape(value, node.outputs[0]) else None
     return None
+
+
+def _inputs(node: ir.Node) -> list[ir.Value]:
+    return [value for value in node.inputs if value is not None]
 
 
 def _only_reader(value: ir.Value) -> ir.Node | None:
@@ -230,9 +228,10 @@ def _same_shape(left: ir.Value, right: ir.Value) -> bool:
     return left.shape is not None and right.shape is not None and list(left.shape) == list(right.shape)
 
 
-def _like(value: ir.Value, model: ir.Value, shape: ir.Shape | None) -> None:
-    value.dtype = model.dtype
-    value.shape = shape
+def _like(node: ir.Node, model: ir.Value) -> ir.Node:
+    """Return ``node``, its output typed and shaped like ``model``."""
+    node.outputs[0].type, node.outputs[0].shape = model.type, model.shape
+    return node
 
 
 def _replace(old: ir.Value, new: ir.Value) -> None:

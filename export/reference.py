@@ -33,7 +33,7 @@ def run_torch(adapted: Adapted, problem: Problem) -> Outcome:
         for batch in problem.batches:
             optimizer.zero_grad()
             loss = task.loss(model(*_tokens(batch)), torch.from_numpy(batch["labels"]))
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
             nn.utils.clip_grad_norm_(trained, CLIP_GRAD_NORM)
             optimizer.step()
             losses.append(float(loss))

@@ -9,6 +9,7 @@ Source: the recipe and the traps of ``docs/export.md``, measured before this was
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ LEAST = 2
 # No bound that a device could reach; torch wants one to reason with.
 MOST_BATCH = 4096
 
-Decompositions = dict[torch._ops.OpOverload, Callable[..., object]]
+Decompositions = dict[Any, Callable[..., object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Step:
 def trace(model: nn.Module, layout: Sequence[Trainable], *, theta: Tensor, max_tokens: int) -> tuple[Step, Step]:
     """Return the training step and the evaluation step of a model with an adapter.
 
-    Requires: ``model(input_ids, attention_mask)`` -> logits, dropout 0, eager attention; ``layout`` in the order of theta.
+    Requires: ``model(input_ids, attention_mask)`` -> logits, dropout 0, eager attention; ``layout`` in theta's order.
     Ensures: train -> (loss [], grad [n_params]); evaluate -> (logits [batch, n_labels],); both with symbolic batch and
     sequence, free of assertions and of dead code.
     """
@@ -94,16 +95,19 @@ def _example() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _forward(model: nn.Module, tokens: tuple[Tensor, ...], max_tokens: int) -> ExportedProgram:
-    """Return the forward as a graph of core operations. Its Python is gone, which the model's own mask code needs (step 2, 3)."""
+    """Return the forward as a graph of core operations; the model's own mask code cannot be differentiated as it is."""
     sizes = {0: Dim("batch", min=LEAST, max=MOST_BATCH), 1: Dim("seq", min=LEAST, max=max_tokens)}
     program = export(task.Classifier(model), tokens, dynamic_shapes=(sizes, sizes), strict=False)
     narrow(program.graph_module.graph)
     program.graph_module.recompile()
     # Decomposing BEFORE differentiating: otherwise batch and sequence are baked into the backward.
-    return program.run_decompositions()
+    decomposed: ExportedProgram = program.run_decompositions()
+    return decomposed
 
 
-def _plain(function: Callable[..., object], frozen: list[Tensor], theta: Tensor, batch: tuple[Tensor, ...]) -> GraphModule:
+def _plain(
+    function: Callable[..., object], frozen: list[Tensor], theta: Tensor, batch: tuple[Tensor, ...]
+) -> GraphModule:
     """Return ``function`` as a graph of core ATen operations with symbolic sizes."""
     table: Decompositions = {**core_aten_decompositions(), **decompositions.TABLE}
     tracer = make_fx(function, decomposition_table=table, tracing_mode="symbolic", _allow_non_fake_inputs=True)

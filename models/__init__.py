@@ -1,0 +1,1 @@
+"""Foundation-model families, adapters, tasks and sample data. torch lives here and in ``export`` only."""

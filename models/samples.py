@@ -49,6 +49,8 @@ def sample_folder(name: str) -> Path:
         raise ConfigError(message)
     folder = Path(next(iter(spec.submodule_search_locations))) / sample.subfolder
     if not (folder / "config.json").is_file():
-        message = f"the package {sample.package} holds no model at {sample.subfolder}/: pip install {sample.requirement}"
+        message = (
+            f"the package {sample.package} holds no model at {sample.subfolder}/: pip install {sample.requirement}"
+        )
         raise ConfigError(message)
     return folder

@@ -118,9 +118,8 @@ def _download(folder: Path) -> None:
 
 def _read_archive(archive: Path) -> dict[str, bytes]:
     """Return the four texts by domain, read in memory: no member decides where anything is written."""
-    with zipfile.ZipFile(archive) as outer:
-        with outer.open(INNER) as file:
-            inner = file.read(MAX_INNER_BYTES + 1)
+    with zipfile.ZipFile(archive) as outer, outer.open(INNER) as packed:
+        inner = packed.read(MAX_INNER_BYTES + 1)
     if len(inner) > MAX_INNER_BYTES:
         message = f"{archive}: {INNER} is longer than {MAX_INNER_BYTES} bytes"
         raise TrustError(message)
@@ -140,7 +139,7 @@ def _examples(data: bytes) -> list[tuple[str, str, int]]:
     """Return (id, text, label) of every sentence that was rated clearly, each text once."""
     examples, seen = [], set()
     for line in data.decode("utf-8", "replace").splitlines():
-        number, rating, text = (line.split("\t", 2) + ["", ""])[:3]
+        number, rating, text = [*line.split("\t", 2), "", ""][:3]
         text = text.strip()
         if not text or text in seen or abs(float(rating)) < LEAST_RATING:
             continue

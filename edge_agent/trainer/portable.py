@@ -8,8 +8,10 @@ runtime itself, see docs/export.md for both in MB. It does not optimise, clip or
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
-from typing import TYPE_CHECKING, Any, Final
+import sys
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
@@ -17,7 +19,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from protocol.errors import BundleError, ConfigError, EdgefoldError, EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     import numpy as np
@@ -35,6 +37,7 @@ _PROVIDERS: Final = ["CPUExecutionProvider"]
 _EXTEND_AS_REQUESTED: Final = 1
 # Split a free block for a smaller tensor when more than this would lie idle; the default is 128 MB, which never splits.
 _MAX_IDLE_BYTES: Final = 4096
+_MADV_DONTNEED: Final = 4  # <sys/mman.h>; of a private read-only file mapping it drops the mapping, not the data
 _ERRORS_ONLY: Final = 3  # onnxruntime's severity: its warnings are for graph authors
 
 # onnxruntime's exceptions share no base of their own; each is blamed here. A table is read from the top.
@@ -61,6 +64,7 @@ class PortableEngine:
         self._train_path, self._evaluate_path, self._threads = train, evaluate, threads
         self._train: ort.InferenceSession | None = None
         self._evaluate: ort.InferenceSession | None = None
+        self._weights: _MappedWeights | None = None
 
     @classmethod
     def open(cls, folder: Path, manifest: Manifest, *, threads: int) -> PortableEngine:
@@ -87,8 +91,8 @@ class PortableEngine:
             EngineError: the runtime failed, for instance for want of memory.
         """
         if self._train is None:
-            self._train = _session(self._train_path, self._threads)
-        loss, gradient = _run(self._train, ["loss", "grad"], theta, batch)
+            self._train, self._weights = _session(self._train_path, self._threads), None
+        loss, gradient = self._run(self._train, ["loss", "grad"], theta, batch)
         return float(loss), gradient
 
     def logits(self, theta: NDArray[np.float32], batch: Batch) -> NDArray[np.float32]:
@@ -98,17 +102,21 @@ class PortableEngine:
             BundleError, ConfigError, EngineError: as ``loss_and_gradient``.
         """
         if self._evaluate is None:
-            self._evaluate = _session(self._evaluate_path, self._threads)
-        result: NDArray[np.float32] = _run(self._evaluate, ["logits"], theta, batch)[0]
+            self._evaluate, self._weights = _session(self._evaluate_path, self._threads), None
+        result: NDArray[np.float32] = self._run(self._evaluate, ["logits"], theta, batch)[0]
         return result
 
-
-def _run(session: ort.InferenceSession, outputs: list[str], theta: NDArray[np.float32], batch: Batch) -> list[Any]:
-    wanted = {value.name for value in session.get_inputs()}
-    feeds = {"theta": theta, **{name: array for name, array in batch.items() if name in wanted}}
-    with _translated("a batch", _WHILE_RUNNING):
-        result: list[Any] = session.run(outputs, feeds)
-    return result
+    def _run(
+        self, session: ort.InferenceSession, outputs: list[str], theta: NDArray[np.float32], batch: Batch
+    ) -> list[Any]:
+        wanted = {value.name for value in session.get_inputs()}
+        feeds = {"theta": theta, **{name: array for name, array in batch.items() if name in wanted}}
+        with _translated("a batch", _WHILE_RUNNING):
+            result: list[Any] = session.run(outputs, feeds)
+        if self._weights is None:  # the first run of a session: now its mappings are there
+            self._weights = _MappedWeights(self._train_path.parent)
+        self._weights.let_go()
+        return result
 
 
 def _session(path: Path, threads: int) -> ort.InferenceSession:
@@ -129,6 +137,58 @@ def _session(path: Path, threads: int) -> ort.InferenceSession:
     options.add_session_config_entry("session.use_env_allocators", "1")
     with _translated(path.name, _WHILE_LOADING):
         return ort.InferenceSession(str(path), options, providers=_PROVIDERS)
+
+
+class _MappedWeights:
+    """Lets go of the mapped pages of a bundle's weights between steps; the next step maps those that it touches.
+
+    The kernel maps sixteen pages for each one that is read, so after some batches the whole table of word embeddings
+    counts as this process's memory, of which one batch reads a twentieth. The pages stay in the kernel's cache: a step
+    pays about a millisecond to map its own again. Only pages that were never written are let go, since those alone
+    come back as they were. Linux only; elsewhere nothing happens and nothing is wrong.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Find the mappings of files in ``folder``; made after a session's first run, when they are all there."""
+        self._advise = _libc_madvise()
+        self._ranges = _clean_mappings(f"{folder.resolve()}/") if self._advise is not None else []
+
+    def let_go(self) -> None:
+        """Drop the mapped pages."""
+        if self._advise is not None:
+            for start, n_bytes in self._ranges:
+                self._advise(start, n_bytes, _MADV_DONTNEED)
+
+
+def _clean_mappings(prefix: str) -> list[tuple[int, int]]:
+    """Return (address, length) of every private mapping of a file below ``prefix`` of which no page was written.
+
+    Source: proc_pid_smaps(5): a line per mapping, then its counts; "Anonymous" are pages that are the process's own.
+    """
+    found: list[tuple[int, int]] = []
+    here: tuple[int, int] | None = None
+    with contextlib.suppress(OSError), open("/proc/self/smaps", encoding="utf-8", errors="replace") as maps:  # noqa: PTH123
+        for line in maps:
+            fields = line.split(maxsplit=5)
+            if "-" in fields[0]:
+                is_ours = len(fields) == 6 and fields[5].startswith(prefix)
+                start, end = (int(part, 16) for part in fields[0].split("-"))
+                here = (start, end - start) if is_ours else None
+            elif here is not None and fields[0] == "Anonymous:" and fields[1] == "0":
+                found.append(here)
+    return found
+
+
+@functools.cache
+def _libc_madvise() -> Callable[[int, int, int], int] | None:
+    if sys.platform != "linux":
+        return None
+    try:
+        function = ctypes.CDLL(None, use_errno=True).madvise
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return cast("Callable[[int, int, int], int]", function)
 
 
 @functools.cache
