@@ -43,6 +43,7 @@ __all__ = [
     "UpdateContent",
     "Work",
     "body_of",
+    "kind_of",
     "pack_body",
     "pack_content",
     "pack_envelope",

@@ -76,15 +76,20 @@ def _read_job() -> Job:
         if job_type is None:
             raise ConfigError(f"unknown job kind {str(message.get('kind'))[:64]!r}")
         return structure(job_type, message, lenient_floats=True)
-    except (FieldError, ValueError, AttributeError) as error:
+    except (FieldError, ValueError, AttributeError, RecursionError) as error:
         raise ConfigError(f"not a job: {error}") from error
 
 
 def _do(job: Job, say: Say, *, started: float) -> object:
+    # Read by the libraries when they load. numpy's BLAS would take a buffer for each core, for products that we never
+    # ask it for; the tokenizers would use every core of the device for what is a moment on one.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    os.environ["RAYON_NUM_THREADS"] = str(job.threads)
     try:
         from edge_agent.trainer import jobs  # noqa: PLC0415 - numpy and the runtime load after the limits are set
     except ImportError as error:  # not installed here, or its libraries do not fit into the memory limit
-        raise EngineError(f"the ML runtime cannot be loaded: {error}") from error
+        why = str(error).strip().splitlines()[-1:]  # numpy explains itself over a page
+        raise EngineError(f"the ML runtime cannot be loaded, for want of it or of memory: {' '.join(why)}") from error
     match job:
         case TrainJob():
             return jobs.train(job, say, started=started)

@@ -73,7 +73,8 @@ def tokenise(examples: Sequence[Example], *, tokenizer_file: Path, pad_id: int, 
     for start in range(0, len(examples), _TOKENISE_CHUNK):
         texts = [example.text for example in examples[start : start + _TOKENISE_CHUNK]]
         encoded = tokenizer.encode_batch_fast(texts)
-        ids.extend(np.array(one.ids or [pad_id], np.int32) for one in encoded)
+        # Cut again: the library does not truncate at all below the number of its own marks.
+        ids.extend(np.array(one.ids[:max_tokens] or [pad_id], np.int32) for one in encoded)
     labels = np.array([example.label for example in examples], np.int64)  # [n]
     return TokenisedSet(ids=ids, labels=labels, pad_id=pad_id)
 

@@ -1,0 +1,151 @@
+"""The rules of the house that no other tool checks: names, exports, what may be loaded where."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("protocol", "host", "models", "export", "edge_agent", "aggregator", "deploy")
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+MODULES = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in FILES}
+TEXT_FILES = [*FILES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py"))]
+
+SERVICE_AND_TRAINING = (
+    "torch",
+    "onnx",
+    "onnxscript",
+    "onnx_ir",
+    "transformers",
+    "peft",
+    "sqlalchemy",
+    "alembic",
+    "iotcore",
+)
+ML_RUNTIME = ("numpy", "onnxruntime", "tokenizers")
+
+
+def loaded_by(statement: str, suspects: tuple[str, ...]) -> list[str]:
+    """Return which of ``suspects`` a fresh process has loaded after ``statement``."""
+    script = f"import sys\n{statement}\nprint(*[name for name in {suspects!r} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60, cwd=ROOT
+    )
+    return done.stdout.split()
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(FILES) > 20
+
+
+@pytest.mark.parametrize("path", FILES, ids=MODULES.get)
+def test_a_modules_exports_are_what_it_says(path: Path) -> None:
+    if path.name == "__main__.py" or "migrations" in path.parts:
+        pytest.skip("importing it would run it")
+    module = importlib.import_module(MODULES[path])
+    exported = getattr(module, "__all__", [])
+    assert len(set(exported)) == len(exported)
+    assert [name for name in exported if not hasattr(module, name)] == []
+    assert [name for name in exported if name.startswith("_")] == []
+
+
+@pytest.mark.parametrize("path", [*FILES, ROOT / "edgefold.py"], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_module_takes_from_another_only_what_that_one_exports(path: Path) -> None:
+    modules = set(MODULES.values())
+    inner = [
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module in modules
+        for alias in node.names
+        if f"{node.module}.{alias.name}" not in modules
+        and alias.name not in getattr(importlib.import_module(node.module), "__all__", [])
+    ]
+    assert inner == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=MODULES.get)
+def test_a_module_begins_with_its_purpose(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text("utf-8"))) is not None
+
+
+def test_no_module_is_a_drawer() -> None:
+    drawers = re.compile(r"(utils?|helpers?|common|manager|base|misc)")
+    assert [str(path) for path in FILES if drawers.fullmatch(path.stem) or drawers.fullmatch(path.parent.name)] == []
+
+
+def test_a_todo_names_an_issue() -> None:
+    nameless = re.compile(r"\b(TODO|FIXME|XXX)\b(?!\(#\d+\))")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in TEXT_FILES
+        if path != Path(__file__)
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1)
+        if nameless.search(line)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if MODULES[path].startswith("protocol")], ids=MODULES.get)
+def test_the_protocol_has_no_clock_no_socket_and_no_files(path: Path) -> None:
+    forbidden = {
+        "time",
+        "datetime",
+        "socket",
+        "ssl",
+        "os",
+        "io",
+        "pathlib",
+        "tempfile",
+        "subprocess",
+        "threading",
+        "random",
+    }
+    tree = ast.parse(path.read_text("utf-8"))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in imported} & forbidden == set()
+    calls = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert calls & {"open", "print", "input", "eval", "exec"} == set()
+
+
+def test_only_the_codec_of_the_protocol_needs_numpy() -> None:
+    names = [name for name in MODULES.values() if name.startswith("protocol") and name != "protocol.codec"]
+    assert loaded_by(f"import {', '.join(names)}", ML_RUNTIME) == []
+    assert loaded_by("import protocol.codec", ("numpy",)) == ["numpy"]
+
+
+def test_the_host_loads_no_runtime() -> None:
+    names = [name for name in MODULES.values() if name.startswith("host") and name != "host.arrays"]
+    assert loaded_by(f"import {', '.join(names)}", ML_RUNTIME + SERVICE_AND_TRAINING) == []
+
+
+def test_the_idle_agent_loads_neither_a_runtime_nor_numpy() -> None:
+    modules = [
+        name
+        for name in MODULES.values()
+        if name.startswith("edge_agent") and not name.startswith("edge_agent.trainer") and not name.endswith("__main__")
+    ]
+    assert "edge_agent.app" in modules
+    assert loaded_by(f"import {', '.join(modules)}", ML_RUNTIME + SERVICE_AND_TRAINING) == []
+
+
+def test_the_trainer_loads_no_training_framework_and_no_service() -> None:
+    assert loaded_by("import edge_agent.trainer.jobs", SERVICE_AND_TRAINING) == []
+    assert loaded_by("import edge_agent.trainer.__main__", ML_RUNTIME) == []
+
+
+def test_the_front_door_loads_nothing_heavy() -> None:
+    heavy = (*ML_RUNTIME, *SERVICE_AND_TRAINING, "rich", "paho", "cryptography")
+    assert loaded_by("import edgefold", heavy) == []
+
+
+def test_the_aggregator_loads_no_training_framework() -> None:
+    run_when_imported = ("__main__", "migrations")
+    modules = [n for n in MODULES.values() if n.startswith("aggregator") and not any(r in n for r in run_when_imported)]
+    assert loaded_by(f"import {', '.join(modules)}", ("torch", "onnx", "transformers", "peft", "onnxruntime")) == []
