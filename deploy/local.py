@@ -1,7 +1,6 @@
 """A whole fleet on this machine: broker, aggregator and agents as real processes on loopback, each with its own folder.
 
-    folder/broker/          its configuration and state
-    folder/aggregator/      aggregator.toml, devices.toml, service.key, state/
+    folder/aggregator/      aggregator.toml, broker.toml, devices.toml, service.key, state/, broker/
     folder/devices/<id>/    agent.toml, device.key, state/
     folder/logs/<name>.log  what each process printed
 
@@ -83,14 +82,14 @@ class LocalFleet:
         """Write all configuration and keys; start nothing yet."""
         self.spec = spec
         shutil.rmtree(spec.folder, ignore_errors=True)
-        for name in ("broker", "aggregator", "devices", "logs"):
+        for name in ("aggregator", "devices", "logs"):
             make_folder(spec.folder / name)
-        self._port = free_port()
+        self.port = free_port()
         self._service_key = SigningKey.generate()
         self.processes: dict[str, Supervised] = {}
         self.broker_kind = ""  # known once the broker has started
-        self._write_broker()
-        self._write_aggregator(self._write_devices())
+        self.public_keys = self._write_devices()
+        self._write_service(self.public_keys)
 
     def __enter__(self) -> Self:
         """Start broker, aggregator and agents, and wait until the first two answer."""
@@ -163,12 +162,6 @@ class LocalFleet:
     def _add(self, name: str, *arguments: str) -> None:
         self.processes[name] = Supervised(name, arguments, self.spec.folder / "logs" / f"{name}.log")
 
-    def _write_broker(self) -> None:
-        folder = self.spec.folder / "broker"
-        settings = {"broker": {"kind": self.spec.broker, "host": "127.0.0.1", "port": self._port, "folder": "state"}}
-        _write_toml(folder / "broker.toml", settings)
-        self._add("broker", "broker", "--config", str(folder / "broker.toml"))
-
     def _write_devices(self) -> dict[str, str]:
         public_keys = {}
         for device, data in self.spec.devices.items():
@@ -184,14 +177,14 @@ class LocalFleet:
                     "service_key": self._service_key.public.raw.hex(),
                     "bundles": [str(self.spec.bundle.resolve())],
                 },
-                "broker": {"url": f"mqtt://127.0.0.1:{self._port}"},
+                "broker": {"url": f"mqtt://127.0.0.1:{self.port}"},
                 "data": {"train": str(data.resolve())},
                 "trainer": {"threads": self.spec.threads},
             }
             _write_toml(folder / "agent.toml", settings)
         return public_keys
 
-    def _write_aggregator(self, public_keys: dict[str, str]) -> None:
+    def _write_service(self, public_keys: dict[str, str]) -> None:
         folder = self.spec.folder / "aggregator"
         save_key(folder / "service.key", self._service_key)
         _write_toml(folder / "devices.toml", {"devices": public_keys})
@@ -207,18 +200,23 @@ class LocalFleet:
         }
         if self.spec.sets:
             task["evaluation"] = {"sets": {name: str(path.resolve()) for name, path in self.spec.sets.items()}}
-        settings = {
+        settings: dict[str, Any] = {
             "service": {
                 "fleet": FLEET_NAME,
                 "folder": "state",
                 "key": "service.key",
                 "keep_folded_updates": self.spec.keep_updates,
             },
-            "broker": {"url": f"mqtt://127.0.0.1:{self._port}"},
+            "broker": {"url": f"mqtt://127.0.0.1:{self.port}"},
             "devices": {"registry": "devices.toml"},
             "task": [task],
         }
         _write_toml(self.aggregator_config, settings)
+        # The broker runs apart, so that either can die without the other.
+        settings["service"] = {**settings["service"], "folder": "broker"}
+        settings["broker"] = {"kind": self.spec.broker, "host": "127.0.0.1", "port": self.port}
+        _write_toml(folder / "broker.toml", settings)
+        self._add("broker", "broker", "--config", str(folder / "broker.toml"))
         self._add("aggregator", "serve", "--config", str(self.aggregator_config))
         for device in self.spec.devices:
             config = self.spec.folder / "devices" / device / "agent.toml"

@@ -1,0 +1,1 @@
+"""One question a file: prints JSON, draws a picture, names the peers measured in the same run."""
