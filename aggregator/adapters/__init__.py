@@ -1,0 +1,1 @@
+"""The aggregator's hands: database, blobs, evaluation, registry, broker; each implements a port."""

@@ -1,0 +1,64 @@
+"""Blobs as files in one folder, named by the SHA-256 of their content.
+
+Laws: what ``put`` returned is durable; what ``get`` returns is what its name says; names are ours (hex), so no name can
+leave the folder. A blob that no row names is an orphan of a crash and goes at the next start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING, Final
+
+from host.durable import make_folder, read_bytes, remove, sweep, write_bytes
+from protocol.errors import LocalProtocolError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+    from pathlib import Path
+
+__all__ = ["FolderBlobStore"]
+
+_NAME: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class FolderBlobStore:
+    """Implements ``aggregator.ports.BlobStore``."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use ``folder``, which is made if it is missing."""
+        self._folder = make_folder(folder)
+
+    def put(self, data: bytes) -> str:
+        """Keep ``data`` durably and return its name."""
+        name = hashlib.sha256(data).hexdigest()
+        write_bytes(self._folder / name, data)
+        return name
+
+    def get(self, name: str, *, max_bytes: int) -> bytes:
+        """Return the bytes of ``name``, checked against it."""
+        path = self._path(name)
+        try:
+            data = read_bytes(path, max_bytes=max_bytes)
+        except FileNotFoundError as error:
+            raise StorageError(f"{path}: missing") from error
+        if hashlib.sha256(data).hexdigest() != name:
+            raise StorageError(f"{path}: its content has changed")
+        return data
+
+    def remove(self, name: str) -> None:
+        """Forget ``name``, if it is there."""
+        remove(self._path(name))
+
+    def keep_only(self, names: AbstractSet[str]) -> int:
+        """Remove every other blob, and what interrupted writes left; return how many blobs went."""
+        sweep(self._folder)
+        orphans = [p for p in self._folder.iterdir() if _NAME.fullmatch(p.name) and p.name not in names]
+        for path in orphans:
+            remove(path)
+        return len(orphans)
+
+    def _path(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise LocalProtocolError(f"{name[:80]!r} is no name of a blob")
+        return self._folder / name

@@ -1,0 +1,54 @@
+"""The database's schema as a row of revisions (Alembic), applied by ``upgrade`` when the service starts.
+
+Laws: revisions are only ever added. Alembic costs 11 MB of memory, so ``sql_store`` asks ``is_current`` first, and the
+service lets a child process (``python -m aggregator.adapters.migrations DATABASE``) do the upgrade.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from protocol.errors import StorageError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+__all__ = ["HEAD", "is_current", "upgrade"]
+
+HEAD: Final = "0001"
+
+
+def is_current(database: Path) -> bool:
+    """Return whether ``database`` is there and of the newest revision.
+
+    Raises:
+        StorageError: it is no database of ours, or made by a newer edgefold.
+    """
+    if not database.exists():
+        return False
+    try:
+        with closing(sqlite3.connect(database)) as connection:
+            names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+            if "alembic_version" not in names:
+                return False
+            revision = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    except sqlite3.Error as error:
+        raise StorageError(f"{database}: not a database of edgefold: {error}") from error
+    if revision is not None and revision[0] > HEAD:
+        raise StorageError(f"{database}: revision {revision[0]} was made by a newer edgefold, this one knows {HEAD}")
+    return revision is not None and revision[0] == HEAD
+
+
+def upgrade(connection: Connection) -> None:
+    """Bring the database behind ``connection`` to the newest revision, or, interrupted, leave it as it was."""
+    from alembic import command  # noqa: PLC0415 - 11 MB that the running service does without
+    from alembic.config import Config  # noqa: PLC0415
+
+    connection.exec_driver_sql("BEGIN IMMEDIATE")  # Python's driver begins none before DDL
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

@@ -1,0 +1,352 @@
+"""The store in SQL: SQLAlchemy Core on SQLite, write-ahead log, synchronous=FULL.
+
+Laws: every writing method is one transaction that a power cut cannot halve; foreign SQL errors leave as
+``StorageError``, at one boundary; the service's thread writes, other processes (``edgefold task show``) may read.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from sqlalchemy import ColumnElement, Engine, and_, create_engine, event, func, select
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import SQLAlchemyError
+
+from aggregator.adapters import migrations
+from aggregator.adapters.tables import EVALUATIONS, PARTICIPANTS, REFUSALS, ROUNDS, TASKS, UPDATES, VERSIONS
+from aggregator.core.records import (
+    Evaluation,
+    RoundRecord,
+    RoundSummary,
+    SetScore,
+    TaskRecord,
+    Traffic,
+    UpdateRecord,
+    VersionRecord,
+)
+from aggregator.core.rounds import fire
+from protocol.errors import StorageError
+from protocol.fields import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from sqlalchemy import Connection, Table
+
+    from aggregator.core.rounds import RoundEvent
+    from protocol.messages import Reason
+
+__all__ = ["SqlStore", "upgrade_database"]
+
+_BUSY_TIMEOUT_MS: Final = 5000  # a reader never blocks us; only a checkpoint or a backup does, for milliseconds
+
+R = TypeVar("R", TaskRecord, RoundRecord, UpdateRecord)
+
+
+def upgrade_database(database: Path) -> None:
+    """Make the database, or bring it to the newest revision.
+
+    Raises:
+        StorageError: it cannot be written, or is no database of ours.
+    """
+    if migrations.is_current(database):
+        return
+    engine = _engine(database)
+    try:
+        with _translated(database), engine.begin() as connection:
+            migrations.upgrade(connection)
+    finally:
+        engine.dispose()
+
+
+class SqlStore:
+    """Implements ``aggregator.ports.Store`` on an upgraded database; ``close`` it at the end."""
+
+    def __init__(self, database: Path) -> None:
+        """Open ``database``.
+
+        Raises:
+            StorageError: it is not there or not of the newest revision; see ``upgrade_database``.
+        """
+        if not migrations.is_current(database):
+            raise StorageError(f"{database}: no database of the newest revision; edgefold serve makes it")
+        self._database = database
+        self._engine = _engine(database)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    # -- reads -------------------------------------------------------------------------------------------------------
+
+    def tasks(self) -> tuple[TaskRecord, ...]:
+        """Return all tasks by name."""
+        return tuple(self._records(TaskRecord, TASKS, order=TASKS.c.task))
+
+    def task(self, task: str) -> TaskRecord | None:
+        """Return the task, or None."""
+        return self._first(TaskRecord, TASKS, TASKS.c.task == task)
+
+    def rounds(self, task: str) -> tuple[RoundRecord, ...]:
+        """Return the task's rounds, oldest first."""
+        return tuple(self._records(RoundRecord, ROUNDS, ROUNDS.c.task == task, order=ROUNDS.c.round))
+
+    def latest_round(self, task: str) -> RoundRecord:
+        """Return the task's newest round."""
+        latest = self._first(RoundRecord, ROUNDS, ROUNDS.c.task == task, order=ROUNDS.c.round.desc())
+        if latest is None:
+            raise StorageError(f"{self._database}: task {task} has no round")
+        return latest
+
+    def latest_version(self, task: str) -> VersionRecord:
+        """Return the task's newest version."""
+        versions = self._versions(task, limit=1)
+        if not versions:
+            raise StorageError(f"{self._database}: task {task} has no version")
+        return versions[0]
+
+    def versions(self, task: str) -> tuple[VersionRecord, ...]:
+        """Return the task's versions, oldest first."""
+        return tuple(reversed(self._versions(task)))
+
+    def is_joined(self, task: str, round_: int, device: str) -> bool:
+        """Return whether the device takes part in the round."""
+        return self._count(PARTICIPANTS, _of_device(PARTICIPANTS, task, round_, device)) > 0
+
+    def n_joined(self, task: str, round_: int) -> int:
+        """Return how many devices take part in the round."""
+        return self._count(PARTICIPANTS, _of_round(PARTICIPANTS, task, round_))
+
+    def taken(self, update_id: bytes) -> UpdateRecord | None:
+        """Return the accepted update with this id."""
+        return self._first(UpdateRecord, UPDATES, UPDATES.c.update_id == update_id)
+
+    def taken_from(self, task: str, round_: int, device: str) -> UpdateRecord | None:
+        """Return the device's accepted update of the round."""
+        return self._first(UpdateRecord, UPDATES, _of_device(UPDATES, task, round_, device))
+
+    def updates(self, task: str, round_: int) -> tuple[UpdateRecord, ...]:
+        """Return the round's accepted updates, by device."""
+        return tuple(self._records(UpdateRecord, UPDATES, _of_round(UPDATES, task, round_), order=UPDATES.c.device))
+
+    def summary(self, task: str, round_: int) -> RoundSummary:
+        """Return the sums over a round's participants and updates."""
+        p, u = PARTICIPANTS.c, UPDATES.c
+        joined = select(func.count(), func.sum(p.up_bytes), func.sum(p.down_bytes))
+        taken = select(func.count(), func.max(u.train_s), func.sum(u.loss * u.n_examples), func.sum(u.n_examples))
+        with self._reading() as connection:
+            n_joined, up, down = connection.execute(joined.where(_of_round(PARTICIPANTS, task, round_))).one()
+            n_taken, train_s, loss, n = connection.execute(taken.where(_of_round(UPDATES, task, round_))).one()
+        return RoundSummary(
+            n_participants=n_joined,
+            n_updates=n_taken,
+            train_s_max=train_s or 0.0,
+            loss=loss / n if n else None,
+            bytes_up=up or 0,
+            bytes_down=down or 0,
+        )
+
+    def evaluations(self, task: str) -> dict[int, Evaluation]:
+        """Return the metrics of the task's versions that have any."""
+        query = select(EVALUATIONS).where(EVALUATIONS.c.task == task)
+        sets: dict[int, dict[str, SetScore]] = {}
+        wall_s: dict[int, float] = {}
+        with self._reading() as connection:
+            for row in connection.execute(query.order_by(EVALUATIONS.c.version, EVALUATIONS.c.set_name)).mappings():
+                score = SetScore(accuracy=row["accuracy"], loss=row["loss"], n_examples=row["n_examples"])
+                sets.setdefault(row["version"], {})[row["set_name"]] = score
+                wall_s[row["version"]] = row["wall_s"]
+        return {v: Evaluation(task=task, version=v, sets=sets[v], wall_s=wall_s[v]) for v in sets}
+
+    def refusals(self, task: str) -> dict[str, int]:
+        """Return how often each reason was counted for ``task``; ``""`` for messages of no known task."""
+        query = select(REFUSALS.c.reason, REFUSALS.c["count"]).where(REFUSALS.c.task == task)
+        with self._reading() as connection:
+            return {row.reason: row[1] for row in connection.execute(query.order_by(REFUSALS.c.reason))}
+
+    def blobs_in_use(self, *, keep_folded: bool) -> set[str]:
+        """Return the names of the blobs that rows need."""
+        needed = ["accepted", "folded"] if keep_folded else ["accepted"]
+        updates = select(UPDATES.c.blob).where(UPDATES.c.status.in_(needed))
+        with self._reading() as connection:
+            names = {name for (name,) in connection.execute(updates)}
+            for (state,) in connection.execute(select(VERSIONS.c.state)):
+                names |= set(json.loads(state).values())
+        return names
+
+    # -- transactions ------------------------------------------------------------------------------------------------
+
+    def add_task(self, task: TaskRecord, version: VersionRecord, first_round: RoundRecord) -> None:
+        """Keep a new task with version 0 and its first round."""
+        with self._writing() as connection:
+            connection.execute(TASKS.insert(), plain(task))
+            connection.execute(VERSIONS.insert(), _version_row(version))
+            connection.execute(ROUNDS.insert(), plain(first_round))
+
+    def join(self, task: str, round_: int, device: str, *, traffic: Traffic, unix_s: float) -> None:
+        """Keep that the device takes part, if it is not known, and count its traffic."""
+        row = {"task": task, "round": round_, "device": device, "joined_unix_s": unix_s, "up_bytes": 0, "down_bytes": 0}
+        with self._writing() as connection:
+            connection.execute(insert(PARTICIPANTS).values(row).on_conflict_do_nothing())
+            _count_traffic(connection, task, round_, device, traffic)
+
+    def accept(self, update: UpdateRecord, *, traffic: Traffic, unix_s: float) -> None:
+        """Keep an update."""
+        with self._writing() as connection:
+            _fire(connection, update.task, update.round, "update-accepted")
+            connection.execute(UPDATES.insert(), {**plain(update), "taken_unix_s": unix_s})
+            _count_traffic(connection, update.task, update.round, update.device, traffic)
+
+    def refuse(
+        self, reason: Reason, *, task: str = "", round_: int = 0, device: str = "", traffic: Traffic | None = None
+    ) -> None:
+        """Count a refusal, for the task if it is a known one, and the traffic if the device takes part in the round."""
+        counted = insert(REFUSALS).values(task=task, reason=reason, count=1)
+        counted = counted.on_conflict_do_update(
+            index_elements=["task", "reason"], set_={"count": REFUSALS.c["count"] + 1}
+        )
+        with self._writing() as connection:
+            connection.execute(counted)
+            _count_traffic(connection, task, round_, device, traffic or Traffic())
+
+    def start_closing(self, task: str, round_: int, round_event: RoundEvent) -> None:
+        """Fix the round's updates for the reason ``round_event``: no other is taken from here on."""
+        with self._writing() as connection:
+            _fire(connection, task, round_, round_event)
+
+    def fold(
+        self, task: str, round_: int, *, version: VersionRecord, next_round: RoundRecord | None, unix_s: float
+    ) -> None:
+        """Close the round by its version and open the next, or finish the task if there is none."""
+        with self._writing() as connection:
+            _fire(connection, task, round_, "folded", closed_unix_s=unix_s)
+            connection.execute(VERSIONS.insert(), _version_row(version))
+            connection.execute(UPDATES.update().where(_of_round(UPDATES, task, round_)).values(status="folded"))
+            if next_round is None:
+                connection.execute(TASKS.update().where(TASKS.c.task == task).values(state="finished"))
+            else:
+                connection.execute(ROUNDS.insert(), plain(next_round))
+
+    def abandon(self, task: str, round_: int, *, next_round: RoundRecord, unix_s: float) -> None:
+        """Close the round without a version, discard its updates and open the next."""
+        with self._writing() as connection:
+            _abandon(connection, task, round_, unix_s)
+            connection.execute(ROUNDS.insert(), plain(next_round))
+
+    def reopen(self, task: str, next_round: RoundRecord) -> None:
+        """Go on with a finished task that was given more rounds."""
+        with self._writing() as connection:
+            connection.execute(TASKS.update().where(TASKS.c.task == task).values(state="open"))
+            connection.execute(ROUNDS.insert(), plain(next_round))
+
+    def finish(self, task: str, round_: int, *, unix_s: float) -> None:
+        """End a task that was given fewer rounds than it has; its open round is abandoned."""
+        with self._writing() as connection:
+            _abandon(connection, task, round_, unix_s)
+            connection.execute(TASKS.update().where(TASKS.c.task == task).values(state="finished"))
+
+    def add_evaluation(self, evaluation: Evaluation) -> None:
+        """Keep a version's metrics, in place of older ones."""
+        common = {"task": evaluation.task, "version": evaluation.version, "wall_s": evaluation.wall_s}
+        rows = [{**common, "set_name": name, **plain(score)} for name, score in evaluation.sets.items()]
+        of_version = and_(EVALUATIONS.c.task == evaluation.task, EVALUATIONS.c.version == evaluation.version)
+        with self._writing() as connection:
+            connection.execute(EVALUATIONS.delete().where(of_version))
+            connection.execute(EVALUATIONS.insert(), rows)
+
+    # -- how ---------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with _translated(self._database), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with _translated(self._database), self._engine.begin() as connection:
+            yield connection
+
+    def _records(
+        self,
+        cls: type[R],
+        table: Table,
+        *where: ColumnElement[bool],
+        order: Any = None,  # noqa: ANN401 - SQLAlchemy's expressions
+        limit: int | None = None,
+    ) -> list[R]:
+        columns = [table.c[name] for name in cls.__dataclass_fields__]
+        query = select(*columns).where(*where).order_by(order).limit(limit)
+        with self._reading() as connection:
+            return [cls(**row) for row in connection.execute(query).mappings()]
+
+    def _first(self, cls: type[R], table: Table, *where: ColumnElement[bool], order: Any = None) -> R | None:  # noqa: ANN401 - SQLAlchemy's expressions
+        found = self._records(cls, table, *where, order=order, limit=1)
+        return found[0] if found else None
+
+    def _versions(self, task: str, *, limit: int | None = None) -> list[VersionRecord]:
+        query = select(VERSIONS).where(VERSIONS.c.task == task).order_by(VERSIONS.c.version.desc()).limit(limit)
+        with self._reading() as connection:
+            rows = connection.execute(query).mappings()
+            return [VersionRecord(**{**row, "state": json.loads(row["state"])}) for row in rows]
+
+    def _count(self, table: Table, where: ColumnElement[bool]) -> int:
+        with self._reading() as connection:
+            return int(connection.execute(select(func.count()).select_from(table).where(where)).scalar_one())
+
+
+def _engine(database: Path) -> Engine:
+    engine = create_engine(f"sqlite+pysqlite:///{database}")
+
+    @event.listens_for(engine, "connect")
+    def _settle(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's connection
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")  # with WAL the default would lose commits in a power cut
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+        cursor.close()
+
+    return engine
+
+
+@contextmanager
+def _translated(database: Path) -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        cause = getattr(error, "orig", None) or error
+        raise StorageError(f"{database}: {type(cause).__name__}: {cause}") from error
+
+
+def _of_round(table: Table, task: str, round_: int) -> ColumnElement[bool]:
+    return and_(table.c.task == task, table.c.round == round_)
+
+
+def _of_device(table: Table, task: str, round_: int, device: str) -> ColumnElement[bool]:
+    return and_(_of_round(table, task, round_), table.c.device == device)
+
+
+def _version_row(version: VersionRecord) -> Mapping[str, object]:
+    return {**plain(version), "round": version.round, "state": json.dumps(plain(version.state), sort_keys=True)}
+
+
+def _count_traffic(connection: Connection, task: str, round_: int, device: str, traffic: Traffic) -> None:
+    columns = PARTICIPANTS.c
+    more = {"up_bytes": columns.up_bytes + traffic.up_bytes, "down_bytes": columns.down_bytes + traffic.down_bytes}
+    connection.execute(PARTICIPANTS.update().where(_of_device(PARTICIPANTS, task, round_, device)).values(**more))
+
+
+def _fire(
+    connection: Connection, task: str, round_: int, round_event: RoundEvent, *, closed_unix_s: float | None = None
+) -> None:
+    this = _of_round(ROUNDS, task, round_)
+    state = fire(connection.execute(select(ROUNDS.c.state).where(this)).scalar_one(), round_event)
+    connection.execute(ROUNDS.update().where(this).values(state=state, closed_unix_s=closed_unix_s))
+
+
+def _abandon(connection: Connection, task: str, round_: int, unix_s: float) -> None:
+    _fire(connection, task, round_, "deadline-with-too-few", closed_unix_s=unix_s)
+    connection.execute(UPDATES.update().where(_of_round(UPDATES, task, round_)).values(status="discarded"))

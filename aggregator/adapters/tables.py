@@ -1,0 +1,112 @@
+"""The database's tables as SQLAlchemy Core sees them; ``migrations`` makes them, and a test compares the two."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKeyConstraint,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+__all__ = ["EVALUATIONS", "METADATA", "PARTICIPANTS", "REFUSALS", "ROUNDS", "TASKS", "UPDATES", "VERSIONS"]
+
+NAME: Final = String(64)  # protocol.fields.Name
+DIGEST: Final = String(64)  # hex SHA-256
+
+METADATA: Final = MetaData()
+
+TASKS: Final = Table(
+    "tasks",
+    METADATA,
+    Column("task", NAME, primary_key=True),
+    Column("bundle_id", DIGEST, nullable=False),
+    Column("strategy", NAME, nullable=False),
+    Column("state", String(16), nullable=False),
+)
+ROUNDS: Final = Table(
+    "rounds",
+    METADATA,
+    Column("task", NAME, primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("opened_unix_s", Float, nullable=False),
+    Column("deadline_unix_s", Float, nullable=False),
+    Column("closed_unix_s", Float),
+    ForeignKeyConstraint(["task"], ["tasks.task"]),
+)
+PARTICIPANTS: Final = Table(
+    "participants",
+    METADATA,
+    Column("task", NAME, primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("device", NAME, primary_key=True),
+    Column("joined_unix_s", Float, nullable=False),
+    Column("up_bytes", BigInteger, nullable=False),
+    Column("down_bytes", BigInteger, nullable=False),
+    ForeignKeyConstraint(["task", "round"], ["rounds.task", "rounds.round"]),
+)
+UPDATES: Final = Table(
+    "updates",
+    METADATA,
+    Column("update_id", LargeBinary(16), primary_key=True),
+    Column("task", NAME, nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("device", NAME, nullable=False),
+    Column("blob", DIGEST, nullable=False),
+    Column("n_bytes", Integer, nullable=False),
+    Column("payload_bytes", Integer, nullable=False),
+    Column("n_examples", Integer, nullable=False),
+    Column("loss", Float, nullable=False),
+    Column("train_s", Float, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("taken_unix_s", Float, nullable=False),
+    # The database itself refuses a second update of a device in a round.
+    UniqueConstraint("task", "round", "device", name="one_update_per_device_and_round"),
+    ForeignKeyConstraint(
+        ["task", "round", "device"], ["participants.task", "participants.round", "participants.device"]
+    ),
+)
+VERSIONS: Final = Table(
+    "versions",
+    METADATA,
+    Column("task", NAME, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("round", Integer),
+    Column("state", Text, nullable=False),  # JSON: name of a vector -> its blob
+    Column("n_updates", Integer, nullable=False),
+    Column("created_unix_s", Float, nullable=False),
+    # ... and a second version out of one round.
+    UniqueConstraint("task", "round", name="one_version_per_round"),
+    ForeignKeyConstraint(["task"], ["tasks.task"]),
+)
+EVALUATIONS: Final = Table(
+    "evaluations",
+    METADATA,
+    Column("task", NAME, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("set_name", NAME, primary_key=True),
+    Column("accuracy", Float, nullable=False),
+    Column("loss", Float, nullable=False),
+    Column("n_examples", Integer, nullable=False),
+    Column("wall_s", Float, nullable=False),
+    ForeignKeyConstraint(["task", "version"], ["versions.task", "versions.version"]),
+)
+# Task "" counts what could not be told to belong to a task. No device column: strangers must not make it grow.
+REFUSALS: Final = Table(
+    "refusals",
+    METADATA,
+    Column("task", NAME, primary_key=True),
+    Column("reason", String(32), primary_key=True),
+    Column("count", Integer, nullable=False),
+)

@@ -1,0 +1,197 @@
+"""The service's event pump: one thread takes one event at a time, decides, makes it durable, answers, acknowledges.
+
+Laws: a message is acknowledged to the broker only after what it caused is durable or it was refused, so a kill at any
+point means at most that it comes again, and everything here may come again; what cannot be made durable ends the
+process (``StorageError``), since the next start continues from the last good state. No asyncio: the work between two
+events is one signature, one decryption and one small transaction; folds and evaluations are rare or elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from aggregator.core.intake import Admitted, Declined, IntakeContext, Refused, Taken, TakenBefore, decide
+from aggregator.core.records import Traffic
+from host.link import LinkDown, LinkUp, Received
+from host.logs import event
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Sequence
+
+    from aggregator.conversation import Outgoing
+    from aggregator.core.intake import Decision, Devices, TaskView
+    from aggregator.core.records import UpdateRecord
+    from aggregator.evaluations import Evaluations
+    from aggregator.ports import Supervisor
+    from aggregator.task_runner import TaskRunner
+    from aggregator.task_setup import World
+    from host.link import Link
+    from protocol.messages import Join, Reason, Update
+
+__all__ = ["Parts", "Service"]
+
+# How long the pump sleeps at most: so often it looks at deadlines, evaluations, the broker and signals.
+TICK_S: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the service is made of."""
+
+    world: World
+    link: Link
+    devices: Devices
+    runners: Sequence[TaskRunner]
+    evaluations: Evaluations
+    supervisor: Supervisor | None = None
+
+
+class Service:
+    """Runs the tasks; ``start`` first, then ``run``, or ``step`` by step."""
+
+    def __init__(self, parts: Parts) -> None:
+        """Prepare; nothing is sent or stored before ``start``."""
+        self._parts, self._world, self._link = parts, parts.world, parts.link
+        self._runners = {runner.task: runner for runner in parts.runners}
+        self._is_up = False
+        self._intake = IntakeContext(
+            fleet=parts.world.conversation.fleet,
+            devices=parts.devices,
+            ledger=_StoreLedger(parts.world, self._runners),
+            max_bytes=max(runner.setup.max_message_bytes for runner in parts.runners),
+        )
+
+    def start(self) -> None:
+        """Begin or resume every task."""
+        for runner in self._runners.values():
+            runner.resume()
+        self._advance()
+
+    def run(self, stop: threading.Event, *, exit_when_done: bool = False) -> None:
+        """Take events until ``stop`` is set or, if asked for, all is done."""
+        while not stop.is_set() and not (exit_when_done and self.is_done):
+            self.step(TICK_S)
+
+    def step(self, timeout_s: float) -> bool:
+        """Take at most one event from the link, then do what is due; return whether there was an event."""
+        link_event = self._link.receive(timeout_s)
+        match link_event:
+            case Received():
+                self._receive(link_event)
+            case LinkUp():
+                self._link_up(link_event)
+            case LinkDown(why=why):
+                self._is_up = False
+                event("link-down", level=logging.WARNING, why=why)
+        if self._parts.supervisor is not None:
+            self._parts.supervisor.tick(self._world.clock.monotonic_s())
+        self._advance()
+        self._parts.evaluations.tick()
+        return link_event is not None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the broker is reached."""
+        return self._is_up
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every task is finished, announced and measured."""
+        all_finished = all(runner.is_finished for runner in self._runners.values())
+        return all_finished and self._is_up and self._parts.evaluations.is_idle
+
+    def close(self) -> None:
+        """End the evaluation that runs and leave the broker."""
+        self._parts.evaluations.close()
+        self._link.close()
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    def _link_up(self, up: LinkUp) -> None:
+        self._is_up = True
+        event("link-up", mqtt=up.mqtt)
+        for runner in self._runners.values():
+            runner.extend_deadline()
+            self._publish(runner.announcement)
+
+    def _receive(self, message: Received) -> None:
+        n_bytes = len(message.payload) + len(message.topic)
+        decision = decide(message.topic, message.payload, self._intake)
+        answer = self._carry_out(decision, n_bytes)
+        if answer is not None:
+            self._publish(answer)
+        self._link.acknowledge(message)
+
+    def _carry_out(self, decision: Decision, n_bytes: int) -> Outgoing | None:
+        match decision:
+            case Admitted(join=join):
+                return self._runners[join.task].admit(decision, n_bytes=n_bytes)
+            case Taken(update=update):
+                return self._runners[update.task].take(decision, n_bytes=n_bytes)
+            case Declined(device=device, join=join, reason=reason):
+                answer = self._world.conversation.decline(device, join, reason)
+                self._count(reason, device, join, n_bytes, answer)
+                event("join-declined", reason=reason, device=device, task=join.task, round=join.round)
+                return answer
+            case TakenBefore(device=device, update=update):
+                answer = self._world.conversation.accepted(device, update)
+                self._refuse("replayed", device, update, n_bytes, answer)
+                return answer
+            case Refused(reason=reason, device=str(device), update=update) if update is not None:
+                answer = self._world.conversation.refused(device, update, reason)
+                self._refuse(reason, device, update, n_bytes, answer, detail=decision.detail)
+                return answer
+            case Refused(reason=reason, device=claimed):
+                # Unverified: counted, never answered.
+                self._world.store.refuse(reason)
+                device = (claimed or "")[:64]
+                event("update-refused", reason=reason, device=device, task=None, round=None, detail=decision.detail)
+                return None
+
+    def _refuse(
+        self, reason: Reason, device: str, update: Update, n_bytes: int, answer: Outgoing, *, detail: str = ""
+    ) -> None:
+        self._count(reason, device, update, n_bytes, answer)
+        event("update-refused", reason=reason, device=device, task=update.task, round=update.round, detail=detail)
+
+    def _count(self, reason: Reason, device: str, body: Join | Update, n_bytes: int, answer: Outgoing) -> None:
+        task = body.task if body.task in self._runners else ""  # names of strangers must not make the table grow
+        traffic = Traffic(up_bytes=n_bytes, down_bytes=answer.n_bytes)
+        self._world.store.refuse(reason, task=task, round_=body.round, device=device, traffic=traffic)
+
+    def _advance(self) -> None:
+        for runner in self._runners.values():
+            if runner.advance(is_reachable=self._is_up):
+                self._publish(runner.announcement)
+            self._parts.evaluations.add_missing(runner)
+
+    def _publish(self, message: Outgoing) -> None:
+        # If the link is down the message is dropped: announcements are sent again at LinkUp, and devices ask again.
+        if not self._link.publish(message.topic, message.payload, retain=message.retain) and self._is_up:
+            event("publish-failed", level=logging.WARNING, topic=message.topic, bytes=message.n_bytes)
+
+
+class _StoreLedger:
+    """Implements ``core.intake.Ledger`` over the store and the running tasks."""
+
+    def __init__(self, world: World, runners: dict[str, TaskRunner]) -> None:
+        self._store, self._runners = world.store, runners
+
+    def view(self, task: str) -> TaskView | None:
+        runner = self._runners.get(task)
+        return None if runner is None else runner.view()
+
+    def is_joined(self, task: str, round_: int, device: str) -> bool:
+        return self._store.is_joined(task, round_, device)
+
+    def n_joined(self, task: str, round_: int) -> int:
+        return self._store.n_joined(task, round_)
+
+    def taken(self, update_id: bytes) -> UpdateRecord | None:
+        return self._store.taken(update_id)
+
+    def taken_from(self, task: str, round_: int, device: str) -> UpdateRecord | None:
+        return self._store.taken_from(task, round_, device)

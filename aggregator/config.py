@@ -1,0 +1,153 @@
+"""The service's settings, read once from ``aggregator.toml``; docs/aggregator.md shows a whole file.
+
+Laws: identity has no default; every bound on input from outside and every wait is here; relative paths are relative to
+the configuration file's folder, so a fleet's folder can be moved; a wrong value is one line that names its key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from host.config import load
+from protocol.fields import FieldError, Length, Name, Range
+from protocol.messages import MAX_EXAMPLES, Codec, Optimizer, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "BrokerSettings",
+    "Config",
+    "DevicesSettings",
+    "EvaluationSettings",
+    "ServiceSettings",
+    "TaskEvaluation",
+    "TaskSettings",
+    "load_config",
+]
+
+PathText = Annotated[str, Length(1, 4096)]
+_Seconds = Annotated[float, Range(0.01, 1e7)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSettings:
+    """``[service]``: who we are and where we keep our state."""
+
+    fleet: Name
+    folder: PathText
+    key: PathText  # Ed25519, hex; made with mode 0600 if it is missing
+    keep_folded_updates: bool = False  # kept, they let `edgefold task verify` fold again; they grow without bound
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerSettings:
+    """``[broker]``: with ``url`` the broker is somebody else's affair, without it ``edgefold serve`` runs one."""
+
+    url: Annotated[str, Length(1, 512)] | None = None
+    kind: Literal["auto", "mosquitto", "embedded"] = "auto"
+    host: Annotated[str, Length(1, 255)] = "127.0.0.1"  # loopback only, until TLS enrolment is there
+    port: Annotated[int, Range(0, 65535)] = 1883  # registered for MQTT; 0 takes a free one, for tests
+    # A broker that comes up beside us (same boot, same script) takes a second or two; later losses are waited out.
+    connect_deadline_s: _Seconds = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevicesSettings:
+    """``[devices]``: who may take part."""
+
+    registry: PathText
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSettings:
+    """``[evaluation]``: how versions are measured on held-out sets."""
+
+    threads: Annotated[int, Range(1, 256)] = 1  # rounds on the same machine come first
+    deadline_s: _Seconds = 600.0  # 2,000 sentences on one slow core take about 60 s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskEvaluation:
+    """``[task.evaluation]``: the held-out sets of one task."""
+
+    sets: Annotated[dict[Name, PathText], Length(1, 64)]
+    batch_size: Annotated[int, Range(1, 4096)] = 32
+
+
+def _default_plan() -> Plan:
+    return Plan(optimizer=Optimizer(), codec=Codec())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSettings:
+    """``[[task]]``: one federated job."""
+
+    id: Name
+    bundle: PathText
+    strategy: Literal["fedavg"] = "fedavg"
+    rounds: Annotated[int, Range(1, 10**6)]  # folded ones; abandoned rounds do not count
+    cohort: Annotated[int, Range(1, 10**5)]  # a round closes as soon as so many updates are in
+    min_cohort: Annotated[int, Range(1, 10**5)]  # fewer at the deadline and the round is abandoned
+    deadline_s: _Seconds = 600.0  # a Pi 4 trains 500 sentences in about 5 minutes
+    # A device's weight in the mean is its count of examples, which it states itself: this caps what a liar gains.
+    max_examples: Annotated[int, Range(1, MAX_EXAMPLES)] = 100_000
+    broadcast: Literal["float16", "float32"] = "float16"  # half the bytes; adapters' values are far inside its range
+    plan: Plan = field(default_factory=_default_plan)
+    evaluation: TaskEvaluation | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a round that could never close."""
+        if self.min_cohort > self.cohort:
+            raise FieldError(f"min_cohort: {self.min_cohort} is more than cohort = {self.cohort}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """``aggregator.toml``."""
+
+    service: ServiceSettings
+    broker: BrokerSettings = field(default_factory=BrokerSettings)
+    devices: DevicesSettings
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    task: Annotated[tuple[TaskSettings, ...], Length(1, 1000)]
+
+    def __post_init__(self) -> None:
+        """Refuse two tasks of one name."""
+        ids = [task.id for task in self.task]
+        twice = sorted({one for one in ids if ids.count(one) > 1})
+        if twice:
+            raise FieldError(f"task: the id {twice[0]} occurs twice")
+
+
+def load_config(path: Path) -> Config:
+    """Return the configuration in ``path``, its relative paths made absolute.
+
+    Raises:
+        ConfigError: see ``host.config.load`` (the user's fault).
+    """
+    folder = path.resolve().parent
+    config = load(Config, path)
+
+    def resolve(text: str) -> str:
+        return str(folder / Path(text).expanduser())
+
+    service, devices = config.service, config.devices
+    return dataclasses.replace(
+        config,
+        service=dataclasses.replace(service, folder=resolve(service.folder), key=resolve(service.key)),
+        devices=dataclasses.replace(devices, registry=resolve(devices.registry)),
+        task=tuple(_resolve_task(task, resolve) for task in config.task),
+    )
+
+
+def _resolve_task(task: TaskSettings, resolve: Callable[[str], str]) -> TaskSettings:
+    evaluation = task.evaluation
+    if evaluation is not None:
+        sets = {name: resolve(text) for name, text in evaluation.sets.items()}
+        evaluation = dataclasses.replace(evaluation, sets=sets)
+    return dataclasses.replace(task, bundle=resolve(task.bundle), evaluation=evaluation)

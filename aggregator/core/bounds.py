@@ -1,0 +1,64 @@
+"""How large an honest message and an honest update can be at most; anything larger is refused.
+
+Must live here: the bounds and their derivation. Does not know about: who sent what.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from protocol.codec import payload_bytes
+from protocol.messages import ENVELOPE_OVERHEAD_BYTES
+
+if TYPE_CHECKING:
+    from protocol.messages import Codec, Plan
+
+__all__ = ["MAX_NORM_WITHOUT_CLIP", "max_message_bytes", "max_update_norm"]
+
+# float32 ends at 3e38: with each update below this, no number of rounds that anybody runs makes the adapter overflow.
+# It is also the largest clip that a plan can ask for.
+MAX_NORM_WITHOUT_CLIP: Final = 1e9
+# The device clips in float32 and we sum in float64; at 10^8 values the two norms differ by less than this.
+_ARITHMETIC_SLACK: Final = 1e-3
+_INT8_LEVELS: Final = 127
+_FLOAT16_RELATIVE: Final = 2.0**-11  # half a unit in the last place of 11 significant bits (IEEE 754 binary16)
+_FLOAT16_ABSOLUTE: Final = 2.0**-25  # half the smallest subnormal
+
+
+def max_message_bytes(plan: Plan, n_params: int) -> int:
+    """Return the length of the longest honest update message for ``plan``, envelope and seal included."""
+    return payload_bytes(plan.codec, n_params) + ENVELOPE_OVERHEAD_BYTES
+
+
+def max_update_norm(plan: Plan, n_params: int) -> float:
+    """Return the largest L2 norm that an honest device's *decoded* delta can have.
+
+    A device clips its delta to C, adds the residual e of its earlier encodings and encodes x, |x| <= C + |e|. With a
+    codec whose rounding error is at most r |x| + a, the residual settles at |e| <= (r C + a) / (1 - r), and what we
+    decode is at most |x| + (r |x| + a). Both bounds together:
+
+        (1 + r) (C + (r C + a) / (1 - r)) + a  =  ((1 + r) C + 2 a) / (1 - r)
+
+    For int8 in blocks of 64 that is 1.065 C.
+    """
+    if plan.clip_update_norm is None:
+        return MAX_NORM_WITHOUT_CLIP
+    relative, absolute = _rounding_error(plan.codec, n_params)
+    bound = ((1 + relative) * plan.clip_update_norm + 2 * absolute) / (1 - relative)
+    return bound * (1 + _ARITHMETIC_SLACK)
+
+
+def _rounding_error(codec: Codec, n_params: int) -> tuple[float, float]:
+    """Return r and a such that an encoding errs by at most r |x| + a."""
+    match codec.name:
+        case "float32":
+            return 0.0, 0.0
+        case "float16":
+            return _FLOAT16_RELATIVE, _FLOAT16_ABSOLUTE * math.sqrt(n_params)
+        case "int8-block":
+            # The scale is the block's maximum M / 127, and no error exceeds M / 254. The worst block has one value M,
+            # which is exact, and B - 1 values of M / 254, which all round to zero.
+            others = min(codec.block, n_params) - 1
+            error = others / (2 * _INT8_LEVELS) ** 2
+            return math.sqrt(error / (1 + error)), 0.0

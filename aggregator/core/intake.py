@@ -1,0 +1,286 @@
+"""Decides on one message of a device: admitted, declined, taken, taken before, or refused for one counted reason.
+
+Laws: checks run from cheap to dear, and nothing is decoded before what carries it was verified; a decision changes
+nothing, the caller makes it durable; a refusal of a verified message says so to the device, one of an unverified
+message is only counted, since an answer would let a stranger make us talk. No IO, no clock, no database: facts come
+through ``Ledger``. Memory: the message and one decoded delta.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeAlias, cast
+
+import numpy as np
+
+from aggregator.core.bounds import max_message_bytes, max_update_norm
+from protocol import codec, sealing, signing, topics
+from protocol.errors import RemoteProtocolError
+from protocol.messages import Body, Join, Plan, Reason, Update, UpdateContent, unpack_content, unpack_envelope
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from aggregator.core.records import TaskState, UpdateRecord
+    from aggregator.core.rounds import RoundState
+    from protocol.sealing import TaskKey
+    from protocol.signing import VerifyKey
+
+__all__ = [
+    "Admitted",
+    "Decision",
+    "Declined",
+    "Devices",
+    "IntakeContext",
+    "Ledger",
+    "Refused",
+    "Taken",
+    "TakenBefore",
+    "TaskView",
+    "decide",
+    "open_delta",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskView:
+    """What the rules must know of a task and its latest round."""
+
+    task: str
+    state: TaskState
+    bundle_id: str
+    n_params: int
+    plan: Plan
+    max_examples: int
+    cohort: int
+    key: TaskKey
+    round: int
+    round_state: RoundState
+    version: int
+
+
+class Devices(Protocol):
+    """Who may take part."""
+
+    def key_of(self, device: str) -> VerifyKey | None:
+        """Return the device's public key, or None for a stranger."""
+
+
+class Ledger(Protocol):
+    """What was decided before; reads only."""
+
+    def view(self, task: str) -> TaskView | None:
+        """Return the task, or None if there is no such one here."""
+
+    def is_joined(self, task: str, round_: int, device: str) -> bool:
+        """Return whether the device was handed work for this round."""
+
+    def n_joined(self, task: str, round_: int) -> int:
+        """Return how many devices were."""
+
+    def taken(self, update_id: bytes) -> UpdateRecord | None:
+        """Return the accepted update with this id."""
+
+    def taken_from(self, task: str, round_: int, device: str) -> UpdateRecord | None:
+        """Return the device's accepted update of this round."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntakeContext:
+    """What every decision needs."""
+
+    fleet: str
+    devices: Devices
+    ledger: Ledger
+    max_bytes: int  # of a whole message, over all tasks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """The device gets work; again, if it is not ``is_first``."""
+
+    device: str
+    join: Join
+    is_first: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declined:
+    """The device is not wanted in this round."""
+
+    device: str
+    join: Join
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """The update is good and new."""
+
+    device: str
+    update: Update
+    content: UpdateContent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenBefore:
+    """The device's own update came again: it is told so and nothing else happens."""
+
+    device: str
+    update: Update
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """Not taken. ``device`` is who the topic claims; ``update`` is there once its signature held, and is answered."""
+
+    reason: Reason
+    detail: str
+    device: str | None
+    update: Update | None = None
+
+
+Decision: TypeAlias = Admitted | Declined | Taken | TakenBefore | Refused
+
+
+def decide(topic: str, payload: bytes, context: IntakeContext) -> Decision:
+    """Return what to do with one message; never raises for anything that a peer can send."""
+    claimed = topics.device_of(topic)
+    try:
+        device, body = _verified(claimed, topic, payload, context)
+    except RemoteProtocolError as error:
+        return Refused(reason=_reason(error), detail=str(error), device=claimed)
+    match body:
+        case Join():
+            return _decide_join(device, body, context.ledger)
+        case Update():
+            return _decide_update(device, body, context)
+        case _:
+            return Refused(reason="malformed", detail="a device sends joins and updates only", device=device)
+
+
+def open_delta(
+    update: Update, *, fleet: str, device: str, key: TaskKey, n_params: int, max_bytes: int
+) -> tuple[UpdateContent, NDArray[np.float32]]:
+    """Return what a sealed update holds: its figures and the delta, float32 [n_params].
+
+    Raises:
+        RemoteProtocolError: ``bad-seal``, ``malformed``, ``oversize``, ``wrong-shape``, ``not-finite`` or
+            ``bad-encoding`` (the peer's fault).
+    """
+    info = sealing.binding(
+        fleet=fleet,
+        task=update.task,
+        bundle_id=update.bundle_id,
+        round_=update.round,
+        version=update.version,
+        device=device,
+        update_id=update.update_id,
+    )
+    content = unpack_content(key.open(update.sealed, info=info), max_bytes=max_bytes)
+    return content, codec.decode(content.delta, n_values=n_params)
+
+
+def _verified(claimed: str | None, topic: str, payload: bytes, context: IntakeContext) -> tuple[str, Body]:
+    envelope = unpack_envelope(payload, max_bytes=context.max_bytes)
+    if claimed != envelope.sender:
+        _refuse("wrong-sender", f"the topic of {str(claimed)[:64]} carries a message of {envelope.sender}")
+    if topic != topics.up(context.fleet, envelope.sender, envelope.kind):
+        _refuse("malformed", f"a message of kind {envelope.kind} came on another kind's topic")
+    key = context.devices.key_of(envelope.sender)
+    if key is None:
+        _refuse("unknown-device", f"{envelope.sender} is not in the registry")
+    return envelope.sender, signing.open_envelope(envelope, fleet=context.fleet, key=key)
+
+
+def _decide_join(device: str, join: Join, ledger: Ledger) -> Decision:
+    view = ledger.view(join.task)
+    is_known = view is not None and ledger.is_joined(join.task, join.round, device)
+    reason: Reason | None = "wrong-task"
+    if view is not None:
+        reason = _closed_to(join, view) or _unwanted(device, join, view, ledger, is_known=is_known)
+    if reason is not None:
+        return Declined(device=device, join=join, reason=reason)
+    return Admitted(device=device, join=join, is_first=not is_known)
+
+
+def _closed_to(join: Join, view: TaskView) -> Reason | None:
+    if join.bundle_id != view.bundle_id:
+        return "wrong-bundle"
+    if view.state == "finished":
+        return "finished"
+    if join.round > view.round:
+        return "wrong-round"
+    return "late" if join.round < view.round or view.round_state != "open" else None
+
+
+def _unwanted(device: str, join: Join, view: TaskView, ledger: Ledger, *, is_known: bool) -> Reason | None:
+    if ledger.taken_from(join.task, join.round, device) is not None:
+        return "duplicate"  # its update is in: training again would be for nothing
+    is_full = ledger.n_joined(join.task, join.round) >= view.cohort
+    return "not-selected" if is_full and not is_known else None
+
+
+def _decide_update(device: str, update: Update, context: IntakeContext) -> Decision:
+    before = context.ledger.taken(update.update_id)
+    try:
+        view = _addressed(update, context.ledger)
+        if before is not None:
+            if (before.task, before.round, before.device) == (update.task, update.round, device):
+                return TakenBefore(device=device, update=update)
+            _refuse("replayed", "this update id was taken before, for another round or of another device")
+        _expected(device, update, view, context.ledger)
+        content, delta = open_delta(
+            update,
+            fleet=context.fleet,
+            device=device,
+            key=view.key,
+            n_params=view.n_params,
+            max_bytes=max_message_bytes(view.plan, view.n_params),
+        )
+        _within_bounds(content, delta, view)
+    except RemoteProtocolError as error:
+        return Refused(reason=_reason(error), detail=str(error), device=device, update=update)
+    return Taken(device=device, update=update, content=content)
+
+
+def _addressed(update: Update, ledger: Ledger) -> TaskView:
+    view = ledger.view(update.task)
+    if view is None:
+        _refuse("wrong-task", f"there is no task {update.task} here")
+    if update.bundle_id != view.bundle_id:
+        _refuse("wrong-bundle", f"{update.task} has bundle {view.bundle_id[:12]}, the update {update.bundle_id[:12]}")
+    return view
+
+
+def _expected(device: str, update: Update, view: TaskView, ledger: Ledger) -> None:
+    if update.round > view.round:
+        _refuse("wrong-round", f"round {update.round} has not opened, the latest is {view.round}")
+    if update.round < view.round or view.round_state != "open":
+        _refuse("late", f"round {update.round} has closed")
+    if update.version != view.version:
+        _refuse("wrong-version", f"round {view.round} is on version {view.version}, the update on {update.version}")
+    if not ledger.is_joined(update.task, update.round, device):
+        _refuse("not-joined", f"{device} was handed no work for round {update.round}")
+    if ledger.taken_from(update.task, update.round, device) is not None:
+        _refuse("duplicate", f"another update of {device} was taken for round {update.round}")
+    n_bytes, max_bytes = len(update.sealed), max_message_bytes(view.plan, view.n_params)
+    if n_bytes > max_bytes:  # the bound before decoding was that of the largest task
+        _refuse("oversize", f"a sealed update of {n_bytes} bytes, at most {max_bytes} are taken")
+
+
+def _within_bounds(content: UpdateContent, delta: NDArray[np.float32], view: TaskView) -> None:
+    norm = float(np.linalg.norm(delta.astype(np.float64)))
+    bound = max_update_norm(view.plan, view.n_params)
+    if norm > bound:
+        _refuse("norm-exceeded", f"a delta of norm {norm:.4g}, at most {bound:.4g} is taken")
+    if content.n_examples > view.max_examples:
+        _refuse("bad-examples", f"{content.n_examples} examples, at most {view.max_examples} are taken")
+
+
+def _refuse(reason: Reason, message: str) -> NoReturn:
+    raise RemoteProtocolError(message, reason=reason)
+
+
+def _reason(error: RemoteProtocolError) -> Reason:
+    return cast("Reason", error.reason)

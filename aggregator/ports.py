@@ -1,0 +1,157 @@
+"""What the aggregator needs of the world. ``adapters`` implements it; tests fake it. The link is ``host.link.Link``.
+
+Laws: each writing method of ``Store`` is one transaction: after it returns the whole change survives a power cut,
+before, nothing of it. A blob is durable before a row names it, so a row never names what is not there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from aggregator.core.records import (
+        Evaluation,
+        RoundRecord,
+        RoundSummary,
+        TaskRecord,
+        Traffic,
+        UpdateRecord,
+        VersionRecord,
+    )
+    from aggregator.core.rounds import RoundEvent
+    from protocol.errors import EdgefoldError
+    from protocol.jobs import EvaluateResult
+    from protocol.messages import Reason
+
+__all__ = ["BlobStore", "Clock", "EvaluationRequest", "Evaluator", "Store", "StoreReader", "Supervisor"]
+
+
+class Clock(Protocol):
+    """Time, passed in so that tests own it."""
+
+    def unix_s(self) -> float:
+        """Return the wall clock, for what is kept and shown."""
+
+    def monotonic_s(self) -> float:
+        """Return a clock that never jumps, for waiting."""
+
+
+class BlobStore(Protocol):
+    """Bytes by the hex SHA-256 of their content."""
+
+    def put(self, data: bytes) -> str:
+        """Keep ``data`` durably and return its name.
+
+        Raises:
+            StorageError: it could not be kept.
+        """
+
+    def get(self, name: str, *, max_bytes: int) -> bytes:
+        """Return the bytes of ``name``, checked against it.
+
+        Raises:
+            StorageError: missing, too long, or not what its name says.
+        """
+
+    def remove(self, name: str) -> None:
+        """Forget ``name``, if it is there."""
+
+
+class StoreReader(Protocol):
+    """What was made durable; every method raises ``StorageError`` if the database cannot be read."""
+
+    def task(self, task: str) -> TaskRecord | None: ...  # noqa: D102
+    def rounds(self, task: str) -> Sequence[RoundRecord]: ...  # noqa: D102
+    def latest_round(self, task: str) -> RoundRecord: ...  # noqa: D102
+    def latest_version(self, task: str) -> VersionRecord: ...  # noqa: D102
+    def versions(self, task: str) -> Sequence[VersionRecord]: ...  # noqa: D102
+    def is_joined(self, task: str, round_: int, device: str) -> bool: ...  # noqa: D102
+    def n_joined(self, task: str, round_: int) -> int: ...  # noqa: D102
+    def taken(self, update_id: bytes) -> UpdateRecord | None: ...  # noqa: D102
+    def taken_from(self, task: str, round_: int, device: str) -> UpdateRecord | None: ...  # noqa: D102
+    def updates(self, task: str, round_: int) -> Sequence[UpdateRecord]: ...  # noqa: D102
+    def summary(self, task: str, round_: int) -> RoundSummary: ...  # noqa: D102
+    def evaluations(self, task: str) -> Mapping[int, Evaluation]: ...  # noqa: D102
+    def refusals(self, task: str) -> Mapping[str, int]: ...  # noqa: D102
+
+
+class Store(StoreReader, Protocol):
+    """The transactions; every method raises ``StorageError`` if nothing of it could be kept."""
+
+    def add_task(self, task: TaskRecord, version: VersionRecord, first_round: RoundRecord) -> None:
+        """Keep a new task with version 0 and its first round."""
+
+    def join(self, task: str, round_: int, device: str, *, traffic: Traffic, unix_s: float) -> None:
+        """Keep that the device takes part, if it is not known, and count its traffic."""
+
+    def accept(self, update: UpdateRecord, *, traffic: Traffic, unix_s: float) -> None:
+        """Keep an update."""
+
+    def refuse(
+        self, reason: Reason, *, task: str = "", round_: int = 0, device: str = "", traffic: Traffic | None = None
+    ) -> None:
+        """Count a refusal, for the task if it is a known one, and the traffic if the device takes part in the round."""
+
+    def start_closing(self, task: str, round_: int, round_event: RoundEvent) -> None:
+        """Fix the round's updates for the reason ``round_event``: no other is taken from here on."""
+
+    def fold(
+        self, task: str, round_: int, *, version: VersionRecord, next_round: RoundRecord | None, unix_s: float
+    ) -> None:
+        """Close the round by its version and open the next, or finish the task if there is none."""
+
+    def abandon(self, task: str, round_: int, *, next_round: RoundRecord, unix_s: float) -> None:
+        """Close the round without a version, discard its updates and open the next."""
+
+    def reopen(self, task: str, next_round: RoundRecord) -> None:
+        """Go on with a finished task that was given more rounds."""
+
+    def finish(self, task: str, round_: int, *, unix_s: float) -> None:
+        """End a task that was given fewer rounds than it has; its open round is abandoned."""
+
+    def add_evaluation(self, evaluation: Evaluation) -> None:
+        """Keep a version's metrics."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRequest:
+    """One version to be measured on held-out sets."""
+
+    task: str
+    version: int
+    bundle: Path
+    adapter: NDArray[np.float32]  # [n_params]
+    sets: Mapping[str, Path]
+    batch_size: int
+    max_tokens: int
+
+
+class Evaluator(Protocol):
+    """Measures one version at a time, beside the rounds."""
+
+    def start(self, request: EvaluationRequest, on_end: Callable[[EvaluateResult | EdgefoldError], None]) -> None:
+        """Begin; ``on_end`` is called once, from any thread, with the result or the error.
+
+        Raises:
+            EngineError, StorageError: it could not even begin; ``on_end`` is not called.
+        """
+
+    def close(self) -> None:
+        """End what runs and wait for it."""
+
+
+class Supervisor(Protocol):
+    """Keeps something beside the service alive, such as its broker."""
+
+    def tick(self, monotonic_s: float) -> None:
+        """Look after it; returns soon."""
+
+    def close(self) -> None:
+        """End it."""

@@ -1,0 +1,189 @@
+"""What ``edgefold task`` prints: tables for people, JSON for programs. Reads the store beside a running service."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aggregator.adapters.blob_store import FolderBlobStore
+from aggregator.adapters.sql_store import SqlStore
+from aggregator.config import load_config
+from aggregator.setup import Folders, open_task
+from aggregator.verification import verify_task
+from protocol.errors import ConfigError, TrustError
+from protocol.fields import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from aggregator.config import Config
+    from aggregator.core.records import Evaluation, RoundRecord, TaskRecord, VersionRecord
+
+__all__ = ["Desk", "opened"]
+
+
+class Desk:
+    """Answers questions about the tasks of one service."""
+
+    def __init__(self, config: Config, folders: Folders, store: SqlStore) -> None:
+        """Read from ``store``."""
+        self._config, self._folders, self._store = config, folders, store
+
+    def print_tasks(self, *, as_json: bool) -> None:
+        """Print one line a task."""
+        facts = [self._overview(one) for one in self._store.tasks()]
+        if as_json:
+            return _print_json({"tasks": facts})
+        columns = ["task", "state", "version", "round", "round_state", "pooled_accuracy", "loss"]
+        return _print_table("tasks", columns, [[one[name] for name in columns] for one in facts])
+
+    def print_task(self, task: str, *, as_json: bool) -> None:
+        """Print everything about one task."""
+        facts = self._facts(self._known(task))
+        if as_json:
+            return _print_json(facts)
+        for name in ("rounds", "versions"):
+            rows = [{k: v for k, v in one.items() if k not in ("sets", "state_blobs")} for one in facts[name]]
+            columns = list(rows[0]) if rows else []
+            _print_table(f"{task}: {name}", columns, [list(row.values()) for row in rows])
+        return _print_table(f"{task}: refused", ["reason", "count"], [list(one) for one in facts["refusals"].items()])
+
+    def print_verification(self, task: str, *, as_json: bool) -> None:
+        """Print whether the history holds.
+
+        Raises:
+            TrustError: it does not.
+        """
+        self._known(task)
+        settings = next((one for one in self._config.task if one.id == task), None)
+        if settings is None:
+            raise ConfigError(f"task {task} is in the database but not in the configuration: its bundle is needed")
+        if not self._config.service.keep_folded_updates:
+            raise ConfigError(
+                "service.keep_folded_updates is false: folded updates are gone, nothing can be folded again"
+            )
+        setup = open_task(settings, self._folders, make_key=False)
+        blobs = FolderBlobStore(self._folders.blobs)
+        found = verify_task(setup, self._store, blobs, fleet=self._config.service.fleet)
+        if as_json:
+            _print_json({**plain(found), "ok": found.is_good})
+        else:
+            rows = [[one.version, one.round, one.n_updates, one.problem or "the same bytes"] for one in found.versions]
+            _print_table(f"{task}: folded again", ["version", "round", "n_updates", "result"], rows)
+        if not found.is_good:
+            n_wrong = sum(one.problem is not None for one in found.versions)
+            raise TrustError(
+                f"task {task}: {n_wrong} versions are not what their updates fold to"
+                + "".join(f"; {one}" for one in found.problems[:5])
+            )
+
+    def _known(self, task: str) -> TaskRecord:
+        known = self._store.task(task)
+        if known is None:
+            names = ", ".join(one.task for one in self._store.tasks()) or "none"
+            raise ConfigError(f"there is no task {task}; known are: {names}")
+        return known
+
+    def _overview(self, task: TaskRecord) -> dict[str, Any]:
+        latest, version = self._store.latest_round(task.task), self._store.latest_version(task.task)
+        evaluation = self._store.evaluations(task.task).get(version.version)
+        return {
+            "task": task.task,
+            "state": task.state,
+            "bundle_id": task.bundle_id,
+            "strategy": task.strategy,
+            "version": version.version,
+            "round": latest.round,
+            "round_state": latest.state,
+            **_metrics(evaluation),
+        }
+
+    def _facts(self, task: TaskRecord) -> dict[str, Any]:
+        evaluations = self._store.evaluations(task.task)
+        versions = self._store.versions(task.task)
+        return {
+            **self._overview(task),
+            "rounds": [self._round_facts(one) for one in self._store.rounds(task.task)],
+            "versions": [_version_facts(one, evaluations.get(one.version)) for one in versions],
+            "refusals": self._store.refusals(task.task),
+            "refusals_of_no_task": self._store.refusals(""),
+        }
+
+    def _round_facts(self, round_: RoundRecord) -> dict[str, Any]:
+        seconds = None if round_.closed_unix_s is None else round(round_.closed_unix_s - round_.opened_unix_s, 3)
+        return {
+            "round": round_.round,
+            "version": round_.version,
+            "state": round_.state,
+            **dataclasses.asdict(self._store.summary(round_.task, round_.round)),
+            "seconds": seconds,
+        }
+
+
+@contextmanager
+def opened(config_path: Path) -> Iterator[Desk]:
+    """Open the store of the service that ``config_path`` configures.
+
+    Raises:
+        ConfigError: no such service has run yet.
+    """
+    config = load_config(config_path)
+    folders = Folders(root=Path(config.service.folder))
+    if not folders.database.exists():
+        raise ConfigError(
+            f"{folders.root}: no service has run here yet; start one: edgefold serve --config {config_path}"
+        )
+    store = SqlStore(folders.database)
+    try:
+        yield Desk(config, folders, store)
+    finally:
+        store.close()
+
+
+def _metrics(evaluation: Evaluation | None) -> dict[str, Any]:
+    if evaluation is None:
+        return {"pooled_accuracy": None, "loss": None}
+    return {"pooled_accuracy": evaluation.pooled_accuracy, "loss": evaluation.pooled_loss}
+
+
+def _version_facts(version: VersionRecord, evaluation: Evaluation | None) -> dict[str, Any]:
+    return {
+        "version": version.version,
+        "round": version.round,
+        "n_updates": version.n_updates,
+        **_metrics(evaluation),
+        "sets": plain(evaluation.sets) if evaluation else {},
+        "evaluation_s": evaluation.wall_s if evaluation else None,
+        "state_blobs": plain(version.state),
+    }
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, default=lambda one: one.hex()))
+
+
+def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - 5 MB that only tables need
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(title=title, title_justify="left")
+    for name in columns:
+        table.add_column(name.replace("_", " "))
+    for row in rows:
+        table.add_row(*(_cell(one) for one in row))
+    Console().print(table)
+
+
+def _cell(value: object) -> str:
+    match value:
+        case None:
+            return "-"
+        case float():
+            return f"{value:.4g}"
+        case _:
+            return str(value)

@@ -1,0 +1,105 @@
+"""``edgefold serve`` and ``edgefold broker``: start, wait for signals, end in good order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from aggregator.app import TICK_S, Parts, Service
+from aggregator.setup import Folders, Workshop, make_broker
+from host import logs
+from host.mqtt_link import MqttLink
+from protocol import topics
+from protocol.errors import ConfigError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from aggregator.config import Config
+    from host.link import BrokerAddress
+
+__all__ = ["run_broker", "run_service"]
+
+# At the end of all tasks: the last receipts and announcements reach the broker and the devices that are there.
+_LINGER_S: Final = 1.0
+
+
+def run_service(config: Config, *, exit_when_done: bool = False) -> None:
+    """Serve until SIGTERM, SIGINT or, if asked for, the end of all tasks.
+
+    Raises:
+        ConfigError, TrustError, StorageError, TransportError: it cannot begin, or cannot go on.
+    """
+    logs.configure(level=config.service.log_level)
+    stop = _stop_on_signals()
+    fleet = config.service.fleet
+    with Workshop(config) as workshop:
+        address, supervisor = workshop.start_broker()
+        link = MqttLink(address, client_id=f"edgefold-{fleet}-service", filters=[topics.all_up(fleet)])
+        parts = Parts(
+            world=workshop.world,
+            link=link,
+            devices=workshop.devices,
+            runners=workshop.runners,
+            evaluations=workshop.evaluations,
+            supervisor=supervisor,
+        )
+        service = Service(parts)
+        try:
+            service.start()
+            _await_broker(service, stop, address, deadline_s=config.broker.connect_deadline_s)
+            logs.event("service-ready", fleet=fleet, pid=os.getpid())
+            service.run(stop, exit_when_done=exit_when_done)
+            if exit_when_done and not stop.is_set():
+                _linger(service, stop)
+        finally:
+            service.close()
+    logs.event("service-stopped", fleet=fleet)
+
+
+def run_broker(config: Config) -> None:
+    """Run the broker alone until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError, TransportError: it cannot begin.
+    """
+    logs.configure(level=config.service.log_level)
+    stop = _stop_on_signals()
+    supervisor = make_broker(config.broker, Folders(root=Path(config.service.folder)).broker)
+    try:
+        while not stop.wait(TICK_S):
+            supervisor.tick(time.monotonic())
+    finally:
+        supervisor.close()
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    return stop
+
+
+def _await_broker(service: Service, stop: threading.Event, address: BrokerAddress, *, deadline_s: float) -> None:
+    deadline = time.monotonic() + deadline_s
+    while not service.is_up and not stop.is_set():
+        if time.monotonic() > deadline:
+            raise ConfigError(
+                f"no MQTT broker answers at {address.host}:{address.port} within broker.connect_deadline_s = "
+                f"{deadline_s:g}; start it, or leave broker.url out and edgefold serve runs one"
+            )
+        service.step(TICK_S)
+
+
+def _linger(service: Service, stop: threading.Event) -> None:
+    until = time.monotonic() + _LINGER_S
+    while time.monotonic() < until and not stop.is_set():
+        service.step(TICK_S)

@@ -1,0 +1,225 @@
+"""Puts the service together from its configuration: the one place that knows all adapters.
+
+Laws: everything that a user can have got wrong is looked at before the first message, and is one line; only one service
+runs on a folder at a time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from aggregator.adapters import migrations
+from aggregator.adapters.blob_store import FolderBlobStore
+from aggregator.adapters.broker import BrokerConfig, BrokerProcess, choose_broker
+from aggregator.adapters.broker_supervisor import BrokerSupervisor
+from aggregator.adapters.clock import SystemClock
+from aggregator.adapters.evaluator import ProcessEvaluator
+from aggregator.adapters.registry import DeviceRegistry
+from aggregator.adapters.sql_store import SqlStore
+from aggregator.conversation import Conversation
+from aggregator.core.strategies import STRATEGIES
+from aggregator.evaluations import Evaluations
+from aggregator.task_runner import TaskRunner
+from aggregator.task_setup import TaskSetup, World
+from host.bundle_folder import open_bundle
+from host.durable import make_folder, sweep
+from host.keys import load_signing_key, load_task_key, save_key
+from host.link import BrokerAddress, parse_broker_url
+from protocol.errors import ConfigError, StorageError
+from protocol.sealing import TaskKey
+from protocol.signing import SigningKey
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from aggregator.config import BrokerSettings, Config, TaskSettings
+
+__all__ = ["Folders", "Workshop", "make_broker", "open_task"]
+
+_MIN_PACKET_BYTES: Final = 8 << 20  # the broker's own default
+_MIGRATION_DEADLINE_S: Final = 60.0  # a start of Python and of Alembic: 0.7 s here, 10 s on a slow card
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folders:
+    """Where a service keeps what, under ``service.folder``."""
+
+    root: Path
+
+    @property
+    def database(self) -> Path:
+        """Rounds, updates, versions, metrics."""
+        return self.root / "aggregator.db"
+
+    @property
+    def blobs(self) -> Path:
+        """Adapter versions and sealed updates."""
+        return self.root / "blobs"
+
+    @property
+    def broker(self) -> Path:
+        """The broker's own."""
+        return self.root / "broker"
+
+    @property
+    def evaluation(self) -> Path:
+        """The adapter under evaluation."""
+        return self.root / "evaluation"
+
+    def task_key(self, task: str) -> Path:
+        """The private key that opens a task's updates."""
+        return self.root / "keys" / f"{task}.taskkey"
+
+
+class Workshop:
+    """All that ``edgefold serve`` holds open; a context manager that closes it in reverse order."""
+
+    def __init__(self, config: Config) -> None:
+        """Open everything but the broker and the link.
+
+        Raises:
+            ConfigError, TrustError, StorageError: see the parts.
+        """
+        self.config = config
+        self.folders = Folders(root=make_folder(Path(config.service.folder)))
+        self._stack = ExitStack()
+        try:
+            self._open()
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> Self:
+        """Give itself."""
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
+        """Close everything."""
+        self._stack.close()
+
+    def _open(self) -> None:
+        service = self.config.service
+        _lock(self.folders.root, self._stack)
+        self.devices = DeviceRegistry(Path(self.config.devices.registry))
+        setups = [open_task(task, self.folders, make_key=True) for task in self.config.task]
+        self.max_packet_bytes = max(_MIN_PACKET_BYTES, *(2 * _largest_message(setup) for setup in setups))
+        _upgrade(self.folders.database)
+        store = SqlStore(self.folders.database)
+        self._stack.callback(store.close)
+        blobs = FolderBlobStore(self.folders.blobs)
+        blobs.keep_only(store.blobs_in_use(keep_folded=service.keep_folded_updates))
+        self.world = World(
+            store=store,
+            blobs=blobs,
+            clock=SystemClock(),
+            conversation=Conversation(fleet=service.fleet, key=_service_key(Path(service.key))),
+            keep_folded_updates=service.keep_folded_updates,
+        )
+        self.runners = [TaskRunner(setup, self.world) for setup in setups]
+        evaluator = ProcessEvaluator(
+            self.folders.evaluation,
+            threads=self.config.evaluation.threads,
+            deadline_s=self.config.evaluation.deadline_s,
+        )
+        self.evaluations = Evaluations(evaluator, store)
+
+    def start_broker(self) -> tuple[BrokerAddress, BrokerSupervisor | None]:
+        """Return where the broker is, after starting it if it is ours.
+
+        Raises:
+            ConfigError, TransportError: see ``BrokerSupervisor``.
+        """
+        if self.config.broker.url is not None:
+            return parse_broker_url(self.config.broker.url), None
+        supervisor = make_broker(self.config.broker, self.folders.broker, max_packet_bytes=self.max_packet_bytes)
+        self._stack.callback(supervisor.close)
+        return BrokerAddress(host=self.config.broker.host, port=supervisor.port), supervisor
+
+
+def make_broker(
+    settings: BrokerSettings, folder: Path, *, max_packet_bytes: int = _MIN_PACKET_BYTES
+) -> BrokerSupervisor:
+    """Start the broker that ``[broker]`` describes and return what keeps it alive.
+
+    Raises:
+        ConfigError, TransportError: see ``BrokerSupervisor``.
+    """
+    is_restart = folder.exists()
+    config = BrokerConfig(
+        kind=choose_broker(settings.kind),
+        folder=make_folder(folder),
+        host=settings.host,
+        port=settings.port,
+        max_packet_bytes=max_packet_bytes,
+        max_queued_bytes=max(64 << 20, 8 * max_packet_bytes),
+    )
+    return BrokerSupervisor(BrokerProcess(config), may_have_predecessor=is_restart)
+
+
+def open_task(settings: TaskSettings, folders: Folders, *, make_key: bool) -> TaskSetup:
+    """Return the task with its bundle checked, its sets found and its key loaded, or made if there is none.
+
+    Raises:
+        ConfigError: a file of the task is missing or no key (the user's fault).
+        BundleError: the bundle is not what its manifest says.
+    """
+    bundle = open_bundle(Path(settings.bundle))
+    if settings.evaluation is not None:
+        for name, path in settings.evaluation.sets.items():
+            if not Path(path).is_file():
+                raise ConfigError(f"{path}: no such file; it is the evaluation set {name} of task {settings.id}")
+    key_file = folders.task_key(settings.id)
+    if make_key and not key_file.exists():
+        make_folder(key_file.parent)
+        sweep(key_file.parent)
+        save_key(key_file, TaskKey.generate())
+    strategy = STRATEGIES[settings.strategy]
+    return TaskSetup(settings=settings, bundle=bundle, key=load_task_key(key_file), strategy=strategy)
+
+
+def _largest_message(setup: TaskSetup) -> int:
+    # An update, or the adapter as float32 in a work message.
+    return setup.max_message_bytes + 4 * setup.n_params
+
+
+def _service_key(path: Path) -> SigningKey:
+    if not path.exists():
+        if not path.parent.is_dir():
+            raise ConfigError(f"service.key: the folder {path.parent} does not exist")
+        save_key(path, SigningKey.generate())
+    return load_signing_key(path)
+
+
+def _lock(folder: Path, stack: ExitStack) -> None:
+    # flock(2) ends with the process, however it ends.
+    try:
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        stack.callback(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigError(f"{folder}: another edgefold serve runs on this folder") from error
+    except OSError as error:
+        raise StorageError(f"{folder}/lock: {error.strerror}") from error
+
+
+def _upgrade(database: Path) -> None:
+    if migrations.is_current(database):
+        return
+    # In a child: Alembic would stay in our memory for good.
+    command = [sys.executable, "-m", "aggregator.adapters.migrations", str(database)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_MIGRATION_DEADLINE_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise StorageError(f"{database}: the upgrade took longer than {_MIGRATION_DEADLINE_S:.0f} s") from error
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()
+        raise StorageError(f"{database}: cannot be upgraded: {lines[-1] if lines else 'no reason given'}")

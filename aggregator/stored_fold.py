@@ -1,0 +1,71 @@
+"""Folds a round from what is durable: opens each sealed update again, in the canonical order (docs/adr/0007).
+
+Used by the round that closes and, with kept updates, by ``edgefold task verify``: the same bytes both times.
+Memory: the strategy's own and one decoded update.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aggregator.core.folding import FoldContext, fold_checked
+from aggregator.core.intake import open_delta
+from protocol.codec import payload_bytes
+from protocol.messages import ENVELOPE_OVERHEAD_BYTES, Codec, Update
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from aggregator.core.folding import State
+    from aggregator.core.records import RoundRecord, UpdateRecord
+    from aggregator.ports import BlobStore
+    from aggregator.task_setup import TaskSetup
+
+__all__ = ["StoredRound"]
+
+
+class StoredRound:
+    """The accepted updates of one round, to be folded."""
+
+    def __init__(
+        self, setup: TaskSetup, round_: RoundRecord, updates: Sequence[UpdateRecord], *, blobs: BlobStore, fleet: str
+    ) -> None:
+        """Take the updates in the order in which they are to be folded."""
+        self._setup, self._round, self._updates = setup, round_, updates
+        self._blobs, self._fleet = blobs, fleet
+
+    def fold_into(self, state: State) -> State:
+        """Return the strategy's next state.
+
+        Raises:
+            StorageError: a blob is missing or has changed; nothing was folded.
+        """
+        layout = self._setup.bundle.layout
+        context = FoldContext(layout=layout, round=self._round.round, version=self._round.version)
+        return fold_checked(self._setup.strategy, state, self._deltas(), context)
+
+    def _deltas(self) -> Iterator[tuple[NDArray[np.float32], int]]:
+        n_params = self._setup.n_params
+        # Not the plan's bound: the plan may have changed since the update was taken.
+        max_bytes = payload_bytes(Codec(name="float32"), n_params) + ENVELOPE_OVERHEAD_BYTES
+        for record in self._updates:
+            update = Update(
+                task=record.task,
+                round=record.round,
+                version=self._round.version,
+                bundle_id=self._setup.bundle.id,
+                update_id=record.update_id,
+                sealed=self._blobs.get(record.blob, max_bytes=max_bytes),
+            )
+            content, delta = open_delta(
+                update,
+                fleet=self._fleet,
+                device=record.device,
+                key=self._setup.key,
+                n_params=n_params,
+                max_bytes=max_bytes,
+            )
+            yield delta, content.n_examples  # float32 [n_params]

@@ -1,0 +1,355 @@
+"""One task's life: opens rounds, hands out work, takes updates, folds, finishes; resumes from the store alone.
+
+Laws: the store is the truth and this object a cache of it, so that dropping the object at any point loses nothing; a
+change is durable before anybody hears of it; the updates of a round are fixed (``closing``) before they are folded.
+Works on one thread. Does not decide what a message is worth (``core.intake``) and does not send (the caller publishes).
+Memory: O(adapter): the broadcast payload, and during a fold two float64 vectors and one update.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Final
+
+from aggregator.core.folding import ADAPTER, StrategyConfig, canonical_order
+from aggregator.core.intake import TaskView
+from aggregator.core.records import RoundRecord, TaskRecord, Traffic, UpdateRecord, VersionRecord
+from aggregator.core.rounds import FINAL_STATES, RoundEvent, RoundProgress, due_event
+from aggregator.core.seeds import plan_for
+from aggregator.stored_fold import StoredRound
+from aggregator.vectors import broadcast_payload, load_state, save_state
+from host.arrays import load_vector
+from host.logs import event
+from protocol.bundle import ADAPTER as ADAPTER_FILE
+from protocol.errors import ConfigError
+from protocol.messages import Announce, Work
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from aggregator.conversation import Outgoing
+    from aggregator.core.folding import State
+    from aggregator.core.intake import Admitted, Taken
+    from aggregator.core.records import TaskState
+    from aggregator.task_setup import TaskSetup, World
+
+__all__ = ["GRACE_S", "TaskRunner"]
+
+# After a restart or a lost broker a round stays open at least so long, so that devices that were at work are not
+# punished: an agent's longest wait before it tries to reconnect is 30 s.
+GRACE_S: Final = 45.0
+
+
+class TaskRunner:
+    """Runs one task; ``resume`` first."""
+
+    def __init__(self, setup: TaskSetup, world: World) -> None:
+        """Prepare; nothing is read or written before ``resume``."""
+        self.setup, self._world = setup, world
+        self.task = setup.settings.id
+        self._state: TaskState = "open"
+        self._round: RoundRecord
+        self._deadline_s = 0.0  # monotonic
+        self._n_accepted = 0
+        self._payload: tuple[int, bytes] | None = None  # version and its encoded adapter
+        self._announcement: Outgoing
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Begin the task, or go on where the store says it is.
+
+        Raises:
+            ConfigError: the store knows this task with another bundle or strategy (the user's fault).
+            StorageError: the state cannot be read or written.
+        """
+        known = self._world.store.task(self.task)
+        if known is None:
+            self._begin()
+        else:
+            self._check_same(known)
+            self._fit_rounds(known)
+        self._load()
+        if self._round.state == "open":
+            self.extend_deadline()
+
+    def extend_deadline(self) -> None:
+        """Give devices that could not reach us at least a grace to answer."""
+        grace_s = min(GRACE_S, self.setup.settings.deadline_s)
+        self._deadline_s = max(self._deadline_s, self._world.clock.monotonic_s() + grace_s)
+
+    def advance(self, *, is_reachable: bool) -> bool:
+        """Do what is due: close, fold, abandon; return whether anything changed, so that it is announced.
+
+        ``is_reachable`` is whether devices can reach us at all: while the broker is away no deadline passes.
+        """
+        changed = False
+        while (due := self._due(is_reachable=is_reachable)) is not None:
+            changed = True
+            match due:
+                case "folded":
+                    self._fold()
+                case "deadline-with-too-few":
+                    self._abandon()
+                case _:
+                    self._world.store.start_closing(self.task, self._round.round, due)
+                    self._round = dataclasses.replace(self._round, state="closing")
+        return changed
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all rounds were folded."""
+        return self._state == "finished"
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the open round's deadline; 0 or more."""
+        return max(0.0, self._deadline_s - self._world.clock.monotonic_s())
+
+    @property
+    def announcement(self) -> Outgoing:
+        """What everyone should know now."""
+        return self._announcement
+
+    def view(self) -> TaskView:
+        """Return what the intake rules must know."""
+        settings, round_ = self.setup.settings, self._round
+        return TaskView(
+            task=self.task,
+            state=self._state,
+            bundle_id=self.setup.bundle.id,
+            n_params=self.setup.n_params,
+            plan=settings.plan,
+            max_examples=settings.max_examples,
+            cohort=settings.cohort,
+            key=self.setup.key,
+            round=round_.round,
+            round_state=round_.state,
+            version=round_.version,
+        )
+
+    # -- what devices asked for --------------------------------------------------------------------------------------
+
+    def admit(self, admitted: Admitted, *, n_bytes: int) -> Outgoing:
+        """Keep that the device takes part and return its work."""
+        device, round_, settings = admitted.device, self._round, self.setup.settings
+        work = self._world.conversation.work(
+            device,
+            Work(
+                task=self.task,
+                round=round_.round,
+                version=round_.version,
+                bundle_id=self.setup.bundle.id,
+                plan=plan_for(settings.plan, task=self.task, round_=round_.round, device=device),
+                adapter=self._broadcast(),
+                task_key=self.setup.key.public_raw,
+                seconds_left=self.seconds_left,
+            ),
+        )
+        heard = self._announcement.n_bytes if admitted.is_first else 0
+        traffic = Traffic(up_bytes=n_bytes, down_bytes=work.n_bytes + heard)
+        self._world.store.join(self.task, round_.round, device, traffic=traffic, unix_s=self._world.clock.unix_s())
+        if admitted.is_first:
+            event(
+                "device-joined",
+                task=self.task,
+                round=round_.round,
+                device=device,
+                bytes_up=traffic.up_bytes,
+                bytes_down=traffic.down_bytes,
+            )
+        return work
+
+    def take(self, taken: Taken, *, n_bytes: int) -> Outgoing:
+        """Keep the update durably and return its receipt."""
+        update, content = taken.update, taken.content
+        receipt = self._world.conversation.accepted(taken.device, update)
+        record = UpdateRecord(
+            update_id=update.update_id,
+            task=self.task,
+            round=update.round,
+            device=taken.device,
+            blob=self._world.blobs.put(update.sealed),
+            n_bytes=n_bytes,
+            payload_bytes=len(content.delta),
+            n_examples=content.n_examples,
+            loss=content.loss,
+            train_s=content.train_s,
+        )
+        traffic = Traffic(up_bytes=n_bytes, down_bytes=receipt.n_bytes)
+        self._world.store.accept(record, traffic=traffic, unix_s=self._world.clock.unix_s())
+        self._n_accepted += 1
+        event(
+            "update-accepted",
+            task=self.task,
+            round=update.round,
+            device=taken.device,
+            update_id=update.update_id.hex(),
+            bytes=n_bytes,
+            payload_bytes=len(content.delta),
+            n_examples=content.n_examples,
+            loss=content.loss,
+            train_s=content.train_s,
+        )
+        return receipt
+
+    # -- versions ----------------------------------------------------------------------------------------------------
+
+    def unevaluated(self) -> list[int]:
+        """Return the versions without metrics, oldest first; none if the task has no evaluation sets."""
+        if self.setup.settings.evaluation is None:
+            return []
+        done = self._world.store.evaluations(self.task).keys()
+        return [record.version for record in self._world.store.versions(self.task) if record.version not in done]
+
+    def adapter(self, version: int) -> NDArray[np.float32]:
+        """Return the adapter of ``version``, float32 [n_params]."""
+        (record,) = [one for one in self._world.store.versions(self.task) if one.version == version]
+        return self._load_state(record)[ADAPTER]
+
+    # -- how ---------------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        bundle, now = self.setup.bundle, self._world.clock.unix_s()
+        initial = load_vector(bundle.path(ADAPTER_FILE), n_values=self.setup.n_params)
+        state = self.setup.strategy.init(bundle.layout, StrategyConfig(initial_adapter=initial))
+        record = VersionRecord(
+            task=self.task,
+            version=0,
+            round=None,
+            state=save_state(state, self._world.blobs),
+            n_updates=0,
+            created_unix_s=now,
+        )
+        task = TaskRecord(task=self.task, bundle_id=bundle.id, strategy=self.setup.settings.strategy, state="open")
+        self._world.store.add_task(task, record, self._new_round(1, version=0))
+
+    def _check_same(self, known: TaskRecord) -> None:
+        settings, bundle_id = self.setup.settings, self.setup.bundle.id
+        if known.bundle_id != bundle_id:
+            raise ConfigError(
+                f"task {self.task}: it was begun with bundle {known.bundle_id[:12]}, its folder now has "
+                f"{bundle_id[:12]}; give the new bundle a new task id"
+            )
+        if known.strategy != settings.strategy:
+            raise ConfigError(
+                f"task {self.task}: it was begun with strategy {known.strategy}, the configuration says "
+                f"{settings.strategy}; give it a new task id"
+            )
+
+    def _fit_rounds(self, known: TaskRecord) -> None:
+        store, latest = self._world.store, self._world.store.latest_round(self.task)
+        n_folded = store.latest_version(self.task).version
+        if known.state == "finished" and n_folded < self.setup.settings.rounds:
+            store.reopen(self.task, self._new_round(latest.round + 1, version=n_folded))
+        elif known.state == "open" and n_folded >= self.setup.settings.rounds and latest.state == "open":
+            store.finish(self.task, latest.round, unix_s=self._world.clock.unix_s())
+
+    def _load(self) -> None:
+        store = self._world.store
+        record = store.task(self.task)
+        self._state = "open" if record is None else record.state
+        self._round = store.latest_round(self.task)
+        self._n_accepted = len(store.updates(self.task, self._round.round))
+        self._deadline_s = self._world.clock.monotonic_s() + (self._round.deadline_unix_s - self._world.clock.unix_s())
+        self._announcement = self._world.conversation.announce(self._announce())
+        if self._round.state == "open":
+            event("round-opened", task=self.task, round=self._round.round, version=self._round.version)
+
+    def _announce(self) -> Announce:
+        version = self._round.version
+        if self.is_finished:
+            version = self._world.store.latest_version(self.task).version
+        return Announce(
+            task=self.task,
+            state=self._state,
+            round=self._round.round,
+            version=version,
+            bundle_id=self.setup.bundle.id,
+        )
+
+    def _new_round(self, number: int, *, version: int) -> RoundRecord:
+        now = self._world.clock.unix_s()
+        return RoundRecord(
+            task=self.task,
+            round=number,
+            version=version,
+            state="open",
+            opened_unix_s=now,
+            deadline_unix_s=now + self.setup.settings.deadline_s,
+        )
+
+    def _due(self, *, is_reachable: bool) -> RoundEvent | None:
+        if self._round.state in FINAL_STATES:
+            return None
+        settings = self.setup.settings
+        progress = RoundProgress(
+            state=self._round.state,
+            n_accepted=self._n_accepted,
+            cohort=settings.cohort,
+            min_cohort=settings.min_cohort,
+        )
+        return due_event(progress, is_past_deadline=is_reachable and self.seconds_left <= 0)
+
+    def _broadcast(self) -> bytes:
+        version = self._round.version
+        if self._payload is None or self._payload[0] != version:
+            self._payload = (version, broadcast_payload(self.adapter(version), self.setup.settings.broadcast))
+        return self._payload[1]
+
+    def _load_state(self, record: VersionRecord) -> State:
+        return load_state(record.state, self._world.blobs, n_params=self.setup.n_params)
+
+    def _fold(self) -> None:
+        store, round_ = self._world.store, self._round
+        updates = canonical_order(store.updates(self.task, round_.round))
+        fleet = self._world.conversation.fleet
+        stored = StoredRound(self.setup, round_, updates, blobs=self._world.blobs, fleet=fleet)
+        state = stored.fold_into(self._load_state(store.latest_version(self.task)))
+        version = VersionRecord(
+            task=self.task,
+            version=round_.version + 1,
+            round=round_.round,
+            state=save_state(state, self._world.blobs),
+            n_updates=len(updates),
+            created_unix_s=self._world.clock.unix_s(),
+        )
+        is_last = version.version >= self.setup.settings.rounds
+        next_round = None if is_last else self._new_round(round_.round + 1, version=version.version)
+        store.fold(self.task, round_.round, version=version, next_round=next_round, unix_s=version.created_unix_s)
+        self._log_fold(version)
+        self._forget(updates)
+        self._load()
+        if self.is_finished:
+            event("task-finished", task=self.task, version=version.version)
+
+    def _log_fold(self, version: VersionRecord) -> None:
+        summary = self._world.store.summary(self.task, self._round.round)
+        event(
+            "version-folded",
+            task=self.task,
+            round=self._round.round,
+            version=version.version,
+            n_updates=summary.n_updates,
+            seconds=round(version.created_unix_s - self._round.opened_unix_s, 3),
+            train_s_max=summary.train_s_max,
+            bytes_up=summary.bytes_up,
+            bytes_down=summary.bytes_down,
+            loss=summary.loss,
+        )
+
+    def _abandon(self) -> None:
+        store, round_ = self._world.store, self._round
+        updates = store.updates(self.task, round_.round)
+        next_round = self._new_round(round_.round + 1, version=round_.version)
+        store.abandon(self.task, round_.round, next_round=next_round, unix_s=self._world.clock.unix_s())
+        event("round-abandoned", task=self.task, round=round_.round, n_updates=len(updates))
+        for update in updates:
+            self._world.blobs.remove(update.blob)
+        self._load()
+
+    def _forget(self, updates: list[UpdateRecord]) -> None:
+        if not self._world.keep_folded_updates:
+            for update in updates:
+                self._world.blobs.remove(update.blob)

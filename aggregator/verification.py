@@ -1,0 +1,102 @@
+"""Proves a task's history: each version is the fold of its round's stored updates, and no update is in two folds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aggregator.core.folding import canonical_order
+from aggregator.stored_fold import StoredRound
+from aggregator.vectors import load_state, to_bytes
+from protocol.errors import StorageError
+
+if TYPE_CHECKING:
+    from aggregator.adapters.sql_store import SqlStore
+    from aggregator.core.records import RoundRecord, VersionRecord
+    from aggregator.ports import BlobStore
+    from aggregator.task_setup import TaskSetup
+
+__all__ = ["Verification", "VersionCheck", "verify_task"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionCheck:
+    """One version: ``problem`` is None if its bytes are those of the repeated fold."""
+
+    version: int
+    round: int | None
+    n_updates: int
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What was found; ``problems`` are those of the history as a whole."""
+
+    task: str
+    versions: tuple[VersionCheck, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems and all(check.problem is None for check in self.versions)
+
+
+def verify_task(setup: TaskSetup, store: SqlStore, blobs: BlobStore, *, fleet: str) -> Verification:
+    """Fold every version again.
+
+    Raises:
+        StorageError: the database cannot be read.
+    """
+    task = setup.settings.id
+    versions, rounds = store.versions(task), {one.round: one for one in store.rounds(task)}
+    checks = []
+    for before, this in zip((None, *versions), versions, strict=False):
+        try:
+            problem = _check(setup, store, blobs, fleet=fleet, before=before, this=this, rounds=rounds)
+        except StorageError as error:
+            problem = str(error)
+        check = VersionCheck(version=this.version, round=this.round, n_updates=this.n_updates, problem=problem)
+        checks.append(check)
+    return Verification(task=task, versions=tuple(checks), problems=_history(task, store, versions))
+
+
+def _check(  # noqa: PLR0913 - one version and its surroundings
+    setup: TaskSetup,
+    store: SqlStore,
+    blobs: BlobStore,
+    *,
+    fleet: str,
+    before: VersionRecord | None,
+    this: VersionRecord,
+    rounds: dict[int, RoundRecord],
+) -> str | None:
+    kept = load_state(this.state, blobs, n_params=setup.n_params)  # also checks the blobs against their names
+    if before is None or this.round is None:
+        return None
+    round_ = rounds[this.round]
+    if round_.version != before.version or this.version != before.version + 1:
+        return f"round {this.round} was on version {round_.version}, expected {before.version}"
+    updates = canonical_order(store.updates(setup.settings.id, this.round))
+    if len(updates) != this.n_updates:
+        return f"{this.n_updates} updates were folded, {len(updates)} are known"
+    stored = StoredRound(setup, round_, updates, blobs=blobs, fleet=fleet)
+    again = stored.fold_into(load_state(before.state, blobs, n_params=setup.n_params))
+    differing = [name for name in kept if to_bytes(kept[name]) != to_bytes(again[name])]
+    return f"folding again gives other bytes for {', '.join(differing)}" if differing else None
+
+
+def _history(task: str, store: SqlStore, versions: tuple[VersionRecord, ...]) -> tuple[str, ...]:
+    problems = []
+    if [one.version for one in versions] != list(range(len(versions))):
+        problems.append("versions are not numbered without gaps")
+    folded_rounds = [one.round for one in versions if one.round is not None]
+    seen: dict[str, int] = {}  # sealed bytes are new for each update, so equal ones are one update
+    for round_ in folded_rounds:
+        for update in store.updates(task, round_):
+            if update.status != "folded":
+                problems.append(f"update {update.update_id.hex()} of round {round_} is {update.status}, not folded")
+            if seen.setdefault(update.blob, round_) != round_:
+                problems.append(f"one update is in rounds {seen[update.blob]} and {round_}")
+    return tuple(problems)

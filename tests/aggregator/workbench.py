@@ -1,0 +1,398 @@
+"""A whole service in memory and on a temporary folder, and devices that talk to it: what the aggregator's tests share.
+
+``Bench`` builds the real service (real database, blobs, signatures, seals) on ``host.memory_link`` with a clock of the
+test's own and an evaluator that answers at once; ``Bench.restart`` drops every object and builds it again from the
+folder.
+``Device`` speaks the device's half of the protocol.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import shutil
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from aggregator.adapters.blob_store import FolderBlobStore
+from aggregator.adapters.sql_store import SqlStore, upgrade_database
+from aggregator.app import Parts, Service
+from aggregator.config import TaskEvaluation, TaskSettings
+from aggregator.conversation import Conversation
+from aggregator.evaluations import Evaluations
+from aggregator.setup import Folders, open_task
+from aggregator.task_runner import TaskRunner
+from aggregator.task_setup import World
+from host.memory_link import MemoryBroker
+from protocol import codec, sealing, signing, topics
+from protocol.bundle import (
+    ADAPTER,
+    LAYOUT,
+    MANIFEST,
+    PARITY,
+    AdapterFacts,
+    EngineFiles,
+    FileFacts,
+    Manifest,
+    ModelFacts,
+    TaskFacts,
+    TokenFacts,
+)
+from protocol.jobs import EvaluateResult, SetResult
+from protocol.layout import Layout, TensorSlot
+from protocol.messages import (
+    Codec,
+    Join,
+    Optimizer,
+    Plan,
+    Receipt,
+    Update,
+    UpdateContent,
+    Work,
+    pack_content,
+    unpack_envelope,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from aggregator.ports import EvaluationRequest
+    from host.link import Link
+    from protocol.errors import EdgefoldError
+    from protocol.messages import Body
+
+FLEET = "test"
+TASK = "sentiment"
+N_PARAMS = 96
+PLAN = Plan(optimizer=Optimizer(), codec=Codec(name="int8-block", block=16), clip_update_norm=1.0, seed=7)
+
+B = TypeVar("B")
+
+
+def make_bundle(folder: Path, *, n_params: int = N_PARAMS, seed: int = 0) -> Path:
+    """Write a bundle that is valid except that its graphs are a few dummy bytes."""
+    folder.mkdir(parents=True)
+    adapter = np.random.default_rng(seed).normal(0, 0.1, n_params).astype("<f4")
+    layout = Layout(tensors=(TensorSlot(name="head", shape=(n_params,), offset=0, role="head"),))
+    contents = {
+        LAYOUT: layout.to_bytes(),
+        ADAPTER: adapter.tobytes(),
+        PARITY: b"{}\n",
+        "tokenizer.json": b"{}\n",
+        "train.onnx": b"no graph",
+        "eval.onnx": b"no graph either",
+    }
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+    manifest = Manifest(
+        model=ModelFacts(source="dummy", family="bert", n_parameters=1000),
+        task=TaskFacts(kind="text-classification", n_labels=2),
+        adapter=AdapterFacts(kind="lora", n_params=n_params),
+        engines={"portable": EngineFiles(train="train.onnx", evaluate="eval.onnx", opset=20)},
+        tokens=TokenFacts(file="tokenizer.json", pad_id=0, max_tokens=64),
+        files={n: FileFacts(bytes=len(d), sha256=hashlib.sha256(d).hexdigest()) for n, d in contents.items()},
+        tools={},
+    )
+    (folder / MANIFEST).write_bytes(manifest.to_bytes())
+    return folder
+
+
+class ManualClock:
+    """Time that passes when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def unix_s(self) -> float:
+        return 1_700_000_000.0 + self.now
+
+    def monotonic_s(self) -> float:
+        return self.now
+
+
+class FakeEvaluator:
+    """Answers at once; ``fails`` makes the next evaluations fail."""
+
+    def __init__(self) -> None:
+        self.versions: list[int] = []
+        self.fails: list[EdgefoldError] = []
+
+    def start(self, request: EvaluationRequest, on_end: Callable[[EvaluateResult | EdgefoldError], None]) -> None:
+        self.versions.append(request.version)
+        if self.fails:
+            on_end(self.fails.pop())
+            return
+        sets = {name: SetResult(n_examples=10, n_correct=5 + i, loss=0.5) for i, name in enumerate(request.sets)}
+        on_end(EvaluateResult(sets=sets, wall_s=0.1, peak_memory_bytes=1))
+
+    def close(self) -> None:
+        pass
+
+
+class Devices(dict[str, signing.VerifyKey]):
+    """The registry as a dictionary."""
+
+    def key_of(self, device: str) -> signing.VerifyKey | None:
+        return self.get(device)
+
+
+class Device:
+    """A device's half of the conversation, on a memory link."""
+
+    def __init__(self, bench: Bench, name: str) -> None:
+        self.name, self.bench = name, bench
+        self.key = self.key_of(name)
+        filters = [topics.all_announcements(FLEET), topics.my_down(FLEET, name)]
+        self.link = bench.broker.link(filters)
+        self.inbox: list[Body] = []
+
+    @staticmethod
+    def key_of(name: str) -> signing.SigningKey:
+        """Return the key of the device of that name."""
+        return signing.SigningKey(hashlib.sha256(name.encode()).digest())
+
+    def publish(self, body: Body, kind: str, *, key: signing.SigningKey | None = None) -> bytes:
+        """Send a signed body on this device's topic; return the message."""
+        payload = signing.sign(body, fleet=FLEET, sender=self.name, key=key or self.key)
+        self.link.publish(topics.up(FLEET, self.name, kind), payload)
+        return payload
+
+    def join(self, round_: int | None = None, **changes: Any) -> None:
+        """Offer to take part."""
+        number = self.bench.round if round_ is None else round_
+        join = Join(task=TASK, round=number, bundle_id=self.bench.bundle_id)
+        self.publish(dataclasses.replace(join, **changes), "join")
+
+    def update(self, *, seed: int = 0, **facts: Any) -> Update:
+        """Seal and send an update for the last work; return it."""
+        update = self.make_update(seed=seed, **facts)
+        self.publish(update, "update")
+        return update
+
+    def make_update(
+        self,
+        *,
+        seed: int = 0,
+        delta: NDArray[np.float32] | None = None,
+        payload: bytes | None = None,
+        content: bytes | None = None,
+        n_examples: int = 10,
+        work: Work | None = None,
+        **changes: Any,
+    ) -> Update:
+        """Return an update for ``work``, by default the last: any step of it can be replaced."""
+        work = work or self.last(Work)
+        rng = np.random.default_rng([seed, work.round, *self.name.encode()])
+        if delta is None:
+            delta = rng.normal(0, 0.05, N_PARAMS).astype(np.float32)
+        encoded = payload if payload is not None else codec.encode(delta, work.plan.codec)
+        figures = UpdateContent(n_examples=n_examples, n_steps=3, loss=0.5, train_s=0.25, delta=encoded)
+        facts: dict[str, Any] = {
+            "task": work.task,
+            "round": work.round,
+            "version": work.version,
+            "bundle_id": work.bundle_id,
+            "update_id": rng.bytes(16),
+        }
+        bound = {**facts, **changes}
+        bound["round_"] = bound.pop("round")
+        info = sealing.binding(fleet=FLEET, device=self.name, **bound)
+        packed = pack_content(figures) if content is None else content
+        sealed = sealing.seal(packed, public_raw=work.task_key, info=info)
+        return Update(**{**facts, **changes}, sealed=sealed)
+
+    def read(self) -> list[Body]:
+        """Take what came, its signature checked; return everything that ever came."""
+        while (message := self.link.receive(0)) is not None:
+            if hasattr(message, "payload"):
+                envelope = unpack_envelope(message.payload)
+                self.inbox.append(signing.open_envelope(envelope, fleet=FLEET, key=self.bench.service_key.public))
+                self.link.acknowledge(message)
+        return self.inbox
+
+    def all(self, cls: type[B]) -> list[B]:
+        """Return everything of one kind that came."""
+        return [body for body in self.read() if isinstance(body, cls)]
+
+    def last(self, cls: type[B]) -> B:
+        """Return the newest of one kind."""
+        return self.all(cls)[-1]
+
+    def receipts(self) -> list[tuple[str, str | None]]:
+        """Return status and reason of every receipt."""
+        return [(receipt.status, receipt.reason) for receipt in self.all(Receipt)]
+
+
+@dataclasses.dataclass
+class Hooks:
+    """Called before and after each effect of the service; raising there is a kill at that point."""
+
+    before: Callable[[str], None] = lambda _name: None
+    after: Callable[[str], None] = lambda _name: None
+
+
+class Hooked:
+    """A port whose named methods tell the hooks."""
+
+    def __init__(self, inner: object, names: tuple[str, ...], hooks: Hooks) -> None:
+        self._inner, self._names, self._hooks = inner, names, hooks
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._inner, name)
+        if name not in self._names:
+            return method
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._hooks.before(name)
+            result = method(*args, **kwargs)
+            self._hooks.after(name)
+            return result
+
+        return call
+
+
+STORE_EFFECTS = ("add_task", "join", "accept", "refuse", "start_closing", "fold", "abandon", "finish", "add_evaluation")
+BLOB_EFFECTS = ("put", "remove")
+LINK_EFFECTS = ("publish", "acknowledge")
+
+
+class Bench:
+    """The service under test and its world."""
+
+    def __init__(self, folder: Path, *, template: Path | None = None, **settings: Any) -> None:
+        self.folder = folder
+        self.bundle = folder / "bundle"
+        if not self.bundle.exists():
+            make_bundle(self.bundle)
+        self.folders = Folders(root=folder / "state")
+        self.folders.root.mkdir(exist_ok=True)
+        if template is not None and not self.folders.database.exists():
+            shutil.copyfile(template, self.folders.database)
+        self.settings = task_settings(self.bundle, **settings)
+        self.broker, self.clock, self.evaluator, self.hooks = MemoryBroker(), ManualClock(), FakeEvaluator(), Hooks()
+        self.devices = Devices()
+        self.service_key = signing.SigningKey(bytes(32))
+        self.link = self.broker.link([topics.all_up(FLEET)])
+        self.keep_folded_updates = True
+        self.service: Service
+        self.store: SqlStore
+        self.start()
+
+    def start(self) -> None:
+        """Build the service from the folder."""
+        upgrade_database(self.folders.database)
+        self.store = SqlStore(self.folders.database)
+        blobs = FolderBlobStore(self.folders.blobs)
+        blobs.keep_only(self.store.blobs_in_use(keep_folded=self.keep_folded_updates))
+        self.blobs = blobs
+        hooked_store: Any = Hooked(self.store, STORE_EFFECTS, self.hooks)
+        hooked_blobs: Any = Hooked(blobs, BLOB_EFFECTS, self.hooks)
+        hooked_link: Any = Hooked(self.link, LINK_EFFECTS, self.hooks)
+        world = World(
+            store=hooked_store,
+            blobs=hooked_blobs,
+            clock=self.clock,
+            conversation=Conversation(fleet=FLEET, key=self.service_key),
+            keep_folded_updates=self.keep_folded_updates,
+        )
+        self.setup = open_task(self.settings, self.folders, make_key=True)
+        link: Link = hooked_link
+        self.runner = TaskRunner(self.setup, world)
+        self.evaluations = Evaluations(self.evaluator, hooked_store)
+        parts = Parts(world=world, link=link, devices=self.devices, runners=[self.runner], evaluations=self.evaluations)
+        self.service = Service(parts)
+        self.service.start()
+
+    def stop(self) -> None:
+        """Drop the service as a kill does: nothing is said to anybody."""
+        self.store.close()
+
+    def restart(self) -> None:
+        """Kill the service and start it again on the same folder; unacknowledged messages come again."""
+        self.stop()
+        while self.link.receive(0) is not None:
+            pass
+        self.link.connected()
+        self.start()
+
+    def device(self, name: str) -> Device:
+        """Return a new device that is in the registry."""
+        device = Device(self, name)
+        self.devices[name] = device.key.public
+        return device
+
+    def settle(self) -> None:
+        """Let the service take all events."""
+        while self.service.step(0):
+            pass
+
+    def play(self, *devices: Device, rounds: int = 1) -> None:
+        """Let the devices take part, undisturbed."""
+        for _ in range(rounds):
+            for device in devices:
+                device.join()
+                self.settle()
+            for device in devices:
+                device.update()
+                self.settle()
+
+    @property
+    def bundle_id(self) -> str:
+        return self.setup.bundle.id
+
+    @property
+    def round(self) -> int:
+        """The latest round's number."""
+        return self.store.latest_round(TASK).round
+
+    @property
+    def round_state(self) -> str:
+        return self.store.latest_round(TASK).state
+
+    @property
+    def version(self) -> int:
+        return self.store.latest_version(TASK).version
+
+    def refusals(self) -> Mapping[str, int]:
+        """Return all counted refusals."""
+        counted: dict[str, int] = dict(self.store.refusals(""))
+        for reason, count in self.store.refusals(TASK).items():
+            counted[reason] = counted.get(reason, 0) + count
+        return counted
+
+    def adapter_bytes(self, version: int | None = None) -> bytes:
+        """Return the bytes of a version's adapter, the newest by default."""
+        return self.runner.adapter(self.version if version is None else version).tobytes()
+
+    def folded_ids(self) -> list[bytes]:
+        """Return the ids of the updates in versions, by version and device."""
+        rounds = [one.round for one in self.store.versions(TASK) if one.round is not None]
+        return [update.update_id for number in rounds for update in self.store.updates(TASK, number)]
+
+
+def task_settings(bundle: Path, **changes: Any) -> TaskSettings:
+    """Return the settings of the test's task: two devices a round, both needed."""
+    settings = TaskSettings(
+        id=TASK,
+        bundle=str(bundle),
+        rounds=2,
+        cohort=2,
+        min_cohort=2,
+        deadline_s=100.0,
+        max_examples=1000,
+        plan=PLAN,
+    )
+    return dataclasses.replace(settings, **changes)
+
+
+def evaluation_sets(folder: Path) -> TaskEvaluation:
+    """Return two held-out sets that exist."""
+    for name in ("tweets", "films"):
+        with contextlib.suppress(FileExistsError):
+            (folder / f"{name}.jsonl").touch()
+    return TaskEvaluation(sets={name: str(folder / f"{name}.jsonl") for name in ("tweets", "films")})
