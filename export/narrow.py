@@ -122,7 +122,8 @@ def _rows(n_last: Callable[[Node], int]) -> Rule:
     return rule
 
 
-def _softmax(node: Node, axis: int) -> list[tuple[Node, int]] | None:
+def _along(node: Node, axis: int) -> list[tuple[Node, int]] | None:
+    """Follow an operation along the axis that its second argument names, where that is another one."""
     return None if _number(node, 1) % _rank(node) == axis else [(_input(node), axis)]
 
 
@@ -159,7 +160,8 @@ RULES: dict[object, Rule] = {
     aten.contiguous.default: _pointwise,
     aten.linear.default: _rows(lambda _: 1),
     aten.layer_norm.default: _rows(lambda node: len(cast("list[int]", node.args[1]))),
-    aten.softmax.int: _softmax,
+    aten.softmax.int: _along,
+    aten.slice.Tensor: _along,
     aten.transpose.int: _transpose,
     aten.matmul.default: _matmul,
     aten.view.default: _reshape,
