@@ -131,15 +131,17 @@ def test_an_owner_that_is_busy_makes_the_broker_wait_and_loses_nothing(tmp_path:
 def test_large_messages_from_many_threads_are_not_torn(tmp_path: Path) -> None:
     broker = mosquitto.Mosquitto(tmp_path, config="max_queued_messages 0\n").start()
     link = MqttLink(address(broker.port), client_id="a", filters=["a"])
-    payloads = [bytes([number]) * (2 << 20) for number in range(12)]  # more than a socket buffer takes at once
+    # Each is more than a socket buffer takes at once; many, since a torn packet needs two threads at the same moment.
+    payloads = [number.to_bytes(2) + bytes(300_000) for number in range(500)]
 
-    def publish(one: bytes) -> None:
-        while not link.publish("a", one):
-            time.sleep(0.01)
+    def publish(some: list[bytes]) -> None:
+        for one in some:
+            while not link.publish("a", one):
+                time.sleep(0.001)
 
     try:
         expect(link, LinkUp)
-        senders = [threading.Thread(target=publish, args=(one,)) for one in payloads]
+        senders = [threading.Thread(target=publish, args=(payloads[start::4],)) for start in range(4)]
         for sender in senders:
             sender.start()
         assert sorted(take(link).payload for _ in payloads) == payloads
