@@ -1,8 +1,8 @@
 """Pass: a traced step becomes an ONNX model of standard operators.
 
 Laws: only the ``ai.onnx`` domain, opset 20, IR version at most 10 and no functions leave this pass, so that any
-onnxruntime since 1.19 runs the result; inputs and outputs carry the names of the bundle's contract. Weights stay inside
-the model; ``pack.py`` moves them out.
+onnxruntime that reads opset 20 runs the result; inputs and outputs carry the names of the bundle's contract.
+Weights stay inside the model; ``pack.py`` moves them out.
 """
 
 from typing import cast

@@ -31,7 +31,7 @@ __all__ = ["Step", "trace"]
 EXAMPLE_BATCH = 5
 EXAMPLE_TOKENS = 11
 # Sizes 0 and 1 are specialised by torch's tracer, so the symbols begin at 2; that one graph is right at 1 as well is
-# proven by the parity pass and by tests/export/test_shapes.py, not assumed.
+# proven by the parity pass and by tests/export/test_graphs.py, not assumed.
 LEAST = 2
 # No bound that a device could reach; torch wants one to reason with.
 MOST_BATCH = 4096
