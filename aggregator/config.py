@@ -52,6 +52,8 @@ class BrokerSettings:
     kind: Literal["auto", "mosquitto", "embedded"] = "auto"
     host: Annotated[str, Length(1, 255)] = "127.0.0.1"  # loopback only, until TLS enrolment is there
     port: Annotated[int, Range(0, 65535)] = 1883  # registered for MQTT; 0 takes a free one, for tests
+    # Of a broker that we run; raised to twice the largest message of the tasks. 8 MiB holds 2 million float32.
+    max_packet_bytes: Annotated[int, Range(1024, 268_435_455)] = 8 << 20
     # A broker that comes up beside us (same boot, same script) takes a second or two; later losses are waited out.
     connect_deadline_s: _Seconds = 15.0
 

@@ -69,7 +69,8 @@ def run_broker(config: Config) -> None:
     """
     logs.configure(level=config.service.log_level)
     stop = _stop_on_signals()
-    supervisor = make_broker(config.broker, Folders(root=Path(config.service.folder)).broker)
+    folder = Folders(root=Path(config.service.folder)).broker
+    supervisor = make_broker(config.broker, folder, max_packet_bytes=config.broker.max_packet_bytes)
     try:
         while not stop.wait(TICK_S):
             supervisor.tick(time.monotonic())

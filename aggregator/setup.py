@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Folders", "Workshop", "make_broker", "open_task"]
 
-_MIN_PACKET_BYTES: Final = 8 << 20  # the broker's own default
 _MIGRATION_DEADLINE_S: Final = 60.0  # a start of Python and of Alembic: 0.7 s here, 10 s on a slow card
 
 
@@ -111,7 +110,9 @@ class Workshop:
         _lock(self.folders.root, self._stack)
         self.devices = DeviceRegistry(Path(self.config.devices.registry))
         setups = [open_task(task, self.folders, make_key=True) for task in self.config.task]
-        self.max_packet_bytes = max(_MIN_PACKET_BYTES, *(2 * _largest_message(setup) for setup in setups))
+        self.max_packet_bytes = max(
+            self.config.broker.max_packet_bytes, *(2 * _largest_message(setup) for setup in setups)
+        )
         _upgrade(self.folders.database)
         store = SqlStore(self.folders.database)
         self._stack.callback(store.close)
@@ -145,9 +146,7 @@ class Workshop:
         return BrokerAddress(host=self.config.broker.host, port=supervisor.port), supervisor
 
 
-def make_broker(
-    settings: BrokerSettings, folder: Path, *, max_packet_bytes: int = _MIN_PACKET_BYTES
-) -> BrokerSupervisor:
+def make_broker(settings: BrokerSettings, folder: Path, *, max_packet_bytes: int) -> BrokerSupervisor:
     """Start the broker that ``[broker]`` describes and return what keeps it alive.
 
     Raises:

@@ -252,7 +252,9 @@ class TaskRunner:
         self._state = "open" if record is None else record.state
         self._round = store.latest_round(self.task)
         self._n_accepted = len(store.updates(self.task, self._round.round))
-        self._deadline_s = self._world.clock.monotonic_s() + (self._round.deadline_unix_s - self._world.clock.unix_s())
+        # A machine without a battery clock may wake up in 1970: no wait is longer than the settings say.
+        left_s = min(self.setup.settings.deadline_s, self._round.deadline_unix_s - self._world.clock.unix_s())
+        self._deadline_s = self._world.clock.monotonic_s() + left_s
         self._announcement = self._world.conversation.announce(self._announce())
         if self._round.state == "open":
             event("round-opened", task=self.task, round=self._round.round, version=self._round.version)

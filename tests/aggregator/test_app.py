@@ -70,10 +70,12 @@ def test_a_full_cohort_declines_others_and_still_answers_its_own(bench: Bench) -
     assert len(b.all(Work)) == 1
 
 
-def test_an_adapter_beyond_float16_is_broadcast_as_float32(make_bench: Callable[..., Bench]) -> None:
+def test_an_adapter_beyond_float16_is_broadcast_as_float32(
+    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench = make_bench(broadcast="float16")
     huge = np.full(N_PARAMS, 1e6, np.float32)
-    bench.runner.adapter = lambda _version: huge  # type: ignore[method-assign]
+    monkeypatch.setattr(bench.runner, "adapter", lambda _version: huge)
     (a,) = joined(bench, "a")
     np.testing.assert_array_equal(codec.decode(a.last(Work).adapter, n_values=N_PARAMS), huge)
 

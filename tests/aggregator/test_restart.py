@@ -129,6 +129,16 @@ def test_a_round_that_was_open_keeps_a_grace_after_a_restart(bench: Bench) -> No
     assert bench.round == 2
 
 
+def test_a_clock_that_was_set_back_makes_no_round_endless(bench: Bench) -> None:
+    a = bench.device("a")
+    bench.clock.unix_s = lambda: 0.0  # type: ignore[method-assign]
+    bench.restart()
+    bench.settle()
+    a.join()
+    bench.settle()
+    assert a.last(Work).seconds_left <= bench.settings.deadline_s
+
+
 def test_orphaned_blobs_are_removed_at_the_start(bench: Bench) -> None:
     orphan = bench.blobs.put(b"an update whose row was never written")
     bench.restart()

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import pytest
 
@@ -22,14 +22,15 @@ from host.link import BrokerAddress
 from host.memory import resident_bytes
 from host.mqtt_link import MqttLink
 from protocol.messages import Announce
-from protocol.signing import SigningKey
 from tests.aggregator.test_restart import take_part
 from tests.aggregator.workbench import FLEET, TASK, Device, make_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from aggregator.adapters.broker import BrokerKind
     from host.link import Link
+    from protocol.signing import SigningKey
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 30.0  # a start takes 1 s idle and several on a machine that trains on all cores
@@ -162,10 +163,12 @@ def configure(folder: Path, broker: str) -> None:
 
 
 @pytest.fixture
-def fleet(folder: Path) -> Iterator[Fleet]:
+def fleet(folder: Path, request: pytest.FixtureRequest) -> Iterator[Fleet]:
     """Devices of a service that runs its own broker."""
-    port = free_port()
-    configure(folder, f'kind = "auto"\nport = {port}')
+    port, kind = free_port(), cast("BrokerKind", getattr(request, "param", "auto"))
+    if hasattr(request, "param") and not is_available(kind):
+        pytest.skip(f"{kind} is not installed")
+    configure(folder, f'kind = "{kind}"\nport = {port}')
     made = Fleet(folder, port)
     yield made
     made.close()
@@ -176,6 +179,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.parametrize("fleet", ["mosquitto", "embedded"], indirect=True)
 def test_two_rounds_with_kill_9_and_a_restart_give_a_history_that_verifies(folder: Path, fleet: Fleet) -> None:
     with Served(folder, "serve") as served:
         ready = served.wait_for("service-ready")

@@ -25,6 +25,7 @@ from aggregator.evaluations import Evaluations
 from aggregator.setup import Folders, open_task
 from aggregator.task_runner import TaskRunner
 from aggregator.task_setup import World
+from host.link import Received
 from host.memory_link import MemoryBroker
 from protocol import codec, sealing, signing, topics
 from protocol.bundle import (
@@ -209,7 +210,7 @@ class Device:
     def read(self) -> list[Body]:
         """Take what came, its signature checked; return everything that ever came."""
         while (message := self.link.receive(0)) is not None:
-            if hasattr(message, "payload"):
+            if isinstance(message, Received):
                 envelope = unpack_envelope(message.payload)
                 self.inbox.append(signing.open_envelope(envelope, fleet=FLEET, key=self.bench.service_key.public))
                 self.link.acknowledge(message)

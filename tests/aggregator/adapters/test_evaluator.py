@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,15 +39,13 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., E
         batch_size=8,
         max_tokens=64,
     )
-    import host.trainer_process as subject  # noqa: PLC0415 - patched here
-
-    real = subject.subprocess.Popen
+    real = subprocess.Popen
 
     def run(kind: str, *, deadline_s: float = 30.0) -> EvaluateResult | EdgefoldError:
         def popen(command: list[str], **options: Any) -> Any:
             return real([command[0], "-c", TRAINERS[kind]], **options)
 
-        monkeypatch.setattr(subject.subprocess, "Popen", popen)
+        monkeypatch.setattr(subprocess, "Popen", popen)
         outcomes: queue.Queue[EvaluateResult | EdgefoldError] = queue.Queue()
         evaluator = ProcessEvaluator(tmp_path / "evaluation", threads=1, deadline_s=deadline_s)
         evaluator.start(request, outcomes.put)

@@ -12,8 +12,19 @@ from hypothesis import strategies as st
 
 from aggregator.core.intake import IntakeContext, Refused, decide
 from protocol import cbor, codec, signing, topics
-from protocol.messages import MAX_ROUND, Announce, Codec, Decline, Join, Reason, Receipt, Update, Work
-from protocol.messages import unpack_body, unpack_envelope
+from protocol.messages import (
+    MAX_ROUND,
+    Announce,
+    Codec,
+    Decline,
+    Join,
+    Reason,
+    Receipt,
+    Update,
+    Work,
+    unpack_body,
+    unpack_envelope,
+)
 from tests.aggregator.workbench import FLEET, N_PARAMS, TASK, Bench, Device, Devices
 
 if TYPE_CHECKING:
