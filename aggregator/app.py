@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from host.link import Link
     from protocol.messages import Join, Reason, Update
 
-__all__ = ["Parts", "Service"]
+__all__ = ["TICK_S", "Parts", "Service"]
 
 # How long the pump sleeps at most: so often it looks at deadlines, evaluations, the broker and signals.
 TICK_S: Final = 0.25

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from models.sentiment import Splits
     from rich.console import Console
 
     from host.bundle_folder import Bundle
+    from models.sentiment import Splits
 
 __all__ = ["Baselines", "Scores", "measure_baselines", "train_and_evaluate"]
 

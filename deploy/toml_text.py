@@ -34,7 +34,8 @@ def _is_table(value: object) -> bool:
 
 
 def _key(key: str) -> str:
-    return key if key.replace("-", "").replace("_", "").isalnum() and key.isascii() else json.dumps(key, ensure_ascii=False)
+    is_bare = key.isascii() and key.replace("-", "").replace("_", "").isalnum()
+    return key if is_bare else json.dumps(key, ensure_ascii=False)
 
 
 def _value(value: object) -> str:

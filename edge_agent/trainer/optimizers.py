@@ -6,6 +6,7 @@ removed it from a graph: docs/adr/0003). Memory: two vectors for AdamW, one for 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from protocol.messages import Optimizer
 
-__all__ = ["AdamW", "FlatOptimizer", "Sgd", "clip_norm", "make_optimizer"]
+__all__ = ["AdamW", "FlatOptimizer", "Sgd", "clip_norm", "l2_norm", "make_optimizer"]
 
 # Keeps the scale finite for a zero vector; the same constant as torch.nn.utils.clip_grad_norm_.
 _CLIP_EPSILON = 1e-6
@@ -81,11 +82,16 @@ def make_optimizer(settings: Optimizer, n_params: int) -> FlatOptimizer:
             return Sgd(settings, n_params)
 
 
+def l2_norm(vector: NDArray[np.float32]) -> float:
+    """Return the L2 norm, summed in float64; not by BLAS, whose threads would contend with the runtime's."""
+    return math.sqrt(float(np.square(vector, dtype=np.float64).sum()))
+
+
 def clip_norm(vector: NDArray[np.float32], limit: float | None) -> NDArray[np.float32]:
     """Return ``vector`` scaled to an L2 norm of at most ``limit``; the same object if nothing is to do."""
     if limit is None:
         return vector
-    norm = float(np.linalg.norm(vector.astype(np.float64)))
+    norm = l2_norm(vector)
     if norm <= limit:
         return vector
     return vector * np.float32(limit / (norm + _CLIP_EPSILON))

@@ -49,9 +49,7 @@ def run(folder: Path, text: str) -> tuple[int, str]:
         (("", ""), 3, "no bundle here"),
     ],
 )
-def test_a_mistake_is_one_line_and_an_exit_code(
-    tmp_path: Path, change: tuple[str, str], code: int, words: str
-) -> None:
+def test_a_mistake_is_one_line_and_an_exit_code(tmp_path: Path, change: tuple[str, str], code: int, words: str) -> None:
     (tmp_path / "train.jsonl").write_text('{"text": "x", "label": 0}\n')
     text = GOOD.format(service_key="0" * 64, url="mqtt://127.0.0.1").replace(*change)
     returncode, stderr = run(tmp_path, text)
