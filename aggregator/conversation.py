@@ -39,6 +39,11 @@ class Conversation:
         """Speak for ``fleet`` with the service's key."""
         self.fleet, self._key = fleet, key
 
+    @property
+    def public_key(self) -> str:
+        """The service's public key as hex: what an agent's ``device.service_key`` must say."""
+        return self._key.public.raw.hex()
+
     def announce(self, announce: Announce) -> Outgoing:
         """Return the retained announcement."""
         payload = sign(announce, fleet=self.fleet, sender=SERVICE, key=self._key)

@@ -52,7 +52,8 @@ def run_service(config: Config, *, exit_when_done: bool = False) -> None:
         try:
             service.start()
             _await_broker(service, stop, address, deadline_s=config.broker.connect_deadline_s)
-            logs.event("service-ready", fleet=fleet, pid=os.getpid())
+            key = workshop.world.conversation.public_key
+            logs.event("service-ready", fleet=fleet, pid=os.getpid(), public_key=key)
             service.run(stop, exit_when_done=exit_when_done)
             if exit_when_done and not stop.is_set():
                 _linger(service, stop)

@@ -40,7 +40,7 @@ def run(config_path: Path) -> None:
       fleet = "home"
       id = "kitchen-pi"
       key = "device.key"
-      service_key = "<64 hex digits that `edgefold serve` prints>"
+      service_key = "<64 hex digits: public_key in the first lines of `edgefold serve`>"
       bundles = ["bundle"]
       [broker]
       url = "mqtt://127.0.0.1:1883"
@@ -50,6 +50,18 @@ def run(config_path: Path) -> None:
     from edge_agent.config import load_config  # noqa: PLC0415 - --help needs none of this
 
     _run(config_path, load_config(config_path))
+
+
+@agent.command()
+@click.option("--config", "config_path", type=click.Path(path_type=Path), required=True, help="The agent's TOML file.")
+def key(config_path: Path) -> None:
+    """Print this device's line for the aggregator's devices.toml; make its key if there is none yet."""
+    from edge_agent.config import load_config  # noqa: PLC0415
+    from host.keys import load_or_make_signing_key  # noqa: PLC0415
+
+    device = load_config(config_path).device
+    public = load_or_make_signing_key(config_path.parent / device.key).public
+    click.echo(f'{device.id} = "{public.raw.hex()}"')
 
 
 def _run(config_path: Path, config: AgentConfig) -> None:

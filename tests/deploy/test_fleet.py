@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,13 +16,12 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from deploy.local import FleetSpec, LocalFleet
 from host.keys import load_task_key
+from host.memory import resident_bytes
 from protocol.messages import Codec, Optimizer, Plan, Update, unpack_content, unpack_envelope
 from protocol.sealing import binding
 from protocol.signing import VerifyKey, open_envelope
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from deploy.local import BrokerKind
     from deploy.supervised import FleetEvent
 
@@ -78,6 +78,24 @@ def test_four_devices_better_the_model_on_each_broker(
     folded = [event.facts for event in events if event.name == "version-folded"]
     assert [facts["n_updates"] for facts in folded] == [4, 4, 4]
     assert all(process.n_restarts == 0 for process in fleet.processes.values())
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
+def test_an_idle_agent_is_small_and_holds_no_runtime_not_even_numpy(
+    tmp_path: Path, tiny_bundle: Path, devices: dict[str, Path]
+) -> None:
+    with LocalFleet(spec(tmp_path, tiny_bundle, devices, rounds=1)) as fleet:
+        run_to_end(fleet, last_version=1, evaluated=False)
+        for device in devices:
+            pid = fleet.processes[device].pid
+            assert pid is not None
+            mapped = Path(f"/proc/{pid}/maps").read_text()
+            assert "cryptography" in mapped  # it is the process that seals
+            for runtime in ("onnxruntime", "numpy", "tokenizers", "torch", "sqlalchemy"):
+                assert runtime not in mapped
+            resident = resident_bytes(pid)
+            assert resident is not None
+            assert resident <= 45 * 2**20
 
 
 def test_nothing_readable_crosses_the_broker(tmp_path: Path, tiny_bundle: Path, devices: dict[str, Path]) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -63,3 +64,14 @@ def test_help_teaches_the_configuration() -> None:
         [sys.executable, "-m", "edgefold", "agent", "run", "--help"], capture_output=True, text=True, check=True
     )
     assert "service_key" in done.stdout
+
+
+def test_the_devices_line_for_the_registry_is_printed_and_stays_the_same(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "x", "label": 0}\n')
+    (tmp_path / "agent.toml").write_text(GOOD.format(service_key="0" * 64, url="mqtt://127.0.0.1"))
+    command = [sys.executable, "-m", "edgefold", "agent", "key", "--config", str(tmp_path / "agent.toml")]
+    lines = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    assert lines[0] == lines[1]
+    (public,) = tomllib.loads(lines[0]).values()
+    assert len(bytes.fromhex(public)) == 32
+    assert (tmp_path / "device.key").stat().st_mode & 0o077 == 0
