@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from deploy.local import BrokerKind
     from deploy.supervised import FleetEvent
 
-pytestmark = [pytest.mark.serial, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.serial, pytest.mark.timeout(600)]
 
 PLAN = Plan(epochs=4, batch_size=16, max_tokens=32, optimizer=Optimizer(learning_rate=5e-3), codec=Codec())
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from deploy.supervised import FleetEvent
 
-pytestmark = [pytest.mark.serial, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.serial, pytest.mark.timeout(600)]
 
 N_KILLS = 14
 ROUNDS = 6
