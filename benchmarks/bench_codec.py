@@ -44,8 +44,9 @@ def main() -> None:
             print(f"{name}, seed {seed}")
             with LocalFleet(spec) as fleet:
                 record = watch(fleet, Console(), n_params=bundle.manifest.adapter.n_params)
-            accuracy = record.evaluations[record.final_version]["pooled_accuracy"]
-            runs[name].append({"accuracy": accuracy, "update_bytes": statistics.mean(record.update_bytes)})
+            last = record.evaluations[record.final_version]
+            update_bytes = statistics.mean(record.update_bytes)
+            runs[name].append({"accuracy": last["pooled_accuracy"], "loss": last["loss"], "update_bytes": update_bytes})
     bench = Benchmark("codec", "What does encoding an update in fewer bytes cost in accuracy?")
     _summarise(bench, runs, n_bytes=4 * bundle.manifest.adapter.n_params)
     bench.finish(lambda figure: _draw(figure, runs))
@@ -56,6 +57,7 @@ def _summarise(bench: Benchmark, runs: dict[str, list[dict[str, float]]], *, n_b
     for name in CODECS:
         key = name.replace("-", "_")
         bench.summary[f"{key}_accuracy_fraction"] = mean[name]
+        bench.summary[f"{key}_loss_nats"] = statistics.mean(one["loss"] for one in runs[name])
         bench.summary[f"{key}_bytes_fraction_of_float32"] = runs[name][0]["update_bytes"] / n_bytes
         bench.summary[f"{key}_points_lost"] = POINTS * (mean["float32"] - mean[name])
     bench.summary["float32_spread_over_seeds_points"] = POINTS * (

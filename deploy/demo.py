@@ -6,7 +6,7 @@ and the data are used again by the next run.
 
 from __future__ import annotations
 
-import json
+import random
 import shutil
 import subprocess
 import sys
@@ -21,15 +21,13 @@ from rich.console import Console
 from deploy.baselines import Baselines, measure_baselines
 from deploy.demo_report import Facts, build_report, write_report
 from deploy.demo_view import FleetRecord, watch
-from deploy.local import BrokerKind, FleetSpec, LocalFleet
+from deploy.local import BrokerKind, FleetSpec, LocalFleet, Storm
 from host.bundle_folder import Bundle, open_bundle
 from host.durable import make_folder
 from protocol.errors import BundleError, ConfigError, EdgefoldError
 from protocol.messages import Codec, Optimizer, Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from models.sentiment import Splits
 
 __all__ = ["DOMAINS", "PLAN", "export_bundle", "main", "prepare_data"]
@@ -38,6 +36,8 @@ DOMAINS: Final = ("tweets", "products", "movies", "editorials")
 # One local epoch a round, batch 16, AdamW 1e-3: the settings of the reference run in the README, for every contender.
 PLAN: Final = Plan(epochs=1, batch_size=16, max_tokens=64, optimizer=Optimizer(), codec=Codec(), seed=0)
 _SEED: Final = 0
+_CHAOS_EVERY_S: Final = (1.0, 5.0)
+_N_KILLS: Final = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +56,13 @@ FULL: Final = Scale(n_train=2000, rounds=10)
 @click.command()
 @click.option("--broker", type=click.Choice(["auto", "mosquitto", "embedded"]), default="auto", show_default=True)
 @click.option("--full", is_flag=True, help="2,000 training examples a device and 10 rounds, instead of 500 and 6.")
+@click.option("--chaos", is_flag=True, help="Kill a random process with SIGKILL every few seconds, twelve times.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
 @click.option("--rounds", type=click.IntRange(1, 1000), help="Another number of rounds.")
-def main(broker: str, out: Path, rounds: int | None, *, full: bool) -> None:
+def main(broker: str, out: Path, rounds: int | None, *, full: bool, chaos: bool) -> None:
     """Run the whole loop on this machine and write OUT/report.html."""
     try:
-        _demo(cast("BrokerKind", broker), out, FULL if full else QUICK, rounds)
+        _demo(cast("BrokerKind", broker), out, FULL if full else QUICK, rounds, chaos=chaos)
     except EdgefoldError as error:
         click.echo(f"demo: {' '.join(str(error).split())}", err=True)
         sys.exit(1)
@@ -70,7 +71,7 @@ def main(broker: str, out: Path, rounds: int | None, *, full: bool) -> None:
         sys.exit(130)
 
 
-def _demo(broker: BrokerKind, out: Path, scale: Scale, rounds: int | None) -> None:
+def _demo(broker: BrokerKind, out: Path, scale: Scale, rounds: int | None, *, chaos: bool) -> None:
     console = Console()
     started_s = time.monotonic()
     rounds = rounds or scale.rounds
@@ -91,8 +92,11 @@ def _demo(broker: BrokerKind, out: Path, scale: Scale, rounds: int | None) -> No
         keep_updates=True,
     )
     with LocalFleet(spec) as fleet:
-        record = watch(fleet, console, n_params=bundle.manifest.adapter.n_params)
+        storm = Storm(fleet, random.Random(), every_s=_CHAOS_EVERY_S, n_kills=_N_KILLS) if chaos else None  # noqa: S311
+        record = watch(fleet, console, n_params=bundle.manifest.adapter.n_params, storm=storm)
     _verify(fleet)
+    if storm is not None:
+        console.print(f"  killed: {', '.join(storm.victims)}; every update is in exactly one version")
     _step(console, 4, f"Baselines: each device alone, and all data in one place, {rounds} epochs each")
     baselines = measure_baselines(bundle, splits, plan=PLAN, epochs=rounds, folder=out / "baselines", console=console)
     _finish(console, out, _facts(bundle, scale, record, baselines, time.monotonic() - started_s))
@@ -153,12 +157,6 @@ def _finish(console: Console, out: Path, facts: Facts) -> None:
 
 def _step(console: Console, number: int, text: str) -> None:
     console.rule(f"[bold]{number}  {text}", align="left")
-
-
-def read_report(out: Path) -> Mapping[str, object]:
-    """Return what an earlier demo wrote."""
-    report: Mapping[str, object] = json.loads((out / "report.json").read_text())
-    return report
 
 
 if __name__ == "__main__":

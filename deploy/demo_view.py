@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from deploy.local import LocalFleet
+    from deploy.local import LocalFleet, Storm
     from deploy.supervised import FleetEvent
 
 __all__ = ["FleetRecord", "RoundRecord", "watch"]
@@ -101,12 +101,14 @@ class FleetRecord:
                 one.pooled_accuracy = facts["pooled_accuracy"]
 
 
-def watch(fleet: LocalFleet, console: Console, *, n_params: int) -> FleetRecord:
-    """Show the fleet until its task is over and evaluated; return the record."""
+def watch(fleet: LocalFleet, console: Console, *, n_params: int, storm: Storm | None = None) -> FleetRecord:
+    """Show the fleet until its task is over and evaluated, through a ``storm`` if there is one; return the record."""
     record = FleetRecord()
     with _screen(console) as live:
         for event in fleet.events(deadline_s=_DEADLINE_S):
             record.take(event)
+            if storm is not None:
+                storm.blow()
             if live is not None:
                 live.update(_picture(record, fleet, n_params))
             else:

@@ -27,13 +27,14 @@ from protocol.fields import plain
 from protocol.signing import SigningKey
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Iterator, Mapping
     from pathlib import Path
     from typing import Self
 
     from protocol.messages import Plan
 
-__all__ = ["BrokerKind", "FleetSpec", "LocalFleet"]
+__all__ = ["BrokerKind", "FleetSpec", "LocalFleet", "Storm"]
 
 BrokerKind = Literal["auto", "mosquitto", "embedded"]
 
@@ -221,6 +222,24 @@ class LocalFleet:
         for device in self.spec.devices:
             config = self.spec.folder / "devices" / device / "agent.toml"
             self._add(device, "agent", "run", "--config", str(config))
+
+
+class Storm:
+    """Kills a random process of a fleet every now and then, to show that nothing is lost by it."""
+
+    def __init__(self, fleet: LocalFleet, rng: random.Random, *, every_s: tuple[float, float], n_kills: int) -> None:
+        """Kill ``n_kills`` times, a random time within ``every_s`` apart."""
+        self.victims: list[str] = []
+        self._fleet, self._rng, self._every_s, self._n_kills = fleet, rng, every_s, n_kills
+        self._next_s = time.monotonic() + rng.uniform(*every_s)
+
+    def blow(self) -> None:
+        """Kill somebody if it is time."""
+        if len(self.victims) < self._n_kills and time.monotonic() >= self._next_s:
+            victim = self._rng.choice(list(self._fleet.processes))
+            self._fleet.kill(victim)
+            self.victims.append(victim)
+            self._next_s = time.monotonic() + self._rng.uniform(*self._every_s)
 
 
 def free_port() -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from deploy.local import LocalFleet
+from deploy.local import LocalFleet, Storm
 from tests.deploy.test_fleet import run_to_end, show, spec, verify
 
 if TYPE_CHECKING:
@@ -36,23 +36,17 @@ def test_random_kills_lose_nothing_and_the_final_adapter_is_the_undisturbed_one(
     with calm:
         run_to_end(calm, last_version=ROUNDS, evaluated=False)
     stormy = LocalFleet(spec(tmp_path / "stormy", tiny_bundle, devices, rounds=ROUNDS))
-    rng = random.Random(time.time_ns())
     events: list[FleetEvent] = []
-    kills = []
     with stormy:
-        next_kill = time.monotonic() + 0.5
+        storm = Storm(stormy, random.Random(), every_s=(0.2, 1.2), n_kills=N_KILLS)
         end = time.monotonic() + 300
         while not any(event.name == "task-finished" for event in events):
-            assert time.monotonic() < end, f"not finished after {kills}: {events[-10:]}"
+            assert time.monotonic() < end, f"not finished after {storm.victims}: {events[-10:]}"
             events.extend(stormy.poll())
-            if len(kills) < N_KILLS and time.monotonic() > next_kill:
-                victim = rng.choice(["broker", "aggregator", *devices])
-                stormy.kill(victim)
-                kills.append(victim)
-                next_kill = time.monotonic() + rng.uniform(0.2, 1.2)
+            storm.blow()
             time.sleep(0.02)
         restarts = sum(process.n_restarts for process in stormy.processes.values())
-    assert len(kills) >= 10, "the run was over too soon"
+    assert len(storm.victims) >= 10, "the run was over too soon"
     assert restarts >= 10
     shown = show(stormy)
     assert [one["n_updates"] for one in shown["rounds"]] == [4] * ROUNDS
