@@ -27,7 +27,16 @@ from protocol.errors import ConfigError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CORRECTNESS_BITS", "MAX_COHORT", "MIN_COHORT", "SECURITY_BITS", "Graph", "GraphSpec", "ServerModel", "choose"]
+__all__ = [
+    "CORRECTNESS_BITS",
+    "MAX_COHORT",
+    "MIN_COHORT",
+    "SECURITY_BITS",
+    "Graph",
+    "GraphSpec",
+    "ServerModel",
+    "choose",
+]
 
 MIN_COHORT: Final = 3  # a sum of two tells each of the two the other's vector
 MAX_COHORT: Final = 1000  # the roster's names fit into one message's MAX_ITEMS; issue 4 asks for 3 to 1,000

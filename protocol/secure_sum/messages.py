@@ -42,6 +42,7 @@ __all__ = [
     "Delivery",
     "MaskedInput",
     "Roster",
+    "ServerStep",
     "Shares",
     "SumPlan",
     "SumReason",
@@ -83,6 +84,8 @@ SumReason: TypeAlias = Literal[
     "bad-shares",  # no shares of a secret fit its commitment
     "bad-sum",  # the sum is none that honest devices can make
 ]
+
+ServerStep: TypeAlias = Literal["adverts", "shares", "inputs", "consents", "unmasking", "done", "aborted"]
 
 T = TypeVar("T")
 Fraction = Annotated[float, Range(0, 0.99)]
@@ -226,7 +229,9 @@ def members(data: bytes, n: int) -> frozenset[int]:
         RemoteProtocolError: ``wrong-shape`` or ``bad-encoding`` (the peer's fault).
     """
     if len(data) != (n + 7) // 8:
-        raise RemoteProtocolError(f"a set of {n} devices has {(n + 7) // 8} bytes, got {len(data)}", reason="wrong-shape")
+        raise RemoteProtocolError(
+            f"a set of {n} devices has {(n + 7) // 8} bytes, got {len(data)}", reason="wrong-shape"
+        )
     bits = int.from_bytes(data, "little")
     if bits >> n:
         raise RemoteProtocolError("a set names devices that are not in the roster", reason="bad-encoding")

@@ -76,7 +76,8 @@ class Quantiser:
     def bits(self) -> int:
         """Bits of the modulus: signed sums of levels and unsigned sums of weights both fit."""
         levels = self.max_cohort * (2 ** (self.input_bits - 1) - 1)
-        return max((2 * levels + 1).bit_length(), (self.max_cohort * self.weight_cap).bit_length())
+        signed, unsigned = (2 * levels + 1).bit_length(), (self.max_cohort * self.weight_cap).bit_length()
+        return int(max(signed, unsigned))
 
     @property
     def n_values(self) -> int:
@@ -143,7 +144,8 @@ class Quantiser:
             raise RemoteProtocolError(f"a summed weight of {weight} cannot be", reason="bad-sum")
         if np.abs(levels).max() > self.max_cohort * self.n_levels:
             raise RemoteProtocolError("a summed level is beyond what the cohort can reach", reason="bad-sum")
-        return WeightedMean(levels * (self.step * self.weight_cap / weight), weight)
+        mean = levels.astype(np.float64) * (self.step * self.weight_cap / weight)  # [n_params]
+        return WeightedMean(mean.astype(np.float64, copy=False), weight)
 
 
 def packed_bytes(n_values: int, bits: int) -> int:

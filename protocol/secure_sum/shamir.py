@@ -1,8 +1,8 @@
 """Shamir's secret sharing (1979, "How to Share a Secret") of 256-bit secrets, vectorised over secrets and shares.
 
 The field is the integers modulo the Mersenne prime 2**31 - 1 (Euler 1772), whose products fit into uint64; a secret is
-nine limbs, eight of 29 bits and one of 24, each shared by a polynomial of its own, so that any t - 1 shares say nothing about it. A
-share's x is the holder's index + 1.
+nine limbs, eight of 29 bits and one of 24, each shared by a polynomial of its own, so that any t - 1 shares say nothing
+about it. A share's x is the holder's index + 1.
 
 Laws: exactly ``threshold`` shares open a secret; a wrong share makes a limb too large with a probability of about
 1 - 2**-23, and the callers hold every opened secret against a commitment or a public key besides. Not constant-time:
@@ -93,7 +93,8 @@ def _weights_at_zero(holders: Sequence[int]) -> NDArray[np.uint64]:
     np.fill_diagonal(numerators, 1)
     over, under = _products(numerators), _products(differences)  # [t]
     inverse = np.array([pow(int(one), -1, PRIME) for one in under], np.uint64)
-    return over * inverse % _P
+    weights: NDArray[np.uint64] = over * inverse % _P
+    return weights
 
 
 def _products(rows: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -102,7 +103,8 @@ def _products(rows: NDArray[np.uint64]) -> NDArray[np.uint64]:
         if rows.shape[1] % 2:
             rows = np.concatenate([rows, np.ones((rows.shape[0], 1), np.uint64)], axis=1)
         rows = rows[:, ::2] * rows[:, 1::2] % _P
-    return rows[:, 0]
+    column: NDArray[np.uint64] = rows[:, 0]
+    return column
 
 
 def _uniform(seed: bytes, n_rows: int, n_columns: int) -> NDArray[np.uint64]:
