@@ -1,7 +1,7 @@
 """Secure sum: devices send masked vectors, of which only the sum can be read (SecAgg+, DESIGN D5, docs/adr/0009).
 
 Source: Bell, Bonawitz, Gascon, Lepoint, Raykova 2020, "Secure Single-Server Aggregation with (Poly)Logarithmic
-Overhead" (ePrint 2020/704), which is Bonawitz et al. 2017 (ePrint 2017/281, figure 4: the five steps) on a sparse graph.
+Overhead" (ePrint 2020/704): Bonawitz et al. 2017 (ePrint 2017/281, figure 4: the five steps) on a sparse graph.
 Departures are named where they are made and listed in docs/secure-sum.md.
 
     graph        who masks with whom, and how many shares open a secret

@@ -333,12 +333,12 @@ class SumServer:
             abort_reason=self.abort_reason,
             adverts=join_records({name: pack(one) for name, one in self._adverts.items()}),
             roster=pack(self._setting.roster) if self._setting else b"",
-            sealed=join_records({i: one for i, one in self._sealed.items()}),
-            commitments=join_records({i: one for i, one in self._commitments.items()}),
-            inputs=join_records({i: one for i, one in self._inputs.items()}),
+            sealed=join_records(self._sealed),
+            commitments=join_records(self._commitments),
+            inputs=join_records(self._inputs),
             total=b"" if self._total is None else self._total.astype("<u4").tobytes(),
-            consents=join_records({i: one for i, one in self._consents.items()}),
-            opened=join_records({i: join_records({j: s for j, s in one.items()}) for i, one in self._opened.items()}),
+            consents=join_records(self._consents),
+            opened=join_records({i: join_records(one) for i, one in self._opened.items()}),
         )
         return cbor.dumps(plain(state))
 

@@ -103,8 +103,7 @@ def _products(rows: NDArray[np.uint64]) -> NDArray[np.uint64]:
         if rows.shape[1] % 2:
             rows = np.concatenate([rows, np.ones((rows.shape[0], 1), np.uint64)], axis=1)
         rows = rows[:, ::2] * rows[:, 1::2] % _P
-    column: NDArray[np.uint64] = rows[:, 0]
-    return column
+    return np.asarray(rows.reshape(-1), np.uint64)  # [t, 1] to [t]
 
 
 def _uniform(seed: bytes, n_rows: int, n_columns: int) -> NDArray[np.uint64]:

@@ -1,4 +1,4 @@
-"""How the server's state lies in storage: one CBOR map, with records in place of maps that would have too many items."""
+"""How the server's state lies in storage: one CBOR map, with records for what would be too many items."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from protocol.errors import MalformedMessageError
 from protocol.fields import Length
 from protocol.messages import MAX_MESSAGE_BYTES
-from protocol.secure_sum.messages import ServerStep, SumPlan
+from protocol.secure_sum.messages import ServerStep, SumPlan  # noqa: TC001 - structure() reads the types
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
