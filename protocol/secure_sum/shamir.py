@@ -110,8 +110,8 @@ def _uniform(seed: bytes, n_rows: int, n_columns: int) -> NDArray[np.uint64]:
     """Return uniform field elements; uint64 [n_rows, n_columns], by rejection of the one 31-bit value that is none."""
     need = n_rows * n_columns
     draws = keystream(seed, need + 64) >> np.uint32(1)  # 31 bits each
-    draws = draws[draws != PRIME]  # one in 2**31 falls out, 64 of them never do (below 2**-1000)
-    return draws[:need].astype(np.uint64).reshape(n_rows, n_columns)
+    kept = draws[draws != PRIME][:need]  # one in 2**31 falls out, 64 of them never do (below 2**-1000)
+    return np.asarray(kept, np.uint64).reshape(n_rows, n_columns)
 
 
 def _to_limbs(secret: bytes) -> list[int]:

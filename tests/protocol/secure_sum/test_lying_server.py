@@ -215,7 +215,9 @@ def test_what_one_plan_signed_is_no_use_under_another() -> None:
     run, messages = at("shares")
     other = Parties(plan_for(n_params=2, clip=2.0), N)
     party: Party = other.parties[name_of(0)]
-    party.state, _ = device.advertise(other.plan, name=party.name, key=party.key, entropy=seed("entropy", party.name, 0))
+    party.state, _ = device.advertise(
+        other.plan, name=party.name, key=party.key, entropy=seed("entropy", party.name, 0)
+    )
     assert refused(other, "shares", 0, messages[name_of(0)]) == "bad-roster"
     with pytest.raises(BadSignatureError):
         other.server.receive(name_of(1), run.sent["adverts", name_of(1)])

@@ -108,7 +108,11 @@ def test_packing_is_exact_and_as_short_as_can_be(bits: int, numbers: list[int]) 
 
 def test_a_packed_vector_of_another_length_or_with_spare_bits_is_refused() -> None:
     data = quantise.pack(np.arange(3, dtype=np.uint32), 7)
-    for wrong, reason in ((data + b"\0", "wrong-shape"), (data[:-1], "wrong-shape"), (data[:-1] + b"\xff", "bad-encoding")):
+    for wrong, reason in (
+        (data + b"\0", "wrong-shape"),
+        (data[:-1], "wrong-shape"),
+        (data[:-1] + b"\xff", "bad-encoding"),
+    ):
         with pytest.raises(RemoteProtocolError) as caught:
             quantise.unpack(wrong, n_values=3, bits=7)
         assert caught.value.reason == reason

@@ -255,7 +255,9 @@ def golden_lines() -> list[str]:
     to_devices = {step: run_messages(step) for step in STEPS[1:]}
     run.run_until()
     lines = [f"{step} {name} {data.hex()}" for (step, name), data in sorted(run.sent.items())]
-    lines += [f"{step} to {name} {data.hex()}" for step, all_ in to_devices.items() for name, data in sorted(all_.items())]
+    lines += [
+        f"{step} to {name} {data.hex()}" for step, all_ in to_devices.items() for name, data in sorted(all_.items())
+    ]
     return [*lines, f"total {run.server.total().astype('<u4').tobytes().hex()}"]
 
 

@@ -13,7 +13,6 @@ from protocol.secure_sum import shamir
 from tests.protocol.secure_sum.parties import seed
 
 
-
 def evaluate(shares: list[tuple[int, int]]) -> int:
     """Return the polynomial through (x, y) at zero, with Python's integers."""
     total = 0
