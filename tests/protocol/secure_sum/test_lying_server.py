@@ -64,8 +64,8 @@ def test_two_sets_of_survivors_shown_to_two_halves_open_nothing() -> None:
         reply = run.answer("consents", run.parties[name_of(i)], survivors_for(run, i, alive))
         consents[i] = unpack(Consent, reply).signature
     # Each device is offered the consents of its half, then everybody's.
-    for i in shown:
-        half = {j: one for j, one in consents.items() if shown[j] == shown[i]}
+    for i, alive in shown.items():
+        half = {j: one for j, one in consents.items() if shown[j] == alive}
         assert refused(run, "unmasking", i, consents_for(run, i, half)) == "no-agreement"
         assert refused(run, "unmasking", i, consents_for(run, i, consents)) == "bad-signature"
 
@@ -141,7 +141,7 @@ def forged_roster(run: Parties, message: bytes, receiver: int, victim: int, *, i
 
 
 @pytest.mark.parametrize(("is_digest_forged", "reason"), [(True, "bad-signature"), (False, "bad-roster")])
-def test_the_server_cannot_take_a_devices_place(is_digest_forged: bool, reason: str) -> None:
+def test_the_server_cannot_take_a_devices_place(*, is_digest_forged: bool, reason: str) -> None:
     run, messages = at("shares")
     forged = forged_roster(run, messages[name_of(0)], 0, 3, is_digest_forged=is_digest_forged)
     assert refused(run, "shares", 0, forged) == reason

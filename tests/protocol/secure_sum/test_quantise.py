@@ -19,14 +19,14 @@ def quantiser(**changes: float) -> Quantiser:
 
 
 @given(
-    st.integers(1, 20),
-    st.sampled_from([1e-3, 1.0, 7.5]),
-    st.sampled_from([2, 8, 16]),
-    st.booleans(),
-    st.integers(0, 2**32),
+    n=st.integers(1, 20),
+    clip=st.sampled_from([1e-3, 1.0, 7.5]),
+    input_bits=st.sampled_from([2, 8, 16]),
+    is_stochastic=st.booleans(),
+    salt=st.integers(0, 2**32),
 )
 def test_the_mean_is_within_the_stated_bound_of_the_float64_mean(
-    n: int, clip: float, input_bits: int, is_stochastic: bool, salt: int
+    *, n: int, clip: float, input_bits: int, is_stochastic: bool, salt: int
 ) -> None:
     one = quantiser(clip=clip, input_bits=input_bits)
     rng = np.random.default_rng(salt)

