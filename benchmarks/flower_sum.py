@@ -1,6 +1,6 @@
 """Times the functions of Flower's secure aggregation; run by ``bench_secure_sum`` in an environment of Flower's own.
 
-Imports flwr and numpy only. Reads one JSON object a line (n, shares, threshold, n_params, n_dropped), writes one a line.
+Imports flwr and numpy only. Reads a JSON object a line (n, shares, threshold, n_params, n_dropped), writes one a line.
 The steps are those of Flower's SecAgg+ client and workflow, called in their order, without its messages and logs. All
 devices share the same two secrets, since what combining costs does not depend on them; where more than ``SAMPLE``
 secrets of one kind are to be combined, ``SAMPLE`` are timed and the time is scaled, since they are combined one by one.

@@ -51,7 +51,7 @@ def survivors_for(run: Parties, index: int, alive: set[int]) -> bytes:
     return pack(Survivors(survivors=bitmap(alive, N), signatures=signatures))
 
 
-def consents_for(run: Parties, index: int, consents: dict[int, bytes]) -> bytes:
+def consents_for(index: int, consents: dict[int, bytes]) -> bytes:
     near = sorted(set(consents) - {index})
     return pack(Agreement(consenters=bitmap(near, N), signatures=b"".join(consents[i] for i in near)))
 
@@ -66,8 +66,8 @@ def test_two_sets_of_survivors_shown_to_two_halves_open_nothing() -> None:
     # Each device is offered the consents of its half, then everybody's.
     for i, alive in shown.items():
         half = {j: one for j, one in consents.items() if shown[j] == alive}
-        assert refused(run, "unmasking", i, consents_for(run, i, half)) == "no-agreement"
-        assert refused(run, "unmasking", i, consents_for(run, i, consents)) == "bad-signature"
+        assert refused(run, "unmasking", i, consents_for(i, half)) == "no-agreement"
+        assert refused(run, "unmasking", i, consents_for(i, consents)) == "bad-signature"
 
 
 def test_a_device_that_answered_and_is_called_dropped_gives_nothing() -> None:
