@@ -34,7 +34,7 @@ from flwr.supercore.primitives.asymmetric import (
 )
 
 CLIP, LEVELS, MODULUS = 8.0, 2**22, 2**32  # Flower's defaults
-SAMPLE = 4
+SAMPLE = 2
 
 
 def keys() -> tuple[bytes, bytes]:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import ConfigError, LocalProtocolError, MalformedMessageError, RemoteProtocolError
-from protocol.secure_sum import device, messages, server
+from protocol.secure_sum import device, messages, server, shamir
 from protocol.secure_sum.messages import (
     Consent,
     MaskedInput,
@@ -176,6 +176,25 @@ def test_wrong_shares_are_found_out_and_enough_right_ones_suffice(n_wrong: int) 
     run.server.close()
     assert run.server.step == "done"
     assert (run.server.total() == run.expected(run.server.survivors())).all()
+
+
+@pytest.mark.parametrize("dropped", [(), (5,)])
+def test_a_wrong_share_that_opens_a_plausible_secret_is_found_out(dropped: tuple[int, ...]) -> None:
+    """Holder 0 moves the secret of device 5 by one in its first limb: only the commitment or public key tells."""
+    run = Parties(plan_for(n_params=2), 6, {"inputs": dropped})
+    sent = run.run_until("unmasking")
+    answering = [0, 1, 2, 3]  # exactly the threshold, so there is no other choice of shares
+    move = pow(int(shamir._weights_at_zero(answering)[0]), -1, shamir.PRIME)
+    for i in answering:
+        unmask = unpack(Unmask, reply_of(run, "unmasking", i, sent))
+        if i == 0:
+            at = 5 * shamir.SHARE_BYTES
+            moved = (int.from_bytes(unmask.shares[at : at + 4], "little") + move) % shamir.PRIME
+            shares = unmask.shares[:at] + moved.to_bytes(4, "little") + unmask.shares[at + 4 :]
+            unmask = replace(unmask, shares=shares)
+        run.server.receive(name_of(i), pack(unmask))
+    run.server.close()
+    assert (run.server.step, run.server.abort_reason) == ("aborted", "bad-shares")
 
 
 def test_too_many_wrong_shares_end_the_sum_and_nothing_wrong_comes_out() -> None:
