@@ -26,6 +26,7 @@ __all__ = [
     "ENVELOPE_OVERHEAD_BYTES",
     "MAX_EXAMPLES",
     "MAX_MESSAGE_BYTES",
+    "MAX_ROUND",
     "PROTOCOL_VERSION",
     "REASONS",
     "Announce",

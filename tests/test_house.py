@@ -145,8 +145,10 @@ def test_the_protocol_has_no_clock_no_socket_and_no_files(path: Path) -> None:
     assert calls & {"open", "print", "input", "eval", "exec"} == set()
 
 
-def test_only_the_codec_of_the_protocol_needs_numpy() -> None:
-    names = [name for name in MODULES.values() if name.startswith("protocol") and name != "protocol.codec"]
+def test_only_the_codec_and_the_secure_sum_of_the_protocol_need_numpy() -> None:
+    with_numpy = ("protocol.codec", "protocol.secure_sum.")
+    names = [n for n in MODULES.values() if n.startswith("protocol") and not n.startswith(with_numpy)]
+    names += ["protocol.secure_sum.messages"]
     assert loaded_by(f"import {', '.join(names)}", ML_RUNTIME) == []
     assert loaded_by("import protocol.codec", ("numpy",)) == ["numpy"]
 
