@@ -20,7 +20,7 @@ PYTEST_ARGS ?=
 WORKERS ?= 2
 
 CHECK_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
-BENCHES := $(sort $(patsubst benchmarks/bench_%.py,bench-%,$(wildcard benchmarks/bench_*.py)))
+BENCHES := $(sort $(subst _,-,$(patsubst benchmarks/bench_%.py,bench-%,$(wildcard benchmarks/bench_*.py))))
 
 .PHONY: help demo test check fix bench $(BENCHES) clean
 
@@ -50,7 +50,7 @@ bench: $(STAMPS)/dev ## Run every benchmark, one after the other; results in out
 	@for name in $(BENCHES); do $(MAKE) --no-print-directory "$$name"; done
 
 $(BENCHES): bench-%: $(STAMPS)/dev
-	$(BIN)/python -m benchmarks.bench_$*
+	$(BIN)/python -m benchmarks.bench_$(subst -,_,$*)
 
 clean: ## Remove what runs and tools left behind (the environment in .venv stays)
 	rm -rf out build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
