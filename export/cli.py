@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = ["export"]
 
+_TASKS = [
+    "text-classification",
+    "causal-lm",
+    "image-classification",
+]  # models.tasks names the same, but takes seconds to load
+_PARTS = "lora, ia3, bitfit, soft-prompt, full, head"
+_HEAD = "A task's new head is always trained."
 # The passes in their order, with their share of MiniLM's time on two cores: what makes a bar honest.
 _PASSES = {"load": 1, "adapt": 2, "trace": 22, "lower": 60, "pack": 3, "parity": 12, "seal": 1}
 
@@ -59,11 +66,13 @@ def export() -> None:
 
 @export.command(name="model")
 @click.argument("model")
-@click.option("--task", "task_kind", type=click.Choice(["text-classification"]), default="text-classification")
-@click.option("--labels", type=int, required=True, help="How many labels the task has.")
-@click.option("--adapter", type=click.Choice(["lora"]), default="lora", show_default=True)
+@click.option("--task", type=click.Choice(_TASKS), default=_TASKS[0], show_default=True)
+@click.option("--labels", type=int, help="How many labels the task has.")
+@click.option("--adapter", default="lora", show_default=True, help=f"Parts joined by +: {_PARTS}. {_HEAD}")
 @click.option("--rank", type=int, default=8, show_default=True, help="Inner width of each LoRA pair.")
 @click.option("--alpha", type=float, default=16.0, show_default=True, help="LoRA's scale is alpha / rank.")
+@click.option("--rslora", is_flag=True, help="Let LoRA's scale be alpha / sqrt(rank).")
+@click.option("--prompt-tokens", type=int, default=8, show_default=True, help="Virtual tokens of a soft prompt.")
 @click.option("--targets", default="auto", show_default=True, help="Layers to adapt, for instance query,value.")
 @click.option("--max-tokens", type=int, default=128, show_default=True, help="The longest text a device may train on.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws the head and LoRA's A.")
@@ -72,11 +81,13 @@ def export() -> None:
 def model_command(  # noqa: PLR0913 - a command's options are its arguments
     *,
     model: str,
-    task_kind: str,  # noqa: ARG001 - one kind so far; the option is there so that commands stay valid
-    labels: int,
-    adapter: str,  # noqa: ARG001 - likewise
+    task: str,
+    labels: int | None,
+    adapter: str,
     rank: int,
     alpha: float,
+    rslora: bool,
+    prompt_tokens: int,
     targets: str,
     max_tokens: int,
     seed: int,
@@ -90,7 +101,18 @@ def model_command(  # noqa: PLR0913 - a command's options are its arguments
         from export.bundle import export_bundle  # noqa: PLC0415
 
     names = () if targets == "auto" else tuple(name.strip() for name in targets.split(",") if name.strip())
-    options = Options(n_labels=labels, rank=rank, alpha=alpha, targets=names, max_tokens=max_tokens, seed=seed)
+    options = Options(
+        task=task,
+        n_labels=labels,
+        adapter=adapter,
+        rank=rank,
+        alpha=alpha,
+        rslora=rslora,
+        targets=names,
+        n_virtual=prompt_tokens,
+        max_tokens=max_tokens,
+        seed=seed,
+    )
     started = time.monotonic()
     with _progress() as watch:
         done = export_bundle(model, options, out, watch=watch, announce=_announce)
@@ -116,13 +138,22 @@ def verify_command(*, bundle: Path, as_json: bool) -> None:
 def _announce(adapted: "Adapted") -> None:
     n_params = adapted.layout.n_params
     click.echo(
-        f"{adapted.family}, {adapted.n_parameters / 1e6:.1f} M parameters; devices train {n_params:,} of them "
-        f"({', '.join(adapted.targets)} and the head)",
+        f"{adapted.family}, {adapted.n_parameters / 1e6:.1f} M parameters; devices train {n_params:,} "
+        f"({_by_part(adapted)})",
         err=True,
     )
     click.echo(
         f"an update is {4 * n_params / 1e3:.0f} kB as float32, about {n_params * 1.07 / 1e3:.0f} kB as int8", err=True
     )
+
+
+def _by_part(adapted: "Adapted") -> str:
+    """Return how many parameters each role has: where an adapter's size comes from."""
+    sizes: dict[str, int] = {}
+    for slot in adapted.layout.tensors:
+        name = f"lora on {', '.join(adapted.recipe.targets)}" if slot.role in {"lora_A", "lora_B"} else slot.role
+        sizes[name] = sizes.get(name, 0) + slot.n_values
+    return "; ".join(f"{name} {size:,}" for name, size in sizes.items())
 
 
 def _show(done: "Exported", *, seconds: float, as_json: bool) -> None:
