@@ -1,6 +1,7 @@
 """PyTorch's side of the parity check: the real model, autograd, torch.optim.AdamW.
 
-Laws: nothing here shares code with the traced graph except the loss and the scores; the model's parameters are put back afterwards.
+Laws: nothing here shares code with the traced graph except the loss and the scores; the model's parameters are put back
+afterwards.
 """
 
 import numpy as np

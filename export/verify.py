@@ -80,9 +80,8 @@ def _read_parity(bundle: Bundle) -> tuple[int, int | None, list[float]]:
     except (ValueError, KeyError, TypeError) as error:
         message = f"{bundle.folder}: {PARITY} is no parity report of format 1: {error}"
         raise BundleError(message) from error
-    if not (
-        seed >= 0 and (vocabulary is None or vocabulary > 0) and losses and all(np.isfinite(losses)) and all(losses)
-    ):
+    is_text_known = vocabulary is None or vocabulary > 0
+    if not (seed >= 0 and is_text_known and losses and all(np.isfinite(losses)) and all(losses)):
         message = f"{bundle.folder}: {PARITY} holds impossible numbers"
         raise BundleError(message)
     return seed, vocabulary, losses

@@ -31,7 +31,6 @@ __all__ = ["PARTS", "Recipe", "Trainable", "add_adapter", "flatten", "named_trai
 PARTS = ("lora", "ia3", "bitfit", "full", "soft-prompt", "head")
 # Pairs that cannot be: the first trains every weight, so the second would train the same thing twice.
 _TWICE = tuple(("full", other) for other in ("lora", "ia3", "bitfit"))
-_LORA = re.compile(r"\.(lora_A|lora_B)$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +122,7 @@ def add_adapter(model: PreTrainedModel, family: Family, recipe: Recipe) -> tuple
     if "bitfit" in recipe.parts and not any(one.role == "bias" for one in found):
         message = f"bitfit: the {family.name} model has no bias terms to train"
         raise ConfigError(message)
-    model.eval()
+    model.train(mode=False)
     return tuple(found)
 
 
@@ -141,20 +140,17 @@ def flatten(model: nn.Module, layout: Sequence[Trainable]) -> Tensor:
 
 def _role(name: str, family: Family, parts: tuple[str, ...]) -> Role | None:
     """Return the role of a parameter by its lasting name; None if no part trains it."""
-    lora = _LORA.search(name)
-    if lora is not None:
-        return "lora_A" if lora.group(1) == "lora_A" else "lora_B"
-    if name.endswith(f".{FACTORS}"):
-        return "scale"
-    if name.startswith(f"{PROMPT}."):
-        return "prompt"
-    if name.split(".", 1)[0] in family.heads:
-        return "head"
-    if family.idle_biases is not None and family.idle_biases.search(name):
-        return None
-    if "full" in parts:
-        return "base"
-    return "bias" if "bitfit" in parts and name.endswith(".bias") else None
+    idle = family.idle_biases is not None and family.idle_biases.search(name) is not None
+    rules: tuple[tuple[Role, bool], ...] = (
+        ("lora_A", name.endswith(".lora_A")),
+        ("lora_B", name.endswith(".lora_B")),
+        ("scale", name.endswith(f".{FACTORS}")),
+        ("prompt", name.startswith(f"{PROMPT}.")),
+        ("head", name.split(".", 1)[0] in family.heads),
+        ("base", "full" in parts and not idle),
+        ("bias", "bitfit" in parts and name.endswith(".bias") and not idle),
+    )
+    return next((role for role, holds in rules if holds), None)
 
 
 def _lasting_name(parameter: str, family: Family) -> str:

@@ -5,7 +5,7 @@ Source: Lester et al. 2021, arXiv:2104.08691; the tokens begin as embeddings of 
 goes on reading what it was pretrained on.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,8 @@ def prompted(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> dic
     prompt = getattr(model, PROMPT, None)
     if prompt is None:
         return {"input_ids": input_ids, "attention_mask": attention_mask}
-    embedded, mask = prompt(model.get_input_embeddings()(input_ids), attention_mask)  # type: ignore[operator]
+    words = cast("PreTrainedModel", model).get_input_embeddings()
+    embedded, mask = prompt(words(input_ids), attention_mask)
     return {"inputs_embeds": embedded, "attention_mask": mask}
 
 

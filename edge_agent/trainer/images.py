@@ -73,9 +73,8 @@ def read_images(path: Path, facts: ImageFacts, *, n_labels: int, max_examples: i
         raise ConfigError(f"{path}: expected arrays 'images' and 'labels', found {', '.join(sorted(arrays)) or 'none'}")
     expected = (facts.height, facts.width, facts.channels)
     if images.dtype != np.uint8 or images.shape[1:] != expected or not len(images):
-        raise ConfigError(
-            f"{path}: images are {images.dtype} {images.shape}, expected uint8 (n, {facts.height}, {facts.width}, {facts.channels})"
-        )
+        wanted = ", ".join(map(str, expected))
+        raise ConfigError(f"{path}: images are {images.dtype} {images.shape}, expected uint8 (n, {wanted}), n above 0")
     if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
         raise ConfigError(f"{path}: labels are {labels.dtype} {labels.shape}, expected {len(images)} integers")
     labels = labels[:max_examples].astype(np.int64)
