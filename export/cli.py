@@ -1,4 +1,4 @@
-"""The commands ``edgefold export MODEL ...`` and ``edgefold export verify BUNDLE``.
+"""The commands ``edgefold export MODEL ...`` and ``edgefold export verify | inspect BUNDLE``.
 
 Laws: nothing heavy is imported before a command runs; standard output carries the result alone (one JSON object with
 ``--json``), progress goes to standard error; errors are left to the front door, which prints one line.
@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 import click
 
 from protocol.errors import ConfigError
+from protocol.fields import plain
 
 if TYPE_CHECKING:
     from export.adapt import Adapted
     from export.bundle import Exported
 
-__all__ = ["export"]
+__all__ = ["export", "quiet"]
 
 _TASKS = [
     "text-classification",
@@ -52,7 +53,9 @@ class _ModelOrCommand(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=_ModelOrCommand, invoke_without_command=False, subcommand_metavar="MODEL [OPTIONS] | verify BUNDLE")
+@click.group(
+    cls=_ModelOrCommand, invoke_without_command=False, subcommand_metavar="MODEL [OPTIONS] | verify | inspect BUNDLE"
+)
 def export() -> None:
     """Turn a foundation model into a bundle that devices can train.
 
@@ -60,6 +63,7 @@ def export() -> None:
     MODEL is a Hugging Face folder, a hub id (owner/name) or a packaged sample (minilm):
       edgefold export minilm --task text-classification --labels 2 --adapter lora --rank 8 --out bundle
       edgefold export verify bundle
+      edgefold export inspect bundle
     All options: edgefold export model --help
     """  # noqa: D301 - \b is click's mark for a paragraph kept as it is
 
@@ -95,7 +99,7 @@ def model_command(  # noqa: PLR0913 - a command's options are its arguments
     as_json: bool,
 ) -> None:
     """Write a bundle of MODEL; refuse to if its graphs do not agree with PyTorch."""
-    _quiet()
+    quiet()
     with _named_extra():
         from export.adapt import Options  # noqa: PLC0415 - torch takes seconds
         from export.bundle import export_bundle  # noqa: PLC0415
@@ -133,6 +137,33 @@ def verify_command(*, bundle: Path, as_json: bool) -> None:
         return
     click.echo(f"bundle {found.id[:12]}: {found.n_files} files, {found.n_bytes / 1e6:.1f} MB, all as the manifest says")
     click.echo(f"{found.steps} training steps here agree with PyTorch: loss within {found.max_relative_loss_error:.1e}")
+
+
+@export.command(name="inspect")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
+def inspect_command(*, bundle: Path, as_json: bool) -> None:
+    """Show what a bundle holds: graphs, operators, the adapter by role and layer, files."""
+    with _named_extra():
+        from export.inspect import inspect  # noqa: PLC0415 - onnx
+
+    found = inspect(bundle)
+    if as_json:
+        click.echo(json.dumps(plain(found)))
+        return
+    manifest = found.manifest
+    click.echo(f"bundle {found.id[:12]}: {manifest.task.kind} on {manifest.model.source} ({manifest.model.family})")
+    click.echo(f"adapter {manifest.adapter.kind}: {manifest.adapter.n_params:,} parameters")
+    for layer, roles in found.layers.items():
+        sizes = ", ".join(f"{role} {size:,}" for role, size in roles.items())
+        click.echo(f"  {'no layer' if layer == '-' else f'layer {layer}'}: {sizes}")
+    for graph in found.graphs:
+        click.echo(f"{graph.engine} {graph.file}: {sum(graph.operators.values())} operators")
+        for arrow, values in (("<-", graph.inputs), ("->", graph.outputs)):
+            click.echo(f"  {arrow} " + ", ".join(f"{name} [{', '.join(sizes)}]" for name, sizes in values.items()))
+        click.echo("  " + ", ".join(f"{name} {n}" for name, n in graph.operators.items()))
+    for name, facts in manifest.files.items():
+        click.echo(f"{facts.bytes:>12,}  {facts.sha256[:12]}  {name}")
 
 
 def _announce(adapted: "Adapted") -> None:
@@ -209,7 +240,7 @@ def _named_extra() -> Iterator[None]:
         raise ConfigError(message) from error
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Silence what the exporter's libraries say about themselves; their errors still come."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -27,10 +27,10 @@ from models.task import Task
 
 __all__ = ["Step", "trace"]
 
-# The example that the tracer sees. Two primes that occur as no dimension of a model, so that a size of the example
-# that leaked into the graph would break the parity check instead of agreeing with it by accident.
-EXAMPLE_BATCH = 5
-EXAMPLE_TOKENS = 11
+# The example that the tracer sees has two of these sizes, batch and sequence. The tracer takes sizes that are equal for
+# the same size, so they must occur as no dimension of the model (``--labels 5``, a picture of five tokens); as primes
+# they are no product of its dimensions either.
+PRIMES = (5, 11, 7, 13, 17, 19, 23, 29, 31, 37)
 # Sizes 0 and 1 are specialised by torch's tracer, so the symbols begin where neither they nor what is cut off them (a
 # sequence without its first token) can be one; that one graph is right at 1 and 2 as well is proven by the parity pass
 # and by tests/export/test_graphs.py, not assumed.
@@ -62,9 +62,10 @@ def trace(
     Ensures: train -> (loss [], grad [n_params]); evaluate -> the task's outputs; both with symbolic batch and, for
     text, sequence, free of assertions and of dead code.
     """
-    batch = task.example(model.config, EXAMPLE_BATCH, EXAMPLE_TOKENS)
+    n_examples, n_tokens = _example_sizes(model)
+    batch = task.example(model.config, n_examples, n_tokens)
     n_inputs = len(task.inputs)
-    program = _forward(task.wrap(model), task, batch[:n_inputs], max_tokens)
+    program = _forward(task.wrap(model), task, batch[:n_inputs], max(max_tokens, n_tokens))
     forward, to_train = program.module(check_guards=False), keep_slopes(program.module(check_guards=False))
     trained = {f"model.{t.parameter}": t for t in layout}
     tensors = dict(forward.named_parameters()) | dict(forward.named_buffers())
@@ -93,9 +94,15 @@ def trace(
     return step(train, (*task.inputs, *task.targets), ("loss", "grad")), step(evaluate, task.inputs, task.outputs)
 
 
+def _example_sizes(model: nn.Module) -> tuple[int, int]:
+    taken = {size for value in model.state_dict().values() for size in value.shape}
+    n_examples, n_tokens, *_ = [prime for prime in PRIMES if prime not in taken]
+    return n_examples, n_tokens
+
+
 def _forward(module: nn.Module, task: Task, inputs: tuple[Tensor, ...], max_tokens: int) -> ExportedProgram:
     """Return the forward as a graph of core operations; the model's own mask code cannot be differentiated as it is."""
-    most = {"batch": MOST_BATCH, "seq": max(max_tokens, EXAMPLE_TOKENS)}
+    most = {"batch": MOST_BATCH, "seq": max_tokens}
     sizes = {name: Dim(name, min=LEAST[name], max=most[name]) for name in LEAST}
     free = tuple({axis: sizes[name] for axis, name in axes.items()} for axes in task.sizes)
     program = export(module, inputs, dynamic_shapes=free, strict=False)
@@ -116,6 +123,10 @@ def _plain(
     for node in graph.graph.nodes:
         if "assert" in str(node.target):
             graph.graph.erase_node(node)
+        elif node.op == "get_attr":  # a constant that the model's code makes on the way, as GPT-Neo's mask does
+            constant = getattr(graph, node.target)
+            delattr(graph, node.target)
+            graph.register_buffer(node.target, constant)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph

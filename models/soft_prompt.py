@@ -38,7 +38,7 @@ class SoftPrompt(nn.Module):
 
 def add_soft_prompt(model: PreTrainedModel, *, n_virtual: int, after: int) -> None:
     """Give ``model`` a trainable prompt of words drawn from torch's generator."""
-    table = model.get_input_embeddings().weight.detach()  # [vocabulary, width]
+    table = cast("Tensor", model.get_input_embeddings().weight).detach()  # [vocabulary, width]
     words = torch.randint(len(table), (n_virtual,))
     model.add_module(PROMPT, SoftPrompt(table[words], after=after))
 
@@ -48,7 +48,7 @@ def prompted(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> dic
     prompt = getattr(model, PROMPT, None)
     if prompt is None:
         return {"input_ids": input_ids, "attention_mask": attention_mask}
-    words = cast("PreTrainedModel", model).get_input_embeddings()
+    words: nn.Module = cast("PreTrainedModel", model).get_input_embeddings()
     embedded, mask = prompt(words(input_ids), attention_mask)
     return {"inputs_embeds": embedded, "attention_mask": mask}
 

@@ -66,7 +66,7 @@ class TokenisedSet:
         return len(self.ids)
 
     def batch(self, rows: Sequence[int] | NDArray[Any]) -> Batch:
-        """Return ``rows`` as input_ids, attention_mask int64 [batch, seq] and, where the task has them, labels [batch]."""
+        """Return ``rows`` as input_ids, attention_mask int64 [batch, seq] and, if it has any, labels [batch]."""
         longest = max(self.least_tokens, *(len(self.ids[row]) for row in rows))
         input_ids = np.full((len(rows), longest), self.pad_id, np.int64)  # [batch, seq]
         attention_mask = np.zeros((len(rows), longest), np.int64)  # [batch, seq]
