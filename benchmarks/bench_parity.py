@@ -1,7 +1,7 @@
 """Does every family train with every adapter as PyTorch does?
 
 Each cell is an export of a tiny random model: 20 AdamW steps by PyTorch and by the trainer process, loss and parameters
-compared. A cell that cannot exist says why. All 84 cells take about half an hour on two cores;
+compared. A cell that cannot exist says why. All 78 cells take half an hour or more on two cores;
 ``python -m benchmarks.bench_parity --families gpt2,vit --adapters lora`` does some.
 """
 

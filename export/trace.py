@@ -123,10 +123,6 @@ def _plain(
     for node in graph.graph.nodes:
         if "assert" in str(node.target):
             graph.graph.erase_node(node)
-        elif node.op == "get_attr":  # a constant that the model's code makes on the way, as GPT-Neo's mask does
-            constant = getattr(graph, node.target)
-            delattr(graph, node.target)
-            graph.register_buffer(node.target, constant)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph

@@ -29,6 +29,7 @@ class Family:
     # AdamW would blow the rounding up to full steps, so they are never trained.
     idle_biases: re.Pattern[str] | None = None
     positions_after_pad: bool = False  # positions are counted from the pad id on, so the table holds fewer tokens
+    takes_prompt: bool = True
     prompt_after: int = 0  # how many tokens stand before a soft prompt: one where the head reads the first token
 
     def layer_of(self, name: str) -> int | None:

@@ -1,4 +1,4 @@
-"""GPT-2 and the decoders of its time, GPT-Neo and OPT: learned positions, LayerNorm before each part, GELU or ReLU.
+"""GPT-2, and OPT of its time: learned positions, LayerNorm before each part, GELU or ReLU.
 
 Read top to bottom, a GPT-2 is::
 
@@ -8,10 +8,9 @@ Read top to bottom, a GPT-2 is::
         ln_2, mlp                  c_fc to 4 H, GELU, c_proj to H
     ln_f, lm_head                  the word embeddings again, as pretrained
 
-GPT-Neo has q_proj, k_proj, v_proj instead of c_attn, without biases, and attends to a window in every other layer. OPT
-has them with biases, and ReLU between fc1 and fc2.
+OPT has q_proj, k_proj, v_proj instead of c_attn, and ReLU between fc1 and fc2.
 
-Source: Radford et al. 2019; Black et al. 2021; Zhang et al. 2022, arXiv:2205.01068. LoRA on the attention's query and
+Source: Radford et al. 2019; Zhang et al. 2022, arXiv:2205.01068. LoRA on the attention's query and
 value is Hu et al. 2021; in GPT-2 they come with the key out of one layer, as in their released code.
 """
 
@@ -19,7 +18,7 @@ import re
 
 from models.family import Family
 
-__all__ = ["GPT2", "GPT_NEO", "OPT"]
+__all__ = ["GPT2", "OPT"]
 
 GPT2 = Family(
     name="gpt2",
@@ -32,16 +31,6 @@ GPT2 = Family(
     ia3_inputs=re.compile(r"\.mlp\.c_proj$"),
     # The middle third of it is the key's, which is idle; the whole is left out, since a part cannot be.
     idle_biases=re.compile(r"\.attn\.c_attn\.bias$"),
-)
-GPT_NEO = Family(
-    name="gpt_neo",
-    model_types=frozenset({"gpt_neo"}),
-    default_targets=("q_proj", "v_proj"),
-    backbone="transformer",
-    heads=(),
-    layer_pattern=re.compile(r"(?:^|\.)h\.(\d+)\."),
-    ia3_outputs=re.compile(r"\.attention\.(?:k_proj|v_proj)$"),
-    ia3_inputs=re.compile(r"\.mlp\.c_proj$"),
 )
 OPT = Family(
     name="opt",

@@ -89,7 +89,7 @@ def test_a_language_model_is_exported_by_the_command_line_and_trained_from_texts
         "40",
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "edgefold", *command, "--adapter", "lora+soft-prompt", "--out", str(tmp_path / "b")],
+        [sys.executable, "-m", "edgefold", *command, "--adapter", "lora+ia3", "--out", str(tmp_path / "b")],
         capture_output=True,
         text=True,
         check=False,
@@ -97,7 +97,7 @@ def test_a_language_model_is_exported_by_the_command_line_and_trained_from_texts
         env=os.environ,
     )
     assert done.returncode == 0, done.stderr
-    assert "prompt 256" in done.stderr  # eight tokens of 32: what is trained is said first
+    assert "scale 160" in done.stderr  # 2 layers of 16 + 16 + 48: what is trained is said first
     texts = [" ".join(f"w{2 + (start + i) % 9}" for i in range(12)) for start in range(24)] + ["w2"]
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -127,6 +127,8 @@ def test_a_vision_model_is_trained_from_pictures(tmp_path: Path) -> None:
 def test_a_part_that_has_nothing_to_train_is_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
+    (tmp_path / "c").mkdir()
+    refuse("gemma", tmp_path / "c", Options(task="causal-lm", adapter="soft-prompt", max_tokens=40), "cannot be traced")
     refuse("llama", tmp_path / "a", Options(task="causal-lm", adapter="bitfit", max_tokens=40), "no bias terms")
     options = Options(task="image-classification", n_labels=2, adapter="soft-prompt")
     refuse("vit", tmp_path / "b", options, "stands beside text")
