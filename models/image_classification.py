@@ -20,7 +20,7 @@ from models.task import Task
 from models.vit import DEIT, DINOV2, VIT
 from protocol.errors import ConfigError
 
-__all__ = ["IMAGE_CLASSIFICATION", "ImageClassifier"]
+__all__ = ["CLASSES", "IMAGE_CLASSIFICATION", "ImageClassifier"]
 
 CLASSES: dict[str, Any] = {
     "vit": ViTForImageClassification,
