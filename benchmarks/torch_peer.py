@@ -14,8 +14,9 @@ import torch
 
 from host.memory import peak_bytes
 from models import text_classification as task
-from models.adapters import add_lora
+from models.adapters import Recipe, add_adapter
 from models.samples import sample_folder
+from models.task import build
 
 
 def main() -> None:
@@ -28,12 +29,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    model, family = task.build(sample_folder("minilm"), n_labels=2, seed=0)
+    model, family = build(sample_folder("minilm"), task.TEXT_CLASSIFICATION, n_labels=2, seed=0)
     model.set_attn_implementation(options.attention)
-    adapted = add_lora(model, family, rank=8, alpha=16, targets=family.default_targets, seed=0)
-    trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    add_adapter(model, family, Recipe(parts=("lora", "head"), targets=family.default_targets))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3)
-    classifier = task.Classifier(adapted)
+    classifier = task.Classifier(model)
     rng = np.random.default_rng(0)
     ids = torch.from_numpy(rng.integers(1000, 20000, (options.steps, options.batch, options.tokens)))
     mask = torch.ones_like(ids[0])

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
 
-from export.load import Source
-from models import text_classification as task
-from models.adapters import Trainable, add_lora, flatten, trainables
+from export.load import Source, image_facts
+from export.problems import Inputs
+from models.adapters import Recipe, Trainable, add_adapter, flatten, parts_of
+from models.family import Family
+from models.task import Task, build
+from models.tasks import TASKS
 from protocol.errors import ConfigError
 from protocol.layout import Layout, TensorSlot
 
@@ -22,10 +25,14 @@ __all__ = ["Adapted", "Options", "adapt"]
 class Options:
     """What the caller of an export chooses."""
 
-    n_labels: int
+    task: str = "text-classification"
+    n_labels: int | None = None  # None: the task has none
+    adapter: str = "lora"  # parts joined by +
     rank: int = 8
     alpha: float = 16.0  # with rank 8 the scale is 2, as in Hu et al.'s released configurations
+    rslora: bool = False
     targets: tuple[str, ...] = ()  # empty: the family's own
+    n_virtual: int = 8  # Lester et al. 2021, figure 3b: little is won above 20, and each costs time in every layer
     max_tokens: int = 128
     seed: int = 0
 
@@ -33,9 +40,21 @@ class Options:
         """Refuse what no adapter can be made of.
 
         Raises:
-            ConfigError: a value is out of its range.
+            ConfigError: a value is out of its range, or an option speaks of what is not there.
         """
-        limits = {"labels": (self.n_labels, 2), "rank": (self.rank, 1), "max-tokens": (self.max_tokens, 2)}
+        limits = {
+            "rank": (self.rank, 1),
+            "max-tokens": (self.max_tokens, 2),
+            "prompt-tokens": (self.n_virtual, 1),
+        }
+        if self.has_labels:
+            if self.n_labels is None:
+                message = f"--labels is missing: how many labels does this {self.task} have?"
+                raise ConfigError(message)
+            limits["labels"] = (self.n_labels, 2)
+        elif self.n_labels is not None:
+            message = f"--labels is {self.n_labels}, but {self.task} has no labels"
+            raise ConfigError(message)
         for name, (value, least) in limits.items():
             if value < least:
                 message = f"--{name} is {value}, it must be at least {least}"
@@ -43,56 +62,105 @@ class Options:
         if not self.alpha > 0:
             message = f"--alpha is {self.alpha}, it must be above 0"
             raise ConfigError(message)
+        if "lora" not in self.parts and (self.targets or self.rslora):
+            message = f"--targets and --rslora are for lora, which --adapter {self.adapter} has not"
+            raise ConfigError(message)
+
+    @property
+    def has_labels(self) -> bool:
+        """Return whether the task's examples have labels; such a task has a new head."""
+        return TASKS[self.task].has_head
+
+    @property
+    def is_text(self) -> bool:
+        """Return whether the task's examples are texts."""
+        return "input_ids" in TASKS[self.task].inputs
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Return the adapter's parts in their order."""
+        return parts_of(self.adapter, has_head=self.has_labels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapted:
     """A task model with an adapter."""
 
-    model: nn.Module
+    model: PreTrainedModel
+    task: Task
     family: str
-    targets: tuple[str, ...]
+    recipe: Recipe
     trainables: tuple[Trainable, ...]
     layout: Layout
     theta: NDArray[np.float32]  # [n_params], the initial adapter
     n_parameters: int  # of the base and its head, without the adapter
-    vocabulary: int
-    pad_id: int
+    inputs: Inputs
+    pad_id: int  # of a task on text
 
 
 def adapt(source: Source, options: Options) -> Adapted:
-    """Return the model of ``source`` with a LoRA adapter and a new head.
+    """Return the model of ``source`` with a new adapter, and a new head where the task has one.
 
     Requires: a folder that ``load`` checked.
-    Ensures: ``theta`` in the layout's order; LoRA's B is zero, so the adapter changes nothing before it is trained.
+    Ensures: ``theta`` in the layout's order; LoRA's B is zero and IA3's factors are one, so that these change nothing
+    before they are trained.
 
     Raises:
         ConfigError: an unsupported model, an unknown target, or more tokens than the model has positions.
     """
+    task = TASKS[options.task]
     try:
-        model, family = task.build(source.folder, n_labels=options.n_labels, seed=options.seed)
+        model, family = build(source.folder, task, n_labels=options.n_labels, seed=options.seed)
     except (OSError, ValueError, KeyError) as error:
         message = f"{source.name}: not a Hugging Face model folder: {str(error).splitlines()[0][:200]}"
         raise ConfigError(message) from error
-    positions = model.config.max_position_embeddings
-    if options.max_tokens > positions:
-        message = f"--max-tokens is {options.max_tokens}, {source.name} has {positions} positions"
+    if options.is_text:
+        _refuse_long_texts(model.config, family, options, source.name)
+        if "soft-prompt" in options.parts and not family.takes_prompt:
+            message = f"--adapter {options.adapter}: a soft prompt cannot be traced in the {family.name} family yet"
+            raise ConfigError(message)
+    elif "soft-prompt" in options.parts:
+        message = f"--adapter {options.adapter}: a soft prompt stands beside text, and {task.kind} has none"
         raise ConfigError(message)
     n_parameters = sum(p.numel() for p in model.parameters())
-    targets = options.targets or family.default_targets
-    adapted = add_lora(model, family, rank=options.rank, alpha=options.alpha, targets=targets, seed=options.seed)
-    parts = trainables(adapted, family, scale=options.alpha / options.rank)
+    recipe = Recipe(
+        parts=options.parts,
+        rank=options.rank,
+        alpha=options.alpha,
+        rslora=options.rslora,
+        targets=options.targets or family.default_targets,
+        n_virtual=options.n_virtual,
+        seed=options.seed,
+    )
+    parts = add_adapter(model, family, recipe)
     return Adapted(
-        model=adapted,
+        model=model,
+        task=task,
         family=family.name,
-        targets=targets,
+        recipe=recipe,
         trainables=parts,
         layout=_layout(parts),
-        theta=flatten(adapted, parts).numpy(),
+        theta=flatten(model, parts).numpy(),
         n_parameters=n_parameters,
-        vocabulary=model.config.vocab_size,
-        pad_id=model.config.pad_token_id or 0,
+        inputs=Inputs(
+            vocabulary=model.config.vocab_size if options.is_text else None,
+            max_tokens=options.max_tokens if options.is_text else None,
+            images=None if options.is_text else image_facts(source.folder, model.config),
+            n_labels=options.n_labels,
+        ),
+        pad_id=(model.config.pad_token_id or 0) if options.is_text else 0,
     )
+
+
+def _refuse_long_texts(config: PretrainedConfig, family: Family, options: Options, name: str) -> None:
+    n_virtual = options.n_virtual if "soft-prompt" in options.parts else 0
+    positions = config.max_position_embeddings - n_virtual
+    if family.positions_after_pad:
+        positions -= config.pad_token_id + 1
+    if options.max_tokens > positions:
+        left = f" left beside {n_virtual} virtual tokens" if n_virtual else ""
+        message = f"--max-tokens is {options.max_tokens}, {name} has {positions} positions{left}"
+        raise ConfigError(message)
 
 
 def _layout(parts: tuple[Trainable, ...]) -> Layout:

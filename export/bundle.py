@@ -25,13 +25,12 @@ from export.parity import (
     TOLERANCE,
     Report,
     compare,
-    make_problem,
     run_portable,
 )
+from export.problems import make_problem
 from export.reference import run_torch
 from export.trace import trace
 from host.durable import TEMP_PREFIX
-from models import text_classification as task
 from protocol.bundle import (
     ADAPTER,
     LAYOUT,
@@ -111,7 +110,7 @@ def export_bundle(
     """
     _refuse_strangers(out)
     watch("load")
-    source = load(model)
+    source = load(model, is_text=options.is_text)
     watch("adapt")
     adapted = adapt(source, options)
     announce(adapted)
@@ -138,7 +137,7 @@ def _write_graphs(folder: Path, adapted: Adapted, options: Options, watch: Watch
 
     watch("trace")
     theta = torch.from_numpy(adapted.theta.copy())
-    train, evaluate = trace(adapted.model, adapted.trainables, theta=theta, max_tokens=options.max_tokens)
+    train, evaluate = trace(adapted.model, adapted.task, adapted.trainables, theta=theta, max_tokens=options.max_tokens)
     watch("lower")
     train_model, evaluate_model = lower(train), lower(evaluate)
     watch("pack")
@@ -154,25 +153,20 @@ def _write_graphs(folder: Path, adapted: Adapted, options: Options, watch: Watch
 def _write_rest(folder: Path, source: Source, adapted: Adapted) -> None:
     (folder / LAYOUT).write_bytes(adapted.layout.to_bytes())
     (folder / ADAPTER).write_bytes(adapted.theta.astype("<f4").tobytes())
-    (folder / TOKENIZER).write_bytes((source.folder / TOKENIZER).read_bytes())
+    if adapted.inputs.images is None:
+        (folder / TOKENIZER).write_bytes((source.folder / TOKENIZER).read_bytes())
 
 
 def _check(folder: Path, adapted: Adapted, options: Options) -> Report:
-    problem = make_problem(
-        adapted.theta,
-        vocabulary=adapted.vocabulary,
-        n_labels=options.n_labels,
-        max_tokens=options.max_tokens,
-        seed=options.seed,
-    )
+    problem = make_problem(adapted.theta, adapted.inputs, seed=options.seed)
     expected = run_torch(adapted, problem)
     loss, update, logits = compare(problem, expected, run_portable(folder, problem))
     return Report(
         reference=f"torch {version('torch')}",
         steps=len(problem.batches),
         seed=options.seed,
-        vocabulary=adapted.vocabulary,
-        shapes=tuple(batch["input_ids"].shape for batch in problem.batches),
+        vocabulary=adapted.inputs.vocabulary,
+        shapes=tuple(batch[adapted.task.inputs[0]].shape for batch in problem.batches),
         optimizer=asdict(OPTIMIZER),
         clip_grad_norm=CLIP_GRAD_NORM,
         losses=expected.losses,
@@ -184,24 +178,34 @@ def _check(folder: Path, adapted: Adapted, options: Options) -> Report:
 
 
 def _write_manifest(folder: Path, source: Source, adapted: Adapted, options: Options) -> Manifest:
-    names = (TRAIN, EVALUATE, WEIGHTS, LAYOUT, ADAPTER, TOKENIZER, PARITY)
+    images = adapted.inputs.images
+    tokens = TokenFacts(file=TOKENIZER, pad_id=adapted.pad_id, max_tokens=options.max_tokens)
+    names = [TRAIN, EVALUATE, WEIGHTS, LAYOUT, ADAPTER, PARITY, *([TOKENIZER] if images is None else [])]
     manifest = Manifest(
         model=ModelFacts(source=source.name, family=adapted.family, n_parameters=adapted.n_parameters),
-        task=TaskFacts(kind=task.KIND, n_labels=options.n_labels),
-        adapter=AdapterFacts(
-            kind="lora+head",
-            rank=options.rank,
-            alpha=options.alpha,
-            targets=adapted.targets,
-            n_params=adapted.layout.n_params,
-        ),
+        task=TaskFacts(kind=adapted.task.kind, n_labels=options.n_labels),
+        adapter=_adapter_facts(adapted),
         engines={"portable": EngineFiles(train=TRAIN, evaluate=EVALUATE, opset=OPSET)},
-        tokens=TokenFacts(file=TOKENIZER, pad_id=adapted.pad_id, max_tokens=options.max_tokens),
+        tokens=tokens if images is None else None,
+        images=images,
         files={name: _facts(folder / name) for name in sorted(names)},
         tools={name: version(name) for name in TOOLS},
     )
     (folder / MANIFEST).write_bytes(manifest.to_bytes())
     return manifest
+
+
+def _adapter_facts(adapted: Adapted) -> AdapterFacts:
+    recipe = adapted.recipe
+    has_lora = "lora" in recipe.parts
+    return AdapterFacts(
+        kind="+".join(recipe.parts),
+        rank=recipe.rank if has_lora else None,
+        alpha=recipe.alpha if has_lora else None,
+        targets=recipe.targets if has_lora else (),
+        n_virtual=recipe.n_virtual if "soft-prompt" in recipe.parts else None,
+        n_params=adapted.layout.n_params,
+    )
 
 
 def _facts(path: Path) -> FileFacts:

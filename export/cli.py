@@ -1,4 +1,4 @@
-"""The commands ``edgefold export MODEL ...`` and ``edgefold export verify BUNDLE``.
+"""The commands ``edgefold export MODEL ...`` and ``edgefold export verify | inspect BUNDLE``.
 
 Laws: nothing heavy is imported before a command runs; standard output carries the result alone (one JSON object with
 ``--json``), progress goes to standard error; errors are left to the front door, which prints one line.
@@ -17,13 +17,21 @@ from typing import TYPE_CHECKING
 import click
 
 from protocol.errors import ConfigError
+from protocol.fields import plain
 
 if TYPE_CHECKING:
     from export.adapt import Adapted
     from export.bundle import Exported
 
-__all__ = ["export"]
+__all__ = ["export", "quiet"]
 
+_TASKS = [
+    "text-classification",
+    "causal-lm",
+    "image-classification",
+]  # models.tasks names the same, but takes seconds to load
+_PARTS = "lora, ia3, bitfit, soft-prompt, full, head"
+_HEAD = "A task's new head is always trained."
 # The passes in their order, with their share of MiniLM's time on two cores: what makes a bar honest.
 _PASSES = {"load": 1, "adapt": 2, "trace": 22, "lower": 60, "pack": 3, "parity": 12, "seal": 1}
 
@@ -45,7 +53,9 @@ class _ModelOrCommand(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=_ModelOrCommand, invoke_without_command=False, subcommand_metavar="MODEL [OPTIONS] | verify BUNDLE")
+@click.group(
+    cls=_ModelOrCommand, invoke_without_command=False, subcommand_metavar="MODEL [OPTIONS] | verify | inspect BUNDLE"
+)
 def export() -> None:
     """Turn a foundation model into a bundle that devices can train.
 
@@ -53,17 +63,20 @@ def export() -> None:
     MODEL is a Hugging Face folder, a hub id (owner/name) or a packaged sample (minilm):
       edgefold export minilm --task text-classification --labels 2 --adapter lora --rank 8 --out bundle
       edgefold export verify bundle
+      edgefold export inspect bundle
     All options: edgefold export model --help
     """  # noqa: D301 - \b is click's mark for a paragraph kept as it is
 
 
 @export.command(name="model")
 @click.argument("model")
-@click.option("--task", "task_kind", type=click.Choice(["text-classification"]), default="text-classification")
-@click.option("--labels", type=int, required=True, help="How many labels the task has.")
-@click.option("--adapter", type=click.Choice(["lora"]), default="lora", show_default=True)
+@click.option("--task", type=click.Choice(_TASKS), default=_TASKS[0], show_default=True)
+@click.option("--labels", type=int, help="How many labels the task has.")
+@click.option("--adapter", default="lora", show_default=True, help=f"Parts joined by +: {_PARTS}. {_HEAD}")
 @click.option("--rank", type=int, default=8, show_default=True, help="Inner width of each LoRA pair.")
 @click.option("--alpha", type=float, default=16.0, show_default=True, help="LoRA's scale is alpha / rank.")
+@click.option("--rslora", is_flag=True, help="Let LoRA's scale be alpha / sqrt(rank).")
+@click.option("--prompt-tokens", type=int, default=8, show_default=True, help="Virtual tokens of a soft prompt.")
 @click.option("--targets", default="auto", show_default=True, help="Layers to adapt, for instance query,value.")
 @click.option("--max-tokens", type=int, default=128, show_default=True, help="The longest text a device may train on.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws the head and LoRA's A.")
@@ -72,11 +85,13 @@ def export() -> None:
 def model_command(  # noqa: PLR0913 - a command's options are its arguments
     *,
     model: str,
-    task_kind: str,  # noqa: ARG001 - one kind so far; the option is there so that commands stay valid
-    labels: int,
-    adapter: str,  # noqa: ARG001 - likewise
+    task: str,
+    labels: int | None,
+    adapter: str,
     rank: int,
     alpha: float,
+    rslora: bool,
+    prompt_tokens: int,
     targets: str,
     max_tokens: int,
     seed: int,
@@ -84,13 +99,24 @@ def model_command(  # noqa: PLR0913 - a command's options are its arguments
     as_json: bool,
 ) -> None:
     """Write a bundle of MODEL; refuse to if its graphs do not agree with PyTorch."""
-    _quiet()
+    quiet()
     with _named_extra():
         from export.adapt import Options  # noqa: PLC0415 - torch takes seconds
         from export.bundle import export_bundle  # noqa: PLC0415
 
     names = () if targets == "auto" else tuple(name.strip() for name in targets.split(",") if name.strip())
-    options = Options(n_labels=labels, rank=rank, alpha=alpha, targets=names, max_tokens=max_tokens, seed=seed)
+    options = Options(
+        task=task,
+        n_labels=labels,
+        adapter=adapter,
+        rank=rank,
+        alpha=alpha,
+        rslora=rslora,
+        targets=names,
+        n_virtual=prompt_tokens,
+        max_tokens=max_tokens,
+        seed=seed,
+    )
     started = time.monotonic()
     with _progress() as watch:
         done = export_bundle(model, options, out, watch=watch, announce=_announce)
@@ -113,16 +139,52 @@ def verify_command(*, bundle: Path, as_json: bool) -> None:
     click.echo(f"{found.steps} training steps here agree with PyTorch: loss within {found.max_relative_loss_error:.1e}")
 
 
+@export.command(name="inspect")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
+def inspect_command(*, bundle: Path, as_json: bool) -> None:
+    """Show what a bundle holds: graphs, operators, the adapter by role and layer, files."""
+    with _named_extra():
+        from export.inspect import inspect  # noqa: PLC0415 - onnx
+
+    found = inspect(bundle)
+    if as_json:
+        click.echo(json.dumps(plain(found)))
+        return
+    manifest = found.manifest
+    click.echo(f"bundle {found.id[:12]}: {manifest.task.kind} on {manifest.model.source} ({manifest.model.family})")
+    click.echo(f"adapter {manifest.adapter.kind}: {manifest.adapter.n_params:,} parameters")
+    for layer, roles in found.layers.items():
+        sizes = ", ".join(f"{role} {size:,}" for role, size in roles.items())
+        click.echo(f"  {'no layer' if layer == '-' else f'layer {layer}'}: {sizes}")
+    for graph in found.graphs:
+        click.echo(f"{graph.engine} {graph.file}: {sum(graph.operators.values())} operators")
+        for arrow, values in (("<-", graph.inputs), ("->", graph.outputs)):
+            click.echo(f"  {arrow} " + ", ".join(f"{name} [{', '.join(sizes)}]" for name, sizes in values.items()))
+        click.echo("  " + ", ".join(f"{name} {n}" for name, n in graph.operators.items()))
+    for name, facts in manifest.files.items():
+        click.echo(f"{facts.bytes:>12,}  {facts.sha256[:12]}  {name}")
+
+
 def _announce(adapted: "Adapted") -> None:
     n_params = adapted.layout.n_params
     click.echo(
-        f"{adapted.family}, {adapted.n_parameters / 1e6:.1f} M parameters; devices train {n_params:,} of them "
-        f"({', '.join(adapted.targets)} and the head)",
+        f"{adapted.family}, {adapted.n_parameters / 1e6:.1f} M parameters; devices train {n_params:,} "
+        f"({_by_part(adapted)})",
         err=True,
     )
     click.echo(
         f"an update is {4 * n_params / 1e3:.0f} kB as float32, about {n_params * 1.07 / 1e3:.0f} kB as int8", err=True
     )
+
+
+def _by_part(adapted: "Adapted") -> str:
+    """Return how many parameters each role has: where an adapter's size comes from."""
+    sizes: dict[str, int] = {}
+    for slot in adapted.layout.tensors:
+        name = f"lora on {', '.join(adapted.recipe.targets)}" if slot.role in {"lora_A", "lora_B"} else slot.role
+        sizes[name] = sizes.get(name, 0) + slot.n_values
+    return "; ".join(f"{name} {size:,}" for name, size in sizes.items())
 
 
 def _show(done: "Exported", *, seconds: float, as_json: bool) -> None:
@@ -178,7 +240,7 @@ def _named_extra() -> Iterator[None]:
         raise ConfigError(message) from error
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Silence what the exporter's libraries say about themselves; their errors still come."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -27,18 +27,20 @@ def native_layer_norm_backward(  # noqa: PLR0913, PLR0917 - torch's signature
     _bias: Tensor | None,
     output_mask: list[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return the gradient of the input alone, in 9 passes; a trained norm is left to torch's formula.
+    """Return the gradients of the input, in 9 passes, and of a trained norm's weight and bias.
 
     With c = x - mean, g = grad * weight: dx = rstd (g - avg(g) - c rstd^2 avg(g c)). The factors of c are one number a
-    row, so c is never normalised.
+    row, so c is never normalised, except where the norm itself is trained.
     """
-    if output_mask[1] or output_mask[2]:
-        return cast("tuple[None, None, None]", NotImplemented)
     axes = list(range(-len(normalized_shape), 0))
+    rows = list(range(x.dim() - len(normalized_shape)))
     g = grad if weight is None else grad * weight
     c = x - mean
     along = (g * c).mean(axes, keepdim=True) * (rstd * rstd)  # [..., 1]
-    return rstd * ((g - g.mean(axes, keepdim=True)) - c * along), None, None
+    dx = rstd * ((g - g.mean(axes, keepdim=True)) - c * along) if output_mask[0] else None
+    dw = (grad * (c * rstd)).sum(rows) if output_mask[1] else None
+    db = grad.sum(rows) if output_mask[2] else None
+    return dx, dw, db
 
 
 def slice_backward(grad: Tensor, input_sizes: list[int], dim: int, start: int, end: int, step: int) -> Tensor:

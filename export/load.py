@@ -4,16 +4,30 @@ Laws: a packaged sample's name wins over a folder of that name in the working di
 only the files of a model are fetched from a hub, never code; every failure is one line that says what to do.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers import PretrainedConfig
+
 from models.samples import SAMPLES, sample_folder
+from protocol.bundle import ImageFacts
 from protocol.errors import ConfigError
 
-__all__ = ["Source", "load"]
+__all__ = ["Source", "image_facts", "load"]
 
 # What a model is made of. No *.py: edgefold never runs code that comes with a model.
-HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json", "tokenizer_config.json"]
+HUB_FILES = [
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "preprocessor_config.json",
+]
+
+# Mean and deviation where a model does not say: levels of 0 to 1 become -1 to 1, as the first ViT was pretrained.
+DEFAULT_LEVEL = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +38,11 @@ class Source:
     name: str
 
 
-def load(model: str) -> Source:
+def load(model: str, *, is_text: bool = True) -> Source:
     """Return the folder of a local path, a packaged sample's name or a hub id.
 
     Requires: nothing.
-    Ensures: the folder has ``config.json`` and ``tokenizer.json``.
+    Ensures: the folder has ``config.json`` and, for a task on text, ``tokenizer.json``.
 
     Raises:
         ConfigError: nothing of that name, or files are missing (the caller's fault, or the network's).
@@ -44,11 +58,33 @@ def load(model: str) -> Source:
         raise ConfigError(message)
     else:
         source = Source(folder=_fetch(model), name=model)
-    for name in ("config.json", "tokenizer.json"):
-        if not (source.folder / name).is_file():
-            message = f"{model}: {name} is missing; edgefold needs a Hugging Face folder with a fast tokenizer"
-            raise ConfigError(message)
+    if not (source.folder / "config.json").is_file():
+        message = f"{model}: config.json is missing; edgefold needs a Hugging Face folder"
+        raise ConfigError(message)
+    if is_text and not (source.folder / "tokenizer.json").is_file():
+        message = f"{model}: tokenizer.json is missing; edgefold needs a Hugging Face folder with a fast tokenizer"
+        raise ConfigError(message)
     return source
+
+
+def image_facts(folder: Path, config: PretrainedConfig) -> ImageFacts:
+    """Return the size and the normalisation of the pictures that a vision model was pretrained on.
+
+    Raises:
+        ConfigError: ``preprocessor_config.json`` is there and is not one.
+    """
+    size = config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    channels: int = config.num_channels
+    path = folder / "preprocessor_config.json"
+    try:
+        facts = json.loads(path.read_bytes()) if path.is_file() else {}
+        mean, std = (facts.get(name, DEFAULT_LEVEL) for name in ("image_mean", "image_std"))
+        mean, std = ((value,) * channels if isinstance(value, float) else tuple(value) for value in (mean, std))
+        return ImageFacts(height=height, width=width, channels=channels, mean=mean, std=std)
+    except (ValueError, AttributeError, TypeError) as error:
+        message = f"{path.name}: no image_mean and image_std for {channels} channels in it: {error}"
+        raise ConfigError(message) from error
 
 
 def _fetch(hub_id: str) -> Path:

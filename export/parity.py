@@ -1,8 +1,8 @@
 """The parity check: the same optimiser steps by PyTorch and by the runtime that devices use, compared.
 
-Laws: the runtime's side goes through the trainer process, the very pipe that devices use; the problem is made of a seed
-by integer arithmetic alone, so that a device can make it again; loss, parameters and logits are all compared, since a
-wrong epsilon once left the loss right to 1e-7 and the parameters NaN. No torch here: ``reference.py`` has that side.
+Laws: the runtime's side goes through the trainer process, the very pipe that devices use; loss, parameters and logits
+are all compared, since a wrong epsilon once left the loss right to 1e-7 and the parameters NaN. No torch here:
+``reference.py`` has that side.
 """
 
 import json
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from export.problems import Problem
 from host.arrays import load_npz, load_vector, save_vector
 from host.trainer_process import run_job
 from protocol.errors import EngineError
@@ -25,25 +26,16 @@ __all__ = [
     "CLIP_GRAD_NORM",
     "OPTIMIZER",
     "TOLERANCE",
-    "Batch",
     "Outcome",
-    "Problem",
     "Report",
     "compare",
-    "make_problem",
     "run_portable",
 ]
 
-Batch = dict[str, NDArray[np.int64]]
-
-N_STEPS = 20  # the moments have forgotten their start by then, and the first steps' size hides nothing
 OPTIMIZER = Optimizer(name="adamw", learning_rate=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.01)
 CLIP_GRAD_NORM = 1.0
-NOISE = 0.02  # size of the perturbation that makes LoRA's B not zero, as the model's own initializer range
 THREADS = 2
 DEADLINE_S = 600.0  # 20 steps take seconds on a laptop; an emulated or loaded machine may need minutes
-# [batch, seq]: one example, one token, odd sizes, more than one row tile of a kernel, the longest (-1). Repeated.
-SHAPES = ((8, 24), (1, 9), (5, 17), (3, 1), (16, 33), (1, 1), (2, -1), (7, 12))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,20 +55,12 @@ TOLERANCE = Tolerance()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """The steps to take."""
-
-    theta: NDArray[np.float32]  # [n_params]
-    batches: tuple[Batch, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What one side made of a problem."""
 
     losses: tuple[float, ...]
     theta: NDArray[np.float32]  # [n_params] after the last step
-    logits: tuple[NDArray[np.float32], ...]  # of every batch at the final theta
+    logits: tuple[NDArray[np.float32], ...]  # of every batch at the final theta: the first output of the evaluation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +71,8 @@ class Report:
     reference: str
     steps: int
     seed: int
-    vocabulary: int
-    shapes: tuple[tuple[int, int], ...]
+    vocabulary: int | None  # None: no text
+    shapes: tuple[tuple[int, ...], ...]
     optimizer: dict[str, object]
     clip_grad_norm: float
     losses: tuple[float, ...]  # the reference's; ``verify`` compares the first of them
@@ -110,21 +94,6 @@ class Report:
     def to_bytes(self) -> bytes:
         """Return the bytes of ``parity.json``."""
         return json.dumps(asdict(self), indent=2, sort_keys=True).encode() + b"\n"
-
-
-def make_problem(
-    theta: NDArray[np.float32], *, vocabulary: int, n_labels: int, max_tokens: int, seed: int, n_steps: int = N_STEPS
-) -> Problem:
-    """Return the steps to take from a perturbed ``theta``; the same for the same arguments on every machine."""
-    draw = _Draws(seed)
-    noise = (draw.integers(2001, theta.size) - 1000) * np.float32(NOISE / 1000)  # [n_params], uniform
-    start = (theta + noise).astype(np.float32)
-    batches = []
-    for step in range(n_steps):
-        n_examples, n_tokens = SHAPES[step % len(SHAPES)]
-        longest = max_tokens if n_tokens < 0 else min(n_tokens, max_tokens)
-        batches.append(_batch(draw, n_examples, longest, vocabulary, n_labels))
-    return Problem(theta=start, batches=tuple(batches))
 
 
 def run_portable(bundle: Path, problem: Problem) -> Outcome:
@@ -166,26 +135,6 @@ def compare(problem: Problem, expected: Outcome, actual: Outcome) -> tuple[float
     largest = max(float(np.abs(e).max()) for e in expected.logits)
     pairs = zip(expected.logits, actual.logits, strict=True)
     return loss, update, _worst(float(np.abs(e - a).max()) / largest for e, a in pairs)
-
-
-class _Draws:
-    """Integers from a PCG64 stream: numpy promises the bits of a bit generator, not the methods built on them."""
-
-    def __init__(self, seed: int) -> None:
-        self._bits = np.random.PCG64(seed)
-
-    def integers(self, below: int, n: int) -> NDArray[np.int64]:
-        """Return n integers of [0, below); the bias of the remainder is below 2^-40 for every size we use."""
-        raw: NDArray[np.uint64] = np.atleast_1d(self._bits.random_raw(n))
-        return (raw % np.uint64(below)).astype(np.int64)
-
-
-def _batch(draw: _Draws, n_examples: int, longest: int, vocabulary: int, n_labels: int) -> Batch:
-    lengths = 1 + draw.integers(longest, n_examples)  # [batch]
-    lengths[0] = longest  # a batch is padded to its own longest
-    mask = (np.arange(longest) < lengths[:, None]).astype(np.int64)  # [batch, seq]
-    ids = draw.integers(vocabulary, n_examples * longest).reshape(n_examples, longest)  # [batch, seq]
-    return {"input_ids": ids * mask, "attention_mask": mask, "labels": draw.integers(n_labels, n_examples)}
 
 
 def _worst(errors: Iterable[float]) -> float:

@@ -1,6 +1,7 @@
 """PyTorch's side of the parity check: the real model, autograd, torch.optim.AdamW.
 
-Laws: nothing here shares code with the traced graph except the loss; the model's parameters are put back afterwards.
+Laws: nothing here shares code with the traced graph except the loss and the scores; the model's parameters are put back
+afterwards.
 """
 
 import numpy as np
@@ -8,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from export.adapt import Adapted
-from export.parity import CLIP_GRAD_NORM, OPTIMIZER, Batch, Outcome, Problem
-from models import text_classification as task
+from export.parity import CLIP_GRAD_NORM, OPTIMIZER, Outcome
+from export.problems import Batch, Problem
 from models.adapters import Trainable, flatten, named_trainables
 
 __all__ = ["run_torch"]
@@ -17,7 +18,10 @@ __all__ = ["run_torch"]
 
 def run_torch(adapted: Adapted, problem: Problem) -> Outcome:
     """Return what PyTorch makes of the problem with the model as it was before tracing."""
-    model, parts = task.Classifier(adapted.model), adapted.trainables
+    task, parts = adapted.task, adapted.trainables
+    model = task.wrap(adapted.model)
+    n_inputs = len(task.inputs)
+    batches = [_tensors(batch, (*task.inputs, *task.targets)) for batch in problem.batches]
     parameters = dict(adapted.model.named_parameters())
     trained = [parameters[part.parameter] for part in parts]
     _assign(parameters, torch.from_numpy(problem.theta), parts)
@@ -30,15 +34,16 @@ def run_torch(adapted: Adapted, problem: Problem) -> Outcome:
     )
     losses = []
     try:
-        for batch in problem.batches:
+        for batch in batches:
             optimizer.zero_grad()
-            loss = task.loss(model(*_tokens(batch)), torch.from_numpy(batch["labels"]))
+            loss = task.loss(model(*batch[:n_inputs]), *batch)
             loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
             nn.utils.clip_grad_norm_(trained, CLIP_GRAD_NORM)
             optimizer.step()
             losses.append(float(loss))
         with torch.no_grad():
-            logits = tuple(model(*_tokens(batch)).numpy() for batch in problem.batches)
+            inputs = [batch[:n_inputs] for batch in batches]
+            logits = tuple(task.score(model(*one), *one)[0].numpy() for one in inputs)
         theta = flatten(adapted.model, parts).numpy().astype(np.float32)
     finally:
         _assign(parameters, torch.from_numpy(adapted.theta), parts)
@@ -46,8 +51,8 @@ def run_torch(adapted: Adapted, problem: Problem) -> Outcome:
     return Outcome(losses=tuple(losses), theta=theta, logits=logits)
 
 
-def _tokens(batch: Batch) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(batch["input_ids"]), torch.from_numpy(batch["attention_mask"])
+def _tensors(batch: Batch, names: tuple[str, ...]) -> tuple[Tensor, ...]:
+    return tuple(torch.from_numpy(batch[name]) for name in names)
 
 
 def _assign(parameters: dict[str, nn.Parameter], theta: Tensor, parts: tuple[Trainable, ...]) -> None:

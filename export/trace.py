@@ -17,22 +17,24 @@ from torch._decomp import core_aten_decompositions
 from torch.export import Dim, ExportedProgram, export
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
+from transformers import PreTrainedModel
 
 from export import decompositions
 from export.activations import keep_slopes
 from export.narrow import narrow
-from models import text_classification as task
 from models.adapters import Trainable, named_trainables
+from models.task import Task
 
 __all__ = ["Step", "trace"]
 
-# The example that the tracer sees. Two primes that occur as no dimension of a model, so that a size of the example
-# that leaked into the graph would break the parity check instead of agreeing with it by accident.
-EXAMPLE_BATCH = 5
-EXAMPLE_TOKENS = 11
-# Sizes 0 and 1 are specialised by torch's tracer, so the symbols begin at 2; that one graph is right at 1 as well is
-# proven by the parity pass and by tests/export/test_graphs.py, not assumed.
-LEAST = 2
+# The example that the tracer sees has two of these sizes, batch and sequence. The tracer takes sizes that are equal for
+# the same size, so they must occur as no dimension of the model (``--labels 5``, a picture of five tokens); as primes
+# they are no product of its dimensions either.
+PRIMES = (5, 11, 7, 13, 17, 19, 23, 29, 31, 37)
+# Sizes 0 and 1 are specialised by torch's tracer, so the symbols begin where neither they nor what is cut off them (a
+# sequence without its first token) can be one; that one graph is right at 1 and 2 as well is proven by the parity pass
+# and by tests/export/test_graphs.py, not assumed.
+LEAST = {"batch": 2, "seq": 4}
 # No bound that a device could reach; torch wants one to reason with.
 MOST_BATCH = 4096
 
@@ -51,53 +53,59 @@ class Step:
     outputs: tuple[str, ...]
 
 
-def trace(model: nn.Module, layout: Sequence[Trainable], *, theta: Tensor, max_tokens: int) -> tuple[Step, Step]:
-    """Return the training step and the evaluation step of a model with an adapter.
+def trace(
+    model: PreTrainedModel, task: Task, layout: Sequence[Trainable], *, theta: Tensor, max_tokens: int
+) -> tuple[Step, Step]:
+    """Return the training step and the evaluation step of a task's model with an adapter.
 
-    Requires: ``model(input_ids, attention_mask)`` -> logits, dropout 0, eager attention; ``layout`` in theta's order.
-    Ensures: train -> (loss [], grad [n_params]); evaluate -> (logits [batch, n_labels],); both with symbolic batch and
-    sequence, free of assertions and of dead code.
+    Requires: dropout 0, eager attention; ``layout`` in theta's order.
+    Ensures: train -> (loss [], grad [n_params]); evaluate -> the task's outputs; both with symbolic batch and, for
+    text, sequence, free of assertions and of dead code.
     """
-    batch = _example()
-    program = _forward(model, batch[:2], max_tokens)
+    n_examples, n_tokens = _example_sizes(model)
+    batch = task.example(model.config, n_examples, n_tokens)
+    n_inputs = len(task.inputs)
+    program = _forward(task.wrap(model), task, batch[:n_inputs], max(max_tokens, n_tokens))
     forward, to_train = program.module(check_guards=False), keep_slopes(program.module(check_guards=False))
     trained = {f"model.{t.parameter}": t for t in layout}
     tensors = dict(forward.named_parameters()) | dict(forward.named_buffers())
     frozen = {name: value.detach() for name, value in tensors.items() if name not in trained}
 
-    def logits(module: nn.Module, values: Sequence[Tensor], theta: Tensor, *tokens: Tensor) -> Tensor:
+    def logits(module: nn.Module, values: Sequence[Tensor], theta: Tensor, *inputs: Tensor) -> Tensor:
         adapter = {f"model.{name}": value for name, value in named_trainables(theta, layout).items()}
         result: Tensor = torch.func.functional_call(
-            module, {**dict(zip(frozen, values, strict=True)), **adapter}, tokens
+            module, {**dict(zip(frozen, values, strict=True)), **adapter}, inputs
         )
         return result
 
     def train(values: Sequence[Tensor], theta: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor]:
-        *tokens, labels = batch
-        grad, loss = torch.func.grad_and_value(lambda t: task.loss(logits(to_train, values, t, *tokens), labels))(theta)
+        inputs = batch[:n_inputs]
+        grad, loss = torch.func.grad_and_value(lambda t: task.loss(logits(to_train, values, t, *inputs), *batch))(theta)
         return loss, grad
 
-    def evaluate(values: Sequence[Tensor], theta: Tensor, *tokens: Tensor) -> tuple[Tensor]:
-        return (logits(forward, values, theta, *tokens),)
+    def evaluate(values: Sequence[Tensor], theta: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return task.score(logits(forward, values, theta, *inputs), *inputs)
 
-    def step(function: Callable[..., object], n_inputs: int, outputs: tuple[str, ...]) -> Step:
-        graph = _plain(function, list(frozen.values()), theta, batch[:n_inputs])
-        names = (*task.INPUT_NAMES, "labels")[:n_inputs]
-        return Step(graph, frozen, theta, batch[:n_inputs], names, outputs)
+    def step(function: Callable[..., object], names: tuple[str, ...], outputs: tuple[str, ...]) -> Step:
+        values = batch[: len(names)]
+        graph = _plain(function, list(frozen.values()), theta, values)
+        return Step(graph, frozen, theta, values, names, outputs)
 
-    return step(train, 3, ("loss", "grad")), step(evaluate, 2, ("logits",))
-
-
-def _example() -> tuple[Tensor, Tensor, Tensor]:
-    shape = (EXAMPLE_BATCH, EXAMPLE_TOKENS)
-    ids = torch.ones(shape, dtype=torch.int64)
-    return ids, torch.ones(shape, dtype=torch.int64), torch.zeros(EXAMPLE_BATCH, dtype=torch.int64)
+    return step(train, (*task.inputs, *task.targets), ("loss", "grad")), step(evaluate, task.inputs, task.outputs)
 
 
-def _forward(model: nn.Module, tokens: tuple[Tensor, ...], max_tokens: int) -> ExportedProgram:
+def _example_sizes(model: nn.Module) -> tuple[int, int]:
+    taken = {size for value in model.state_dict().values() for size in value.shape}
+    n_examples, n_tokens, *_ = [prime for prime in PRIMES if prime not in taken]
+    return n_examples, n_tokens
+
+
+def _forward(module: nn.Module, task: Task, inputs: tuple[Tensor, ...], max_tokens: int) -> ExportedProgram:
     """Return the forward as a graph of core operations; the model's own mask code cannot be differentiated as it is."""
-    sizes = {0: Dim("batch", min=LEAST, max=MOST_BATCH), 1: Dim("seq", min=LEAST, max=max_tokens)}
-    program = export(task.Classifier(model), tokens, dynamic_shapes=(sizes, sizes), strict=False)
+    most = {"batch": MOST_BATCH, "seq": max_tokens}
+    sizes = {name: Dim(name, min=LEAST[name], max=most[name]) for name in LEAST}
+    free = tuple({axis: sizes[name] for axis, name in axes.items()} for axes in task.sizes)
+    program = export(module, inputs, dynamic_shapes=free, strict=False)
     narrow(program.graph_module.graph)
     program.graph_module.recompile()
     # Decomposing BEFORE differentiating: otherwise batch and sequence are baked into the backward.

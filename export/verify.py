@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from export.parity import TOLERANCE, make_problem, run_portable
+from export.parity import TOLERANCE, run_portable
+from export.problems import Inputs, make_problem
 from host.arrays import load_vector
 from host.bundle_folder import Bundle, open_bundle
 from host.durable import read_bytes
@@ -46,9 +47,12 @@ def verify(folder: Path) -> Verified:
     manifest = bundle.manifest
     problem = make_problem(
         load_vector(bundle.path(ADAPTER), n_values=manifest.adapter.n_params),
-        vocabulary=vocabulary,
-        n_labels=manifest.task.n_labels,
-        max_tokens=manifest.tokens.max_tokens,
+        Inputs(
+            vocabulary=vocabulary,
+            max_tokens=manifest.tokens.max_tokens if manifest.tokens is not None else None,
+            images=manifest.images,
+            n_labels=manifest.task.n_labels,
+        ),
         seed=seed,
         n_steps=min(N_STEPS, len(expected)),
     )
@@ -67,15 +71,17 @@ def verify(folder: Path) -> Verified:
     )
 
 
-def _read_parity(bundle: Bundle) -> tuple[int, int, list[float]]:
-    """Return seed, vocabulary and the reference's losses."""
+def _read_parity(bundle: Bundle) -> tuple[int, int | None, list[float]]:
+    """Return seed, vocabulary (None without text) and the reference's losses."""
     try:
         report = json.loads(read_bytes(bundle.path(PARITY), max_bytes=MAX_PARITY_BYTES))
-        seed, vocabulary, losses = int(report["seed"]), int(report["vocabulary"]), [float(x) for x in report["losses"]]
+        seed, losses = int(report["seed"]), [float(x) for x in report["losses"]]
+        vocabulary = None if bundle.manifest.tokens is None else int(report["vocabulary"])
     except (ValueError, KeyError, TypeError) as error:
         message = f"{bundle.folder}: {PARITY} is no parity report of format 1: {error}"
         raise BundleError(message) from error
-    if not (seed >= 0 and vocabulary > 0 and losses and all(np.isfinite(losses)) and all(losses)):
+    is_text_known = vocabulary is None or vocabulary > 0
+    if not (seed >= 0 and is_text_known and losses and all(np.isfinite(losses)) and all(losses)):
         message = f"{bundle.folder}: {PARITY} holds impossible numbers"
         raise BundleError(message)
     return seed, vocabulary, losses

@@ -1,39 +1,32 @@
-"""Text classification: one label a text, from a pretrained encoder and a new linear head.
+"""Text classification: one label a text, from a pretrained encoder and a new head on its first token.
 
-Laws: the model that comes out is deterministic in (folder, n_labels, seed) and is the one that is exported: eager
-attention (its backward is made of plain matrix products), dropout 0, evaluation mode. The loss is the one that devices
-minimise. This file does not know adapters, ONNX or bundles.
+Laws: as ``models.task``; ``loss`` is the mean cross entropy of a batch's labels.
 """
-
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
-from models.bert import BERT
-from models.family import Family
-from protocol.errors import ConfigError
+from models.bert import BERT, ELECTRA, ROBERTA
+from models.distilbert import DISTILBERT
+from models.soft_prompt import prompted
+from models.task import TEXT_INPUTS, TEXT_SIZES, Task, text_example
 
-__all__ = ["FAMILIES", "INPUT_NAMES", "KIND", "Classifier", "build", "family_of", "loss"]
-
-KIND = "text-classification"
-INPUT_NAMES = ("input_ids", "attention_mask")
-FAMILIES: tuple[Family, ...] = (BERT,)
+__all__ = ["TEXT_CLASSIFICATION", "Classifier", "loss"]
 
 
 class Classifier(nn.Module):
     """The task model as a function of tensors alone, which is what can be traced."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Wrap a Hugging Face (or peft) sequence classifier."""
+        """Wrap a Hugging Face sequence classifier, adapted or not."""
         super().__init__()
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the logits, float32 [batch, n_labels], of int64 [batch, seq] tokens and mask."""
-        output = self.model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
+        output = self.model(**prompted(self.model, input_ids, attention_mask), return_dict=True)
         logits: Tensor = output.logits
         return logits
 
@@ -43,35 +36,21 @@ def loss(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits, labels)
 
 
-def family_of(config: PretrainedConfig) -> Family:
-    """Return the family of a model's configuration.
-
-    Raises:
-        ConfigError: the model is of a family that edgefold does not know.
-    """
-    for family in FAMILIES:
-        if config.model_type in family.model_types:
-            return family
-    known = ", ".join(sorted(t for f in FAMILIES for t in f.model_types))
-    message = f"models of type {config.model_type!r} are not supported for {KIND}; supported types: {known}"
-    raise ConfigError(message)
+def _example(config: PretrainedConfig, n_examples: int, n_tokens: int) -> tuple[Tensor, ...]:
+    return *text_example(config, n_examples, n_tokens), torch.zeros(n_examples, dtype=torch.int64)
 
 
-def build(folder: Path, *, n_labels: int, seed: int) -> tuple[PreTrainedModel, Family]:
-    """Return the task model of a Hugging Face folder, its head freshly drawn from ``seed``, and its family.
-
-    Raises:
-        ConfigError: the folder's model is of an unknown family.
-        OSError: the folder lacks the files of a model (transformers' own message says which).
-    """
-    config = AutoConfig.from_pretrained(folder, num_labels=n_labels, local_files_only=True)
-    family = family_of(config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            folder, config=config, attn_implementation="eager", dtype=torch.float32, local_files_only=True
-        )
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    return model.eval(), family
+TEXT_CLASSIFICATION = Task(
+    kind="text-classification",
+    families=(BERT, ROBERTA, ELECTRA, DISTILBERT),
+    auto=AutoModelForSequenceClassification,
+    has_head=True,
+    inputs=TEXT_INPUTS,
+    sizes=TEXT_SIZES,
+    targets=("labels",),
+    outputs=("logits",),
+    example=_example,
+    wrap=Classifier,
+    loss=lambda logits, _ids, _mask, labels: loss(logits, labels),
+    score=lambda logits, *_: (logits,),
+)

@@ -24,6 +24,7 @@ __all__ = [
     "AdapterFacts",
     "EngineFiles",
     "FileFacts",
+    "ImageFacts",
     "Manifest",
     "ModelFacts",
     "TaskFacts",
@@ -56,7 +57,7 @@ class TaskFacts:
     """What the model is trained to do."""
 
     kind: Annotated[str, Length(1, 64)]
-    n_labels: Annotated[int, Range(2, 100_000)]
+    n_labels: Annotated[int, Range(2, 100_000)] | None = None  # None: the task has no labels, such as causal-lm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,7 @@ class AdapterFacts:
     rank: Annotated[int, Range(1, 4096)] | None = None
     alpha: Annotated[float, Range(1e-6, 1e6)] | None = None
     targets: tuple[_Short, ...] = ()
+    n_virtual: Annotated[int, Range(1, 4096)] | None = None  # a soft prompt's tokens, beside the text's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,22 @@ class TokenFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFacts:
+    """How a picture becomes numbers: (level / 255 - mean) / std, channel by channel."""
+
+    height: Annotated[int, Range(1, 4096)]
+    width: Annotated[int, Range(1, 4096)]
+    channels: Annotated[int, Range(1, 16)]
+    mean: tuple[Annotated[float, Range(-10, 10)], ...]
+    std: tuple[Annotated[float, Range(1e-6, 10)], ...]
+
+    def __post_init__(self) -> None:
+        """Refuse constants for another number of channels."""
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise FieldError(f"mean and std must have {self.channels} values, one a channel")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileFacts:
     """Length and content of one file."""
 
@@ -105,13 +123,18 @@ class Manifest:
     task: TaskFacts
     adapter: AdapterFacts
     engines: Annotated[dict[_Short, EngineFiles], Length(1, 64)]
-    tokens: TokenFacts
+    tokens: TokenFacts | None = None  # of a task on text
+    images: ImageFacts | None = None  # of a task on pictures
     files: Annotated[dict[FileName, FileFacts], Length(1, 1024)]
     tools: Annotated[dict[_Short, Annotated[str, Length(0, 64)]], Length(0, 64)]
 
     def __post_init__(self) -> None:
         """Refuse a manifest that names files it does not vouch for."""
-        needed = {LAYOUT, ADAPTER, PARITY, self.tokens.file}
+        if (self.tokens is None) == (self.images is None):
+            raise FieldError("tokens, images: exactly one of them says what the examples are")
+        needed = {LAYOUT, ADAPTER, PARITY}
+        if self.tokens is not None:
+            needed.add(self.tokens.file)
         for engine in self.engines.values():
             needed |= {engine.train, engine.evaluate}
         missing = sorted(needed - self.files.keys())

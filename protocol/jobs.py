@@ -76,7 +76,7 @@ class CheckJob:
     """Take ``n_steps`` optimiser steps over given batches from given parameters, for comparison with a reference.
 
     ``batches`` is an .npz with arrays ``{step}/{input}``; ``out`` gets ``theta.f32`` and ``logits.npz``, whose array
-    ``{step}`` has the logits of that step's batch at the final parameters.
+    ``{step}`` has the first output of the evaluation graph for that step's batch at the final parameters.
     """
 
     kind: Literal["check"] = "check"
@@ -120,9 +120,9 @@ class TrainResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetResult:
-    """One evaluation set; ``loss`` is the mean cross entropy."""
+    """One evaluation set; ``loss`` is the mean cross entropy of what was scored."""
 
-    n_examples: int
+    n_examples: int  # what was scored: examples; in causal-lm, which has a score for each, predicted tokens
     n_correct: int
     loss: float
 

@@ -9,7 +9,7 @@ Laws: every example is in exactly one batch of an epoch; the order depends on th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -24,37 +24,58 @@ if TYPE_CHECKING:
 
     from edge_agent.trainer.examples import Example
 
-__all__ = ["TokenisedSet", "batches_in_order", "shuffled_batches", "tokenise"]
+__all__ = ["Batch", "Dataset", "TokenisedSet", "batches_in_order", "shuffled_batches", "tokenise"]
 
 # Batches in one pool: within it, examples are sorted by length. Larger pads less and shuffles less.
 _POOL_BATCHES: Final = 16
 _TOKENISE_CHUNK: Final = 512  # texts handed to the tokenizer at once; bounds its temporary memory
 
-Batch = dict[str, "NDArray[np.int64]"]
+Batch = dict[str, "NDArray[Any]"]
+
+
+class Dataset(Protocol):
+    """A device's examples, ready for the graph."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """What each example weighs in a batch, int64 [n]: its number of tokens."""
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+
+    def batch(self, rows: Sequence[int] | NDArray[Any]) -> Batch:
+        """Return ``rows`` as the graph's inputs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenisedSet:
-    """Token ids of each example (int32, ragged) and its label (int64 [n])."""
+    """Token ids of each example (int32, ragged) and its label (int64 [n]), if the task has labels."""
 
     ids: list[NDArray[np.int32]]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
     pad_id: int
+    least_tokens: int = 1  # a batch is at least so long
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Return the number of tokens of each example, int64 [n]."""
+        return np.array([len(ids) for ids in self.ids], np.int64)
 
     def __len__(self) -> int:
         """Return the number of examples."""
         return len(self.ids)
 
     def batch(self, rows: Sequence[int] | NDArray[Any]) -> Batch:
-        """Return ``rows`` as input_ids, attention_mask int64 [batch, seq] and labels int64 [batch]."""
-        longest = max(len(self.ids[row]) for row in rows)
+        """Return ``rows`` as input_ids, attention_mask int64 [batch, seq] and, if it has any, labels [batch]."""
+        longest = max(self.least_tokens, *(len(self.ids[row]) for row in rows))
         input_ids = np.full((len(rows), longest), self.pad_id, np.int64)  # [batch, seq]
         attention_mask = np.zeros((len(rows), longest), np.int64)  # [batch, seq]
         for i, row in enumerate(rows):
             n_tokens = len(self.ids[row])
             input_ids[i, :n_tokens] = self.ids[row]
             attention_mask[i, :n_tokens] = 1
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": self.labels[np.asarray(rows)]}
+        batch: Batch = {"input_ids": input_ids, "attention_mask": attention_mask}
+        return batch if self.labels is None else batch | {"labels": self.labels[np.asarray(rows)]}
 
 
 def tokenise(examples: Sequence[Example], *, tokenizer_file: Path, pad_id: int, max_tokens: int) -> TokenisedSet:
@@ -75,11 +96,13 @@ def tokenise(examples: Sequence[Example], *, tokenizer_file: Path, pad_id: int, 
         encoded = tokenizer.encode_batch_fast(texts)
         # Cut again: the library does not truncate at all below the number of its own marks.
         ids.extend(np.array(one.ids[:max_tokens] or [pad_id], np.int32) for one in encoded)
+    if any(example.label is None for example in examples):
+        return TokenisedSet(ids=ids, labels=None, pad_id=pad_id, least_tokens=2)  # one token has no next one
     labels = np.array([example.label for example in examples], np.int64)  # [n]
     return TokenisedSet(ids=ids, labels=labels, pad_id=pad_id)
 
 
-def shuffled_batches(data: TokenisedSet, *, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
+def shuffled_batches(data: Dataset, *, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
     """Yield one epoch: pools of shuffled examples, each sorted by length and cut into batches, in random order.
 
     One exception to the order: the longest batch comes first. The runtime's memory is then as large as it will ever be
@@ -87,7 +110,7 @@ def shuffled_batches(data: TokenisedSet, *, batch_size: int, rng: np.random.Gene
     tokens.
     """
     order = rng.permutation(len(data))  # [n]
-    lengths = np.array([len(ids) for ids in data.ids])[order]  # [n]
+    lengths = data.lengths[order]  # [n]
     cuts: list[tuple[int, NDArray[np.int64]]] = []  # longest example, rows
     pool = _POOL_BATCHES * batch_size
     for start in range(0, len(order), pool):
@@ -101,8 +124,8 @@ def shuffled_batches(data: TokenisedSet, *, batch_size: int, rng: np.random.Gene
         yield data.batch(cuts[i][1])
 
 
-def batches_in_order(data: TokenisedSet, *, batch_size: int) -> Iterator[Batch]:
+def batches_in_order(data: Dataset, *, batch_size: int) -> Iterator[Batch]:
     """Yield all examples sorted by length, for evaluation."""
-    order = np.argsort([len(ids) for ids in data.ids], kind="stable")  # [n]
+    order = np.argsort(data.lengths, kind="stable")  # [n]
     for start in range(0, len(order), batch_size):
         yield data.batch(order[start : start + batch_size])

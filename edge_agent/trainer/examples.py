@@ -1,4 +1,4 @@
-"""Reads labelled text from a JSONL or CSV file: ``text`` and an integer ``label``.
+"""Reads text from a JSONL or CSV file: ``text`` and, for a task with labels, an integer ``label``.
 
 Laws: the file is the device owner's, but still checked: line lengths, label range and count are bounded, and an error
 names the line, never its content. Memory: all examples' text, so ``max_examples`` bounds it.
@@ -22,18 +22,20 @@ __all__ = ["MAX_TEXT_CHARS", "Example", "read_examples"]
 # A longer text is cut here: no tokenizer of ours keeps more than 8,192 tokens, and few tokens have over 8 characters.
 MAX_TEXT_CHARS: Final = 65_536
 _MAX_LINE_CHARS: Final = 4 * MAX_TEXT_CHARS
+_EXPECTED: Final = "expected a text and an integer label under 'text' and 'label'"
+_EXPECTED_TEXT: Final = "expected a text under 'text'"
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One text and its class."""
+    """One text and its class, if the task has classes."""
 
     text: str
-    label: int
+    label: int | None
 
 
-def read_examples(path: Path, *, n_labels: int, max_examples: int) -> list[Example]:
-    """Return at most ``max_examples`` examples of ``path``, in order.
+def read_examples(path: Path, *, n_labels: int | None, max_examples: int) -> list[Example]:
+    """Return at most ``max_examples`` examples of ``path``, in order; without labels if ``n_labels`` is None.
 
     Raises:
         ConfigError: no such file, another format, no example, or a line without ``text`` or a valid ``label``.
@@ -88,16 +90,23 @@ def _lines(path: Path, *, newline: str | None) -> Iterator[str]:
             yield line
 
 
-def _example(row: Any, where: str, n_labels: int) -> Example:  # noqa: ANN401 - whatever the file holds
-    text, label = (row.get("text"), row.get("label")) if isinstance(row, dict) else (None, None)
-    if isinstance(label, str) and label.strip().isdecimal() and len(label) < 10:
-        label = int(label)
-    if not isinstance(text, str) or type(label) is not int:
-        raise ConfigError(f"{where}: expected a text and an integer label under 'text' and 'label'")
-    if not 0 <= label < n_labels:
-        raise ConfigError(f"{where}: the label is not one of 0 to {n_labels - 1}")
+def _example(row: Any, where: str, n_labels: int | None) -> Example:  # noqa: ANN401 - whatever the file holds
+    text = row.get("text") if isinstance(row, dict) else None
+    label = None if n_labels is None or not isinstance(row, dict) else _label(row.get("label"), where, n_labels)
+    if not isinstance(text, str):
+        raise ConfigError(f"{where}: {_EXPECTED if n_labels is not None else _EXPECTED_TEXT}")
     try:
         text.encode()
     except UnicodeEncodeError as error:  # half a surrogate pair, as JSON may write it
         raise ConfigError(f"{where}: the text is not valid Unicode") from error
     return Example(text[:MAX_TEXT_CHARS], label)
+
+
+def _label(label: Any, where: str, n_labels: int) -> int:  # noqa: ANN401 - likewise
+    if isinstance(label, str) and label.strip().isdecimal() and len(label) < 10:
+        label = int(label)
+    if type(label) is not int:
+        raise ConfigError(f"{where}: {_EXPECTED}")
+    if not 0 <= label < n_labels:
+        raise ConfigError(f"{where}: the label is not one of 0 to {n_labels - 1}")
+    return label

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from edge_agent.trainer.batches import batches_in_order, shuffled_batches, tokenise
-from edge_agent.trainer.examples import read_examples
+from edge_agent.trainer.batches import batches_in_order, shuffled_batches
+from edge_agent.trainer.datasets import Scores, judge, open_dataset
 from edge_agent.trainer.optimizers import clip_norm, l2_norm, make_optimizer
 from edge_agent.trainer.portable import PortableEngine
 from host.arrays import load_npz, load_vector, save_vector
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edge_agent.trainer.batches import TokenisedSet
+    from edge_agent.trainer.batches import Dataset
 
     Report = Callable[[Progress], None]
 
@@ -59,7 +59,7 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
         BundleError, ConfigError, UpdateError, EngineError: by blame, see ``protocol.errors``.
     """
     bundle = open_bundle(Path(job.bundle))
-    data = _tokenised(bundle, Path(job.data), max_tokens=job.plan.max_tokens, max_examples=job.max_examples)
+    data = open_dataset(bundle, Path(job.data), max_tokens=job.plan.max_tokens, max_examples=job.max_examples)
     theta_0 = _adapter(bundle, job.adapter)  # float32 [n_params]
     residual = _residual(job.residual, theta_0.size)
     engine = PortableEngine.open(bundle.folder, bundle.manifest, threads=job.threads)
@@ -84,7 +84,7 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
 
 
 def evaluate(job: EvaluateJob, report: Report, *, started: float) -> EvaluateResult:
-    """Measure accuracy and mean cross entropy on each set.
+    """Measure accuracy and mean loss on each set: by example, or by token in causal-lm.
 
     Raises:
         BundleError, ConfigError, UpdateError, EngineError: by blame, see ``protocol.errors``.
@@ -95,15 +95,16 @@ def evaluate(job: EvaluateJob, report: Report, *, started: float) -> EvaluateRes
     results = {}
     for done, (name, path) in enumerate(job.sets.items()):
         report(Progress(step=done, n_steps=len(job.sets)))
-        data = _tokenised(bundle, Path(path), max_tokens=job.max_tokens, max_examples=job.max_examples)
-        n_correct, loss = 0, 0.0
+        data = open_dataset(bundle, Path(path), max_tokens=job.max_tokens, max_examples=job.max_examples)
+        total = Scores()
         for batch in batches_in_order(data, batch_size=job.batch_size):
-            logits = engine.logits(theta, batch).astype(np.float64)  # [batch, n_labels]
-            n_correct += int((logits.argmax(axis=1) == batch["labels"]).sum())
-            loss += float(_cross_entropy(logits, batch["labels"]).sum())
-        if not math.isfinite(loss):
+            total += judge(engine.scores(theta, batch), batch)
+        if not total.n_scored:
+            raise ConfigError(f"set {name}: every text has a single token, so there is nothing to predict")
+        if not math.isfinite(total.loss):
             raise EngineError(f"set {name}: the loss is not finite; the adapter has diverged")
-        results[name] = SetResult(n_examples=len(data), n_correct=n_correct, loss=loss / len(data))
+        mean = total.loss / total.n_scored
+        results[name] = SetResult(n_examples=total.n_scored, n_correct=total.n_correct, loss=mean)
     return EvaluateResult(sets=results, wall_s=time.monotonic() - started, peak_memory_bytes=peak_bytes())
 
 
@@ -128,7 +129,7 @@ def check(job: CheckJob, _report: Report, *, started: float) -> CheckResult:
         train_s += time.monotonic() - began
         losses.append(loss)
     save_vector(Path(job.out) / "theta.f32", theta)
-    logits: dict[str, Any] = {str(i): engine.logits(theta, batch) for i, batch in enumerate(batches)}
+    logits: dict[str, Any] = {str(i): _first(engine.scores(theta, batch)) for i, batch in enumerate(batches)}
     np.savez(Path(job.out) / "logits.npz", **logits)
     return CheckResult(
         losses=tuple(losses),
@@ -141,7 +142,7 @@ def check(job: CheckJob, _report: Report, *, started: float) -> CheckResult:
 class _Epochs:
     """The local epochs of one plan over one device's examples; keeps the figures that a result reports."""
 
-    def __init__(self, plan: Plan, data: TokenisedSet, report: Report) -> None:
+    def __init__(self, plan: Plan, data: Dataset, report: Report) -> None:
         self._plan, self._data, self._report = plan, data, report
         self.n_steps, self.train_s, self.last_loss = 0, 0.0, 0.0
 
@@ -175,17 +176,6 @@ def _refuse_divergence(loss: float, gradient: NDArray[np.float32], step: int) ->
         raise EngineError(f"step {step}: loss or gradient is not finite; lower the learning rate or clip the gradient")
 
 
-def _tokenised(bundle: Bundle, data: Path, *, max_tokens: int, max_examples: int) -> TokenisedSet:
-    tokens, n_labels = bundle.manifest.tokens, bundle.manifest.task.n_labels
-    examples = read_examples(data, n_labels=n_labels, max_examples=max_examples)
-    return tokenise(
-        examples,
-        tokenizer_file=bundle.path(tokens.file),
-        pad_id=tokens.pad_id,
-        max_tokens=min(max_tokens, tokens.max_tokens),
-    )
-
-
 def _adapter(bundle: Bundle, path: str | None) -> NDArray[np.float32]:
     n_params = bundle.layout.n_params
     if path is None:
@@ -195,6 +185,10 @@ def _adapter(bundle: Bundle, path: str | None) -> NDArray[np.float32]:
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such adapter") from error
     return codec.decode(payload, n_values=n_params)
+
+
+def _first(scores: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    return next(iter(scores.values()))
 
 
 def _residual(path: str | None, n_params: int) -> NDArray[np.float32]:
@@ -214,10 +208,3 @@ def _nth_batch(arrays: dict[str, NDArray[np.int64]], step: int) -> dict[str, NDA
     if not batch:
         raise ConfigError(f"the file of batches has none for step {step}")
     return batch
-
-
-def _cross_entropy(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    shifted = logits - logits.max(axis=1, keepdims=True)  # [batch, n_labels]
-    log_sum = np.log(np.exp(shifted).sum(axis=1))  # [batch]
-    picked: NDArray[np.float64] = log_sum - shifted[np.arange(len(labels)), labels]
-    return picked

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from protocol.bundle import Manifest
 
-    Batch = Mapping[str, NDArray[np.int64]]
+    Batch = Mapping[str, NDArray[Any]]
 
 __all__ = ["ENGINE", "PortableEngine"]
 
@@ -57,7 +57,7 @@ _WHILE_RUNNING: Final[_Blame] = (
 
 
 class PortableEngine:
-    """Loss, gradient and logits of one bundle."""
+    """Loss, gradient and scores of one bundle."""
 
     def __init__(self, *, train: Path, evaluate: Path, threads: int) -> None:
         """Keep the paths; nothing is loaded yet."""
@@ -83,7 +83,8 @@ class PortableEngine:
 
         Args:
             theta: the adapter, float32 [n_params].
-            batch: ``input_ids``, ``attention_mask`` int64 [batch, seq] and ``labels`` int64 [batch].
+            batch: the graph's other inputs by name, such as ``input_ids``, ``attention_mask`` int64 [batch, seq] and
+                ``labels`` int64 [batch].
 
         Raises:
             BundleError: the training graph cannot be loaded.
@@ -95,16 +96,27 @@ class PortableEngine:
         loss, gradient = self._run(self._train, ["loss", "grad"], theta, batch)
         return float(loss), gradient
 
-    def logits(self, theta: NDArray[np.float32], batch: Batch) -> NDArray[np.float32]:
-        """Return the logits of ``batch``, float32 [batch, n_labels]; labels in it are not looked at.
+    def scores(self, theta: NDArray[np.float32], batch: Batch) -> dict[str, NDArray[np.float32]]:
+        """Return what the evaluation graph gives, by name, the graph's first output first; labels are not looked at.
 
         Raises:
             BundleError, ConfigError, EngineError: as ``loss_and_gradient``.
         """
         if self._evaluate is None:
             self._evaluate, self._weights = _session(self._evaluate_path, self._threads), None
-        result: NDArray[np.float32] = self._run(self._evaluate, ["logits"], theta, batch)[0]
-        return result
+        names = [value.name for value in self._evaluate.get_outputs()]
+        return dict(zip(names, self._run(self._evaluate, names, theta, batch), strict=True))
+
+    def logits(self, theta: NDArray[np.float32], batch: Batch) -> NDArray[np.float32]:
+        """Return the logits of ``batch``, float32 [batch, n_labels].
+
+        Raises:
+            BundleError, ConfigError, EngineError: as ``loss_and_gradient``; the first also if it has no logits.
+        """
+        scores = self.scores(theta, batch)
+        if "logits" not in scores:
+            raise BundleError(f"{self._evaluate_path.name}: has no output called logits")
+        return scores["logits"]
 
     def _run(
         self, session: ort.InferenceSession, outputs: list[str], theta: NDArray[np.float32], batch: Batch

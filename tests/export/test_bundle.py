@@ -15,7 +15,8 @@ import pytest
 import export.bundle as bundle_pass
 from export.adapt import Adapted, Options
 from export.bundle import Exported, ParityError, export_bundle
-from export.parity import Outcome, Problem
+from export.parity import Outcome
+from export.problems import Problem
 from export.verify import verify
 from host.bundle_folder import open_bundle
 from protocol.errors import BundleError, ConfigError, EngineError

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from export.activations import _gelu
 from export.decompositions import native_layer_norm_backward, slice_backward
 from export.narrow import narrow
-from export.parity import Outcome, Problem, compare, make_problem
+from export.parity import Outcome, compare
+from export.problems import Inputs, Problem, make_problem
 from export.products import absorb
 
 
@@ -153,7 +154,7 @@ def test_a_product_that_is_read_twice_keeps_its_value() -> None:
 
 
 def _problem() -> Problem:
-    return make_problem(np.zeros(6, np.float32), vocabulary=50, n_labels=3, max_tokens=12, seed=4)
+    return make_problem(np.zeros(6, np.float32), Inputs(vocabulary=50, n_labels=3, max_tokens=12), seed=4)
 
 
 def test_a_problem_is_the_same_on_every_machine() -> None:

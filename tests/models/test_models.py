@@ -1,25 +1,33 @@
 """Families, samples and adapters."""
 
+import math
 import subprocess
 import sys
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, GPT2Config
+from transformers import BertConfig, BertForSequenceClassification, GPT2Config, PreTrainedModel
 
 from models import samples
-from models.adapters import add_lora, flatten, named_trainables, trainables
+from models.adapters import Recipe, Trainable, add_adapter, flatten, named_trainables, parts_of
 from models.bert import BERT
+from models.causal_lm import loss as lm_loss
+from models.causal_lm import token_scores
+from models.image_classification import ImageClassifier
 from models.samples import SAMPLES, Sample, sample_folder
-from models.text_classification import family_of
+from models.soft_prompt import prompted
+from models.task import family_of
+from models.tasks import TASKS
+from models.text_classification import TEXT_CLASSIFICATION, Classifier
 from protocol.errors import ConfigError
 
 
 @pytest.fixture
-def model() -> nn.Module:
+def model() -> PreTrainedModel:
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
@@ -29,9 +37,13 @@ def model() -> nn.Module:
         return BertForSequenceClassification(config)
 
 
-def test_names_and_order_of_the_trainables_do_not_show_peft(model: nn.Module) -> None:
-    adapted = add_lora(model, BERT, rank=2, alpha=6, targets=("query", "value"), seed=0)
-    parts = trainables(adapted, BERT, scale=3.0)
+def recipe(text: str, **changes: object) -> Recipe:
+    values: dict[str, object] = {"rank": 2, "alpha": 6, "targets": ("query", "value")} | changes
+    return Recipe(parts=parts_of(text, has_head=True), **values)  # type: ignore[arg-type]
+
+
+def test_names_and_order_of_the_trainables_do_not_show_peft(model: PreTrainedModel) -> None:
+    parts = add_adapter(model, BERT, recipe("lora+head"))
     assert [(p.name, p.shape, p.role, p.layer, p.scale) for p in parts] == [
         ("encoder.layer.0.attention.self.query.lora_A", (2, 8), "lora_A", 0, 3.0),
         ("encoder.layer.0.attention.self.query.lora_B", (8, 2), "lora_B", 0, 3.0),
@@ -42,23 +54,129 @@ def test_names_and_order_of_the_trainables_do_not_show_peft(model: nn.Module) ->
     ]
 
 
-def test_the_flat_vector_gives_back_every_tensor(model: nn.Module) -> None:
-    adapted = add_lora(model, BERT, rank=2, alpha=6, targets=("query",), seed=0)
-    parts = trainables(adapted, BERT, scale=3.0)
-    views = named_trainables(flatten(adapted, parts), parts)
-    parameters = dict(adapted.named_parameters())
+def test_the_flat_vector_gives_back_every_tensor(model: PreTrainedModel) -> None:
+    parts = add_adapter(model, BERT, recipe("lora+ia3+soft-prompt+bitfit+head"))
+    views = named_trainables(flatten(model, parts), parts)
+    parameters = dict(model.named_parameters())
     assert all(torch.equal(views[part.parameter], parameters[part.parameter]) for part in parts)
     assert all(not p.requires_grad for name, p in parameters.items() if name not in views)
 
 
-def test_a_target_that_is_no_layer_is_named_with_those_that_are(model: nn.Module) -> None:
+def test_a_target_that_is_no_layer_is_named_with_those_that_are(model: PreTrainedModel) -> None:
     with pytest.raises(ConfigError, match=r"q_proj.*there are:.*query"):
-        add_lora(model, BERT, rank=2, alpha=6, targets=("q_proj",), seed=0)
+        add_adapter(model, BERT, recipe("lora+head", targets=("q_proj",)))
 
 
-def test_an_unknown_family_is_refused_by_its_name() -> None:
-    with pytest.raises(ConfigError, match="gpt2"):
-        family_of(GPT2Config())
+def roles(parts: tuple[Trainable, ...]) -> dict[str, int]:
+    """Return how many tensors each role has."""
+    return dict(Counter(part.role for part in parts))
+
+
+def test_every_part_has_its_role_and_a_key_bias_is_never_trained(model: PreTrainedModel) -> None:
+    parts = add_adapter(model, BERT, recipe("lora+ia3+bitfit+soft-prompt+head", n_virtual=5))
+    # One layer: 2 targets; key, value and feed-forward factors; 8 biases without the key's, 2 of norms among them,
+    # and those of the embeddings' norm and the pooler.
+    assert roles(parts) == {"lora_A": 2, "lora_B": 2, "scale": 3, "bias": 9, "prompt": 1, "head": 2}
+    shapes = {part.name: part.shape for part in parts}
+    assert shapes["prompt.embeddings"] == (5, 8)
+    assert shapes["encoder.layer.0.attention.self.key.ia3"] == (8,)
+    assert not [name for name in shapes if "key.bias" in name]
+
+
+def test_full_trains_every_weight_but_the_idle_ones(model: PreTrainedModel) -> None:
+    idle = {"bert.encoder.layer.0.attention.self.key.bias"}
+    parts = add_adapter(model, BERT, recipe("full+head"))
+    assert {part.parameter for part in parts} == {name for name, _ in model.named_parameters()} - idle
+    assert set(roles(parts)) == {"base", "head"}
+
+
+def test_a_new_adapter_of_lora_and_factors_changes_nothing(model: PreTrainedModel) -> None:
+    batch = (torch.arange(6).reshape(2, 3), torch.ones(2, 3, dtype=torch.int64))
+    before = Classifier(model.eval())(*batch)
+    add_adapter(model, BERT, recipe("lora+ia3+head"))
+    assert torch.equal(Classifier(model)(*batch), before)
+
+
+def test_a_soft_prompt_leaves_the_first_token_to_the_head(model: PreTrainedModel) -> None:
+    add_adapter(model, BERT, recipe("soft-prompt+head", n_virtual=4))
+    given = prompted(model, torch.arange(6).reshape(2, 3), torch.tensor([[1, 1, 1], [1, 0, 0]]))
+    words = model.get_input_embeddings()(torch.arange(6).reshape(2, 3))
+    assert torch.equal(given["inputs_embeds"][:, 0], words[:, 0])
+    assert torch.equal(given["inputs_embeds"][:, 5:], words[:, 1:])
+    assert given["attention_mask"].tolist() == [[1] * 7, [1] * 5 + [0] * 2]
+
+
+def test_rslora_divides_by_the_root_of_the_rank(model: PreTrainedModel) -> None:
+    parts = add_adapter(model, BERT, recipe("lora+head", rank=4, alpha=6, rslora=True))
+    assert parts[0].scale == 3.0
+    assert model.bert.encoder.layer[0].attention.self.query.scaling["default"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("text", "has_head", "parts"),
+    [
+        ("lora", True, ("lora", "head")),
+        ("soft-prompt+lora", True, ("lora", "soft-prompt", "head")),
+        ("head", True, ("head",)),
+        ("full", False, ("full",)),
+    ],
+)
+def test_parts_have_one_order_and_a_new_head_is_always_trained(
+    text: str, *, has_head: bool, parts: tuple[str, ...]
+) -> None:
+    assert parts_of(text, has_head=has_head) == parts
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("lorra", "'lorra'; there are: lora"),
+        ("lora+lora", "twice"),
+        ("full+lora", "full trains every weight already"),
+        ("head", "no new one"),
+        ("", "no part is called ''"),
+    ],
+)
+def test_parts_that_cannot_be_are_refused_with_the_reason(text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parts_of(text, has_head=False)
+
+
+def test_an_unknown_family_is_refused_with_what_was_tried_and_what_is_supported() -> None:
+    with pytest.raises(ConfigError, match=r"'gpt2'.*text-classification; tried .*bert.*supported types: .*roberta"):
+        family_of(GPT2Config(), TEXT_CLASSIFICATION)
+
+
+def test_every_family_says_how_its_layers_are_named_and_no_type_occurs_twice() -> None:
+    for task in TASKS.values():
+        types = [one for family in task.families for one in family.model_types]
+        assert len(set(types)) == len(types)
+
+
+def test_the_loss_of_a_language_model_counts_real_tokens_with_a_real_predecessor() -> None:
+    logits = torch.zeros(2, 4, 10)
+    logits[0, 1, 7] = 3.0  # sure of the third token, rightly
+    ids, mask = torch.tensor([[1, 2, 7, 0], [3, 4, 5, 6]]), torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
+    losses, hits = token_scores(logits, ids, mask)
+    sure, unsure = math.log(9 + math.exp(3)) - 3, math.log(10)
+    assert losses == pytest.approx(torch.tensor([[unsure, sure, 0], [unsure] * 3]), rel=1e-6)
+    assert hits.tolist() == [[0, 1, 0], [0, 0, 0]]
+    assert float(lm_loss(logits, ids, mask)) == pytest.approx((4 * unsure + sure) / 5, rel=1e-6)
+    assert float(lm_loss(logits[:, :2], ids[:, :2], torch.tensor([[1, 0], [1, 0]]))) == 0
+
+
+def test_patches_are_cut_as_the_convolution_cuts_them() -> None:
+    torch.manual_seed(0)
+    conv, pixels = nn.Conv2d(3, 5, kernel_size=(2, 4), stride=(2, 4)), torch.randn(2, 3, 6, 8)
+    expected = conv(pixels)
+    module = nn.Sequential(conv)
+    ImageClassifier(module)
+    assert torch.allclose(module(pixels), expected, atol=1e-6)
+
+
+def test_patches_that_overlap_are_refused() -> None:
+    with pytest.raises(ConfigError, match="overlap"):
+        ImageClassifier(nn.Sequential(nn.Conv2d(3, 5, kernel_size=3, stride=2)))
 
 
 def test_a_sample_that_is_not_installed_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

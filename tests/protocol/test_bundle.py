@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from protocol.bundle import MAX_MANIFEST_BYTES, FileFacts, Manifest, bundle_id
+from protocol.bundle import MAX_MANIFEST_BYTES, FileFacts, ImageFacts, Manifest, TaskFacts, bundle_id
 from protocol.errors import BundleError
 from protocol.fields import FieldError, plain
 from protocol.layout import MAX_DIMS, MAX_PARAMS, Layout, TensorSlot
@@ -71,6 +71,27 @@ def test_what_is_no_json_table_is_a_bundle_error(read: Callable[[bytes], object]
 def test_a_manifest_reads_back() -> None:
     manifest = samples.manifest()
     assert Manifest.from_bytes(manifest.to_bytes()) == manifest
+
+
+def test_a_task_without_labels_and_a_task_on_pictures_read_back() -> None:
+    images = ImageFacts(height=8, width=8, channels=3, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    for manifest in (
+        samples.manifest(task=TaskFacts(kind="causal-lm")),
+        samples.manifest(task=TaskFacts(kind="image-classification", n_labels=2), tokens=None, images=images),
+    ):
+        assert Manifest.from_bytes(manifest.to_bytes()) == manifest
+
+
+def test_a_manifest_says_what_its_examples_are_once() -> None:
+    images = ImageFacts(height=8, width=8, channels=1, mean=(0.5,), std=(0.5,))
+    for changes in ({"images": images}, {"tokens": None}):
+        with pytest.raises(FieldError, match="exactly one"):
+            samples.manifest(**changes)
+
+
+def test_normalisation_has_a_value_for_each_channel() -> None:
+    with pytest.raises(FieldError, match="3 values"):
+        ImageFacts(height=8, width=8, channels=3, mean=(0.5,), std=(0.5, 0.5, 0.5))
 
 
 def test_a_bundle_is_known_by_the_hash_of_its_manifest() -> None:

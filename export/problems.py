@@ -1,0 +1,81 @@
+"""The training steps over which a graph is compared with PyTorch: made of a seed, the same on every machine.
+
+Laws: integer arithmetic on the bits of a PCG64 stream alone (numpy promises those, not the methods built on them), so
+that a device makes the problem again that the exporter made. No torch.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.bundle import ImageFacts
+
+__all__ = ["Batch", "Inputs", "Problem", "make_problem"]
+
+Batch = dict[str, NDArray[Any]]
+
+N_STEPS = 20  # the moments have forgotten their start by then, and the first steps' size hides nothing
+NOISE = 0.02  # size of the perturbation that makes LoRA's B not zero, as the model's own initializer range
+# [batch, seq]: one example, one token, odd sizes, more than one row tile of a kernel, the longest (-1). Repeated.
+SHAPES = ((8, 24), (1, 9), (5, 17), (3, 1), (16, 33), (1, 1), (2, -1), (7, 12))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What a task's batches are made of; what is None does not occur in them."""
+
+    vocabulary: int | None = None
+    max_tokens: int | None = None
+    images: ImageFacts | None = None
+    n_labels: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """The steps to take."""
+
+    theta: NDArray[np.float32]  # [n_params]
+    batches: tuple[Batch, ...]
+
+
+def make_problem(theta: NDArray[np.float32], inputs: Inputs, *, seed: int, n_steps: int = N_STEPS) -> Problem:
+    """Return the steps to take from a perturbed ``theta``; the same for the same arguments on every machine."""
+    draw = _Draws(seed)
+    noise = (draw.integers(2001, theta.size) - 1000) * np.float32(NOISE / 1000)  # [n_params], uniform
+    start = (theta + noise).astype(np.float32)
+    batches = tuple(_batch(draw, *SHAPES[step % len(SHAPES)], inputs) for step in range(n_steps))
+    return Problem(theta=start, batches=batches)
+
+
+class _Draws:
+    """Integers from a PCG64 stream."""
+
+    def __init__(self, seed: int) -> None:
+        self._bits = np.random.PCG64(seed)
+
+    def integers(self, below: int, n: int) -> NDArray[np.int64]:
+        """Return n integers of [0, below); the bias of the remainder is below 2^-40 for every size we use."""
+        raw: NDArray[np.uint64] = np.atleast_1d(self._bits.random_raw(n))
+        return (raw % np.uint64(below)).astype(np.int64)
+
+
+def _batch(draw: _Draws, n_examples: int, n_tokens: int, inputs: Inputs) -> Batch:
+    batch: Batch = {}
+    if inputs.vocabulary is not None and inputs.max_tokens is not None:
+        longest = inputs.max_tokens if n_tokens < 0 else min(n_tokens, inputs.max_tokens)
+        if inputs.n_labels is None:
+            longest = max(longest, 2)  # a text of one token has no next token, and a loss of zero compares nothing
+        lengths = 1 + draw.integers(longest, n_examples)  # [batch]
+        lengths[0] = longest  # a batch is padded to its own longest
+        mask = (np.arange(longest) < lengths[:, None]).astype(np.int64)  # [batch, seq]
+        ids = draw.integers(inputs.vocabulary, n_examples * longest).reshape(n_examples, longest)  # [batch, seq]
+        batch |= {"input_ids": ids * mask, "attention_mask": mask}
+    if inputs.images is not None:
+        shape = (n_examples, inputs.images.channels, inputs.images.height, inputs.images.width)
+        levels = draw.integers(256, int(np.prod(shape))).reshape(shape)  # [batch, channel, height, width]
+        batch["pixel_values"] = (levels.astype(np.float32) - np.float32(127.5)) / np.float32(127.5)
+    if inputs.n_labels is not None:
+        batch["labels"] = draw.integers(inputs.n_labels, n_examples)
+    return batch
