@@ -43,9 +43,7 @@ MAX_PEM_BYTES = 64 * 1024  # a chain of ours has 2 kB
 def make_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """Make a private key and keep it in ``path``, readable by its owner alone."""
     key = ec.generate_private_key(ec.SECP256R1())
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     write_bytes(path, pem, mode=0o600)
     return key
 

@@ -54,15 +54,24 @@ class MqttLink:
         filters: Sequence[str],
         mqtt: Literal["auto", "5", "3.1.1"] = "auto",
         tls: Callable[[], ssl.SSLContext] | None = None,
+        is_lasting: bool = True,
     ) -> None:
-        """Start connecting in the background; ``tls`` makes the context of each connection, for an address with TLS.
+        """Start connecting in the background.
+
+        Args:
+            address: where the broker is.
+            client_id: the name of the session.
+            filters: what to subscribe to.
+            mqtt: which MQTT to speak; MQTT 5 first, where it is left open.
+            tls: makes the context of each connection, for an address with TLS.
+            is_lasting: the broker keeps the session and its messages while this party is away.
 
         Raises:
             LocalProtocolError: an address with TLS and no ``tls``, or the reverse (the caller's fault).
         """
         if address.is_tls != (tls is not None):
-            raise LocalProtocolError(f"{address.host}:{address.port}: TLS is of the address and of the link, or of none")
-        self._tls = tls
+            raise LocalProtocolError(f"{address.host}:{address.port}: TLS is of both address and link, or of none")
+        self._tls, self._is_lasting = tls, is_lasting
         self._address, self._client_id, self._filters = address, client_id, list(filters)
         self._mqtt: Literal["5", "3.1.1"] = "3.1.1" if mqtt == "3.1.1" else "5"
         self._may_fall_back = mqtt == "auto"
@@ -160,15 +169,15 @@ class MqttLink:
         if self._mqtt == "3.1.1":
             return {}
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's is untyped
-        properties.SessionExpiryInterval = _SESSION_EXPIRY_S
-        return {"clean_start": False, "properties": properties}
+        properties.SessionExpiryInterval = _SESSION_EXPIRY_S if self._is_lasting else 0
+        return {"clean_start": not self._is_lasting, "properties": properties}
 
     def _make_client(self) -> paho.Client:
         is_5 = self._mqtt == "5"
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
-            clean_session=None if is_5 else False,
+            clean_session=None if is_5 else not self._is_lasting,
             protocol=MQTTProtocolVersion.MQTTv5 if is_5 else MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False,
             manual_ack=True,

@@ -111,7 +111,7 @@ class ClaimAnswer:
     reason: ClaimReason | None = None
     unix_s: Annotated[float, Range(0.0, 1e11)]  # the service's clock
     broker_url: Annotated[str, Length(1, 512)] | None = None
-    chain: Annotated[tuple[_Certificate, ...], Length(1, 4)] | None = None  # the device's first, each signed by the next
+    chain: Annotated[tuple[_Certificate, ...], Length(1, 4)] | None = None  # the device's first, then its issuers
 
     def __post_init__(self) -> None:
         """Refuse an answer that says yes and brings nothing."""
@@ -197,7 +197,7 @@ def seal_answer(answer: ClaimAnswer, *, fleet: str, claim_id: str, answer_key: b
     return seal(_sign(cbor.dumps(plain(answer)), context, key), public_raw=answer_key, info=context)
 
 
-def open_answer(  # noqa: PLR0913 - all of them are what binds an answer
+def open_answer(
     sealed: bytes, *, fleet: str, claim_id: str, claim: bytes, answer_key: TaskKey, service_key: VerifyKey
 ) -> ClaimAnswer:
     """Return the service's answer to the sealed ``claim``.

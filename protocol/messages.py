@@ -78,7 +78,7 @@ Reason: TypeAlias = Literal[
     "oversize",  # longer than the bound; not decoded
     "unknown-device",  # not in the registry
     "revoked",  # was in the registry, until its operator took it out
-    "no-authority",  # asks for a certificate where the service has no authority, or with a request that is not its own
+    "bad-renewal",  # a certificate was asked for where nobody signs, with a request of another, or too often
     "wrong-sender",  # the topic belongs to another device than the envelope names
     "bad-signature",  # not signed by the device it names
     "wrong-task",  # no such task here
@@ -228,7 +228,6 @@ class Renew:
     """An enrolled device asks for its next certificate."""
 
     request: Annotated[bytes, Length(1, 4096)]  # PKCS #10, DER
-    unix_s: Annotated[float, Range(0.0, 1e11)]  # the device's clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

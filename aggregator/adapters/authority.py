@@ -8,24 +8,26 @@
     claim.key                   HPKE: what devices seal their claims to
     crl.pem                     who was revoked
 
-Laws: a device's certificate is for clients alone and the broker's for servers alone, so that no device can stand for the
-broker; nothing issued outlives its issuer; not-before is backdated by ``BACKDATE``, by which a device's clock may be
+Laws: a device's certificate is for clients alone and the broker's for servers alone, so that no device can stand for
+the broker; nothing issued outlives its issuer; not-before is backdated by ``BACKDATE``, by which a device's clock may be
 behind; a revocation list is always newer than the one before. Time is an argument.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from host.certificates import load_key, load_pem, make_key, save_pem, subject
+from aggregator.core.enrolment import CertificateRecord
+from host.certificates import der_of, load_key, load_pem, make_key, open_request, save_pem, subject
 from host.durable import make_folder, read_bytes, write_bytes
 from host.keys import load_task_key, save_key
+from host.tls import TlsFiles
 from protocol.errors import ConfigError
 from protocol.sealing import TaskKey
 from protocol.signing import SERVICE
@@ -38,7 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BACKDATE", "Authority", "make_authority"]
 
-BACKDATE: Final = timedelta(hours=1)  # how far a device's clock may be off; a Pi without network time drifts less a year
+BACKDATE: Final = timedelta(
+    hours=1
+)  # how far a device's clock may be off; a Pi without network time drifts less a year
 _ROOT_LIFE: Final = timedelta(days=20 * 365)
 _ISSUING_LIFE: Final = timedelta(days=5 * 365)
 _SERVER_LIFE: Final = timedelta(days=398)  # the longest that browsers take; renewed by each start of the service
@@ -46,6 +50,7 @@ _SERVER_RENEW: Final = timedelta(days=90)  # ... that comes in its last three mo
 # An overdue list makes OpenSSL refuse everybody; it is written anew at every start and revocation.
 _CRL_LIFE: Final = timedelta(days=5 * 365)
 _EVICTION_LIFE: Final = timedelta(minutes=10)
+MAX_CRL_BYTES: Final = 64 << 20  # a million revoked certificates have 40 MB
 _CRL_STEP: Final = timedelta(seconds=1)  # times in a list are whole seconds
 
 
@@ -70,13 +75,25 @@ class Authority:
         """Return the path of one of the files listed above."""
         return self._folder / name
 
-    def issue(self, device: str, key: ec.EllipticCurvePublicKey, *, life: timedelta, now: datetime) -> x509.Certificate:
-        """Return a new client certificate for a device."""
-        return self._sign(_client(device), key, life=life, now=now)
+    def files(self, name: str) -> TlsFiles:
+        """Return what a TLS client needs to be ``name``."""
+        return TlsFiles(root=self.file("root.pem"), certificate=self.file(f"{name}.pem"), key=self.file(f"{name}.key"))
 
-    def chain(self, certificate: x509.Certificate) -> tuple[x509.Certificate, ...]:
-        """Return ``certificate`` and what signed it, up to but without the root."""
-        return certificate, self._issuing
+    def issue(self, device: str, request: bytes, *, life_s: float, unix_s: float) -> CertificateRecord:
+        """Return a new client certificate for a device's own request.
+
+        Raises:
+            MalformedMessageError: the request is not the device's (the peer's fault).
+        """
+        key, now = open_request(request, name=device), datetime.fromtimestamp(unix_s, UTC)
+        made = self._sign(_client(device), key, life=timedelta(seconds=life_s), now=now)
+        ends_unix_s = made.not_valid_after_utc.timestamp()
+        (der,) = der_of([made])
+        return CertificateRecord(serial=f"{made.serial_number:x}", device=device, ends_unix_s=ends_unix_s, der=der)
+
+    def chain(self, der: bytes) -> tuple[bytes, ...]:
+        """Return a certificate and what signed it, up to but without the root, all DER."""
+        return der, *der_of([self._issuing])
 
     def renew_own(self, host: str, *, now: datetime) -> None:
         """Make the broker's and the service's certificates if they are missing, old, or for another host."""
@@ -84,20 +101,23 @@ class Authority:
             if not self._is_fresh(name, builder, now):
                 key = make_key(self.file(f"{name}.key"))
                 certificate = self._sign(builder, key.public_key(), life=_SERVER_LIFE, now=now)
-                save_pem(self.file(f"{name}.pem"), self.chain(certificate))
+                save_pem(self.file(f"{name}.pem"), [certificate, self._issuing])
 
-    def evict(self, device: str, *, now: datetime) -> None:
-        """Make ``evict.key`` and ``evict.pem``: with them the service takes over a revoked device's connection."""
-        key = make_key(self.file("evict.key"))
+    def make_eviction(self, device: str, *, unix_s: float) -> TlsFiles:
+        """Return files with which the service takes over a revoked device's connection, for ten minutes."""
+        now = datetime.fromtimestamp(unix_s, UTC)
+        key = make_key(self.file(f"evict-{device}.key"))
         certificate = self._sign(_client(device), key.public_key(), life=_EVICTION_LIFE, now=now)
-        save_pem(self.file("evict.pem"), self.chain(certificate))
+        save_pem(self.file(f"evict-{device}.pem"), [certificate, self._issuing])
+        return self.files(f"evict-{device}")
 
-    def write_crl(self, serials: Iterable[int], *, now: datetime) -> None:
+    def write_crl(self, serials: Iterable[int], *, unix_s: float) -> None:
         """Replace the revocation list by one of exactly these certificates."""
+        now = datetime.fromtimestamp(unix_s, UTC)
         at = now - BACKDATE
         if self.file("crl.pem").exists():
             # OpenSSL keeps older lists beside the new one and believes the latest, to the second.
-            before = x509.load_pem_x509_crl(read_bytes(self.file("crl.pem"), max_bytes=1 << 26)).last_update_utc
+            before = x509.load_pem_x509_crl(read_bytes(self.file("crl.pem"), max_bytes=MAX_CRL_BYTES)).last_update_utc
             at = max(at, before + _CRL_STEP)
         builder = x509.CertificateRevocationListBuilder().issuer_name(self._issuing.subject)
         builder = builder.last_update(at).next_update(min(now + _CRL_LIFE, self._issuing.not_valid_after_utc))
@@ -149,7 +169,7 @@ def make_authority(folder: Path, *, fleet: str, host: str, now: datetime) -> Aut
     save_pem(folder / "ca.pem", [*load_pem(folder / "issuing.pem"), *load_pem(folder / "root.pem")])
     authority = Authority(folder)
     authority.renew_own(host, now=now)
-    authority.write_crl([], now=now)
+    authority.write_crl([], unix_s=now.timestamp())
     return authority
 
 
@@ -173,8 +193,9 @@ def _server(host: str) -> x509.CertificateBuilder:
         name: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         name = x509.DNSName(host)
+    names = list(dict.fromkeys([name, x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))]))  # the service is beside it
     builder = _leaf("broker", ExtendedKeyUsageOID.SERVER_AUTH)
-    return builder.add_extension(x509.SubjectAlternativeName([name]), critical=False)
+    return builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
 
 
 def _leaf(name: str, purpose: x509.ObjectIdentifier) -> x509.CertificateBuilder:

@@ -2,7 +2,8 @@
 
 Laws: a broker is an OS process of its own, so its death is not ours; on Linux it ends when we end, even by SIGKILL; it
 counts as started only when it answers a CONNECT, or with TLS, where we are no client, accepts a connection; without TLS
-it listens on loopback and nowhere else; every size and every wait is bounded. What a broker can and cannot do is said once, in ``FACTS``, and proven by
+it listens on loopback and nowhere else; every size and every wait is bounded.
+What a broker can and cannot do is said once, in ``FACTS``, and proven by
 ``tests/aggregator/test_broker_contract.py``.
 
 It does not speak MQTT beyond that one CONNECT, does not decide when to restart (the caller sees ``is_alive``), and does

@@ -72,7 +72,11 @@ def mosquitto_config(config: BrokerConfig, *, port: int) -> str:
         # This listener is loopback only, which BrokerConfig sees to.
         lines = [f"listener {port} {config.host}", "allow_anonymous true", *_fleet_limits(config)]
     elif config.tls.role == "fleet":
-        lines = [*_mutual(config, config.tls, port, "devices.acl"), *_fleet_limits(config)]
+        lines = [
+            *_mutual(config, config.tls, port, "devices.acl"),
+            "use_username_as_clientid true",
+            *_fleet_limits(config),
+        ]
     else:
         lines = _claim_broker(config, config.tls, port)
     lines += [
@@ -152,7 +156,6 @@ def _mutual(config: BrokerConfig, tls: BrokerTls, port: int, access: str) -> lis
         f"crlfile {tls.authority.resolve() / 'crl.pem'}",
         "require_certificate true",
         "use_identity_as_username true",
-        "use_username_as_clientid true",
         f"acl_file {config.folder.resolve() / access}",
     ]
 

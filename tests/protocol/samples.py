@@ -72,7 +72,7 @@ BODIES: dict[str, Body] = {
         task="mood", round=3, version=2, bundle_id=BUNDLE_ID, update_id=UPDATE_ID, sealed=bytes(range(64))
     ),
     "receipt": Receipt(task="mood", round=3, update_id=UPDATE_ID, status="refused", reason="late"),
-    "renew": Renew(request=bytes(range(48)), unix_s=1_700_000_000.5),
+    "renew": Renew(request=bytes(range(48))),
     "certificate": Certificate(chain=(bytes(range(40)), bytes(range(44)))),
 }
 
