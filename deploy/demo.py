@@ -58,10 +58,11 @@ FULL: Final = Scale(n_train=2000, rounds=10)
 @click.option("--full", is_flag=True, help="2,000 training examples a device and 10 rounds, instead of 500 and 6.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
 @click.option("--rounds", type=click.IntRange(1, 1000), help="Another number of rounds.")
-def main(broker: str, out: Path, rounds: int | None, *, full: bool) -> None:
+@click.option("--secure", is_flag=True, help="Certificates, enrolment and mutual TLS; needs Mosquitto.")
+def main(broker: str, out: Path, rounds: int | None, *, full: bool, secure: bool) -> None:
     """Run the whole loop on this machine and write OUT/report.html."""
     try:
-        _demo(cast("BrokerKind", broker), out, FULL if full else QUICK, rounds)
+        _demo(cast("BrokerKind", broker), out, FULL if full else QUICK, rounds, secure=secure)
     except EdgefoldError as error:
         click.echo(f"demo: {' '.join(str(error).split())}", err=True)
         sys.exit(1)
@@ -70,7 +71,7 @@ def main(broker: str, out: Path, rounds: int | None, *, full: bool) -> None:
         sys.exit(130)
 
 
-def _demo(broker: BrokerKind, out: Path, scale: Scale, rounds: int | None) -> None:
+def _demo(broker: BrokerKind, out: Path, scale: Scale, rounds: int | None, *, secure: bool) -> None:
     console = Console()
     started_s = time.monotonic()
     rounds = rounds or scale.rounds
@@ -89,6 +90,7 @@ def _demo(broker: BrokerKind, out: Path, scale: Scale, rounds: int | None) -> No
         rounds=rounds,
         broker=broker,
         keep_updates=True,
+        secure=secure,
     )
     with LocalFleet(spec) as fleet:
         record = watch(fleet, console, n_params=bundle.manifest.adapter.n_params)

@@ -9,8 +9,8 @@
     crl.pem                     who was revoked
 
 Laws: a device's certificate is for clients alone and the broker's for servers alone, so that no device can stand for
-the broker; nothing issued outlives its issuer; not-before is backdated by ``BACKDATE``, by which a device's clock may be
-behind; a revocation list is always newer than the one before. Time is an argument.
+the broker; nothing issued outlives its issuer; not-before is backdated by ``BACKDATE``, by which a device's clock may
+be behind; a revocation list is always newer than the one before. Time is an argument.
 """
 
 from __future__ import annotations

@@ -352,7 +352,9 @@ class BrokerProcess:
 
     def _answers(self) -> bool:
         if self.config.tls is not None:
-            return _accepts(LOOPBACK if self.host == ALL_INTERFACES else self.host, self.port)
+            host = LOOPBACK if self.host == ALL_INTERFACES else self.host
+            ports = [self.port, self.config.tls.service_port] if self.config.tls.role == "claims" else [self.port]
+            return all(_accepts(host, port) for port in ports)
         return _answers_connect(self.host, self.port) and _accepts(self.host, self.mqtt311_port)
 
     def _log_tail(self) -> str:

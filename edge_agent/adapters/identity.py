@@ -140,8 +140,6 @@ class IdentityFolder:
             ConfigError: this device has not enrolled.
         """
         if self.enrolment is None:
-            raise ConfigError(
-                f"{self._folder}: not enrolled yet; run: edgefold agent enrol --config FILE --token TOKEN"
-            )
+            raise ConfigError(f"{self._folder}: not enrolled; run: edgefold agent enrol --config FILE --token TOKEN")
         certificate, key = self._folder / "certificate.pem", self._keys.tls_key_file()
         return TlsFiles(root=self._folder / "root.pem", certificate=certificate, key=key)
