@@ -35,7 +35,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["FACTS", "BrokerConfig", "BrokerFacts", "BrokerKind", "BrokerProcess", "choose_broker", "is_available"]
+__all__ = [
+    "ALL_INTERFACES",
+    "FACTS",
+    "LOOPBACK",
+    "BrokerConfig",
+    "BrokerFacts",
+    "BrokerKind",
+    "BrokerProcess",
+    "choose_broker",
+    "is_available",
+]
 
 BrokerKind: TypeAlias = Literal["mosquitto", "embedded"]
 

@@ -72,7 +72,7 @@ def raw(fleet: SecureFleet, context: ssl.SSLContext) -> ssl.SSLSocket:
 
 
 def is_let_in(fleet: SecureFleet, context: ssl.SSLContext) -> bool:
-    """Return whether the broker answers a CONNECT over ``context``; with TLS 1.3 a refusal comes after the handshake."""
+    """Return whether the broker answers a CONNECT; with TLS 1.3 a refusal comes after the handshake."""
     try:
         with raw(fleet, context) as link:
             link.sendall(CONNECT)
