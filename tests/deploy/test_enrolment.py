@@ -232,7 +232,7 @@ def test_a_clock_that_is_far_off_is_one_clear_line(
     keys = FolderKeyStore(signing_key=device / "device.key", folder=device / "identity")
     identity, token, true_s = IdentityFolder(device / "identity", keys), parse_token(served.token()), time.time
     monkeypatch.setattr(enrolment.time, "time", lambda: true_s() - 2 * 3600)
-    with pytest.raises(ConfigError, match="this machine's clock says .* set the clock"):
+    with pytest.raises(ConfigError, match=r"this machine's clock says .* set the clock"):
         enrolment.enrol("pi", token, keys=keys, identity=identity, deadline_s=20)
     assert served.wait_for("claim-refused")["reason"] == "clock-skew"
     monkeypatch.setattr(enrolment.time, "time", lambda: true_s() - 0.9 * 3600)
