@@ -12,10 +12,12 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from aggregator.core.intake import Admitted, Declined, IntakeContext, Refused, Taken, TakenBefore, decide
+from aggregator.core.intake import Admitted, Declined, IntakeContext, Refused, Renewing, Taken, TakenBefore, decide
 from aggregator.core.records import Traffic
 from host.link import LinkDown, LinkUp, Received
 from host.logs import event
+from protocol.errors import RemoteProtocolError
+from protocol.messages import ENVELOPE_OVERHEAD_BYTES
 
 if TYPE_CHECKING:
     import threading
@@ -25,16 +27,27 @@ if TYPE_CHECKING:
     from aggregator.core.intake import Decision, Devices, TaskView
     from aggregator.core.records import UpdateRecord
     from aggregator.evaluations import Evaluations
+    from aggregator.issuance import ClaimDesk, Issuance
     from aggregator.ports import Supervisor
+    from aggregator.revocations import Revocations
     from aggregator.task_runner import TaskRunner
     from aggregator.task_setup import World
     from host.link import Link
     from protocol.messages import Join, Reason, Update
 
-__all__ = ["TICK_S", "Parts", "Service"]
+__all__ = ["TICK_S", "Parts", "Service", "Trust"]
 
 # How long the pump sleeps at most: so often it looks at deadlines, evaluations, the broker and signals.
 TICK_S: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """What a fleet with an authority has beside the rounds."""
+
+    issuance: Issuance
+    desk: ClaimDesk
+    revocations: Revocations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +59,8 @@ class Parts:
     devices: Devices
     runners: Sequence[TaskRunner]
     evaluations: Evaluations
-    supervisor: Supervisor | None = None
+    supervisors: Sequence[Supervisor] = ()
+    trust: Trust | None = None
 
 
 class Service:
@@ -61,7 +75,7 @@ class Service:
             fleet=parts.world.conversation.fleet,
             devices=parts.devices,
             ledger=_StoreLedger(parts.world, self._runners),
-            max_bytes=max(runner.setup.max_message_bytes for runner in parts.runners),
+            max_bytes=max([ENVELOPE_OVERHEAD_BYTES, *(runner.setup.max_message_bytes for runner in parts.runners)]),
         )
 
     def start(self) -> None:
@@ -86,8 +100,12 @@ class Service:
             case LinkDown(why=why):
                 self._is_up = False
                 event("link-down", level=logging.WARNING, why=why)
-        if self._parts.supervisor is not None:
-            self._parts.supervisor.tick(self._world.clock.monotonic_s())
+        now_s = self._world.clock.monotonic_s()
+        for supervisor in self._parts.supervisors:
+            supervisor.tick(now_s)
+        if self._parts.trust is not None:
+            self._parts.trust.revocations.tick(now_s)
+            self._parts.trust.desk.tick()
         self._advance()
         self._parts.evaluations.tick()
         return link_event is not None
@@ -106,6 +124,8 @@ class Service:
     def close(self) -> None:
         """End the evaluation that runs and leave the broker."""
         self._parts.evaluations.close()
+        if self._parts.trust is not None:
+            self._parts.trust.desk.close()
         self._link.close()
 
     # -- events ------------------------------------------------------------------------------------------------------
@@ -125,7 +145,7 @@ class Service:
             self._publish(answer)
         self._link.acknowledge(message)
 
-    def _carry_out(self, decision: Decision, n_bytes: int) -> Outgoing | None:
+    def _carry_out(self, decision: Decision, n_bytes: int) -> Outgoing | None:  # noqa: PLR0911 - one for each decision
         match decision:
             case Admitted(join=join):
                 return self._runners[join.task].admit(decision, n_bytes=n_bytes)
@@ -140,6 +160,8 @@ class Service:
                 answer = self._world.conversation.accepted(device, update)
                 self._refuse("replayed", device, update, n_bytes, answer)
                 return answer
+            case Renewing(device=device):
+                return self._renew(decision, n_bytes)
             case Refused(reason=reason, device=str(device), update=update) if update is not None:
                 answer = self._world.conversation.refused(device, update, reason)
                 self._refuse(reason, device, update, n_bytes, answer, detail=decision.detail)
@@ -150,6 +172,16 @@ class Service:
                 device = (claimed or "")[:64]
                 event("update-refused", reason=reason, device=device, task=None, round=None, detail=decision.detail)
                 return None
+
+    def _renew(self, renewing: Renewing, n_bytes: int) -> Outgoing | None:
+        try:
+            certificate = _issuance(self._parts).renew(renewing.device, renewing.renew)
+        except RemoteProtocolError as error:
+            self._world.store.refuse("bad-renewal")
+            event("renewal-refused", device=renewing.device, bytes=n_bytes, detail=str(error))
+            return None
+        event("certificate-renewed", device=renewing.device)
+        return self._world.conversation.certificate(renewing.device, certificate)
 
     def _refuse(
         self, reason: Reason, device: str, update: Update, n_bytes: int, answer: Outgoing, *, detail: str = ""
@@ -172,6 +204,12 @@ class Service:
         # If the link is down the message is dropped: announcements are sent again at LinkUp, and devices ask again.
         if not self._link.publish(message.topic, message.payload, retain=message.retain) and self._is_up:
             event("publish-failed", level=logging.WARNING, topic=message.topic, bytes=message.n_bytes)
+
+
+def _issuance(parts: Parts) -> Issuance:
+    if parts.trust is None:
+        raise RemoteProtocolError("this fleet has no authority", reason="bad-renewal")
+    return parts.trust.issuance
 
 
 class _StoreLedger:

@@ -1,4 +1,4 @@
-"""The aggregator's commands: ``serve``, ``broker`` and ``task``. Errors leave to the front door."""
+"""The aggregator's commands: ``serve``, ``broker``, ``task`` and ``devices``. Errors leave to the front door."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-__all__ = ["broker", "serve", "task"]
+__all__ = ["broker", "devices", "serve", "task"]
 
 _CONFIG = click.option(
     "--config",
@@ -16,22 +16,64 @@ _CONFIG = click.option(
     type=click.Path(path_type=Path),
     help="The service's settings, aggregator.toml; docs/aggregator.md explains each.",
 )
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_YEAR_S = 365 * 86_400
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 
 
-@click.command()
-@_CONFIG
+class _Expiry(click.ParamType[float]):
+    name = "time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value)
+        value_s = float(text[:-1]) * _UNITS_S.get(text[-1], 0) if text[:-1].isdecimal() else 0.0
+        if not 0 < value_s <= _YEAR_S:
+            self.fail(f"{text}: expected a number and s, m, h or d, such as 24h, and at most a year", param, ctx)
+        return value_s
+
+
+@click.group(invoke_without_command=True)
+@click.option(
+    "--config",
+    "config_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The service's settings, aggregator.toml; docs/aggregator.md explains each.",
+)
 @click.option("--exit-when-done", is_flag=True, help="Exit with 0 once every task is finished and evaluated.")
-def serve(config_path: Path, *, exit_when_done: bool) -> None:
-    """Run the aggregator: open tasks, run rounds, fold updates.
+@click.pass_context
+def serve(ctx: click.Context, config_path: Path | None, *, exit_when_done: bool) -> None:
+    """Run the aggregator: open tasks, run rounds, fold updates. `serve init` makes a new fleet first.
 
     Starts and watches a broker too, unless the settings name one by URL. Everything durable is under service.folder:
     kill it at any moment and start it again.
     """
+    if ctx.invoked_subcommand is not None:
+        return
+    if config_path is None:
+        raise click.UsageError("Missing option '--config'.")
     from aggregator.config import load_config  # noqa: PLC0415 - a command loads what it uses
     from aggregator.serve import run_service  # noqa: PLC0415
 
     run_service(load_config(config_path), exit_when_done=exit_when_done)
+
+
+@serve.command()
+@click.option("--folder", required=True, type=click.Path(path_type=Path), help="Where to make the fleet.")
+@click.option("--fleet", required=True, help="The fleet's name, part of every topic and signature.")
+@click.option("--host", required=True, help="The name or address by which devices reach the broker.")
+@click.option("--port", default=8883, show_default=True, help="For devices with a certificate.")
+@click.option("--claim-port", default=8884, show_default=True, help="For devices that enrol.")
+@click.option("--claim-service-port", default=8885, show_default=True, help="For the service's way to their claims.")
+def init(folder: Path, **values: object) -> None:
+    """Make a fleet: certificate authority, keys, the broker's certificate and aggregator.toml."""
+    from aggregator.init import check_plan, init_fleet  # noqa: PLC0415
+
+    settings = init_fleet(folder, check_plan(values))
+    click.echo(f"wrote {settings}")
+    click.echo(f"move {folder / 'authority' / 'root.key'} to a place that no network reaches")
+    click.echo(f"then: edgefold serve --config {settings}")
+    click.echo(f"and:  edgefold devices token --count 1 --expires 24h --config {settings}")
 
 
 @click.command()
@@ -85,3 +127,66 @@ def verify(task_id: str, config_path: Path, *, as_json: bool) -> None:
 
     with report.opened(config_path) as desk:
         desk.print_verification(task_id, as_json=as_json)
+
+
+@click.group()
+def devices() -> None:
+    """Let devices in and shut them out. Works beside a running service."""
+
+
+@devices.command()
+@_CONFIG
+@click.option("--count", type=click.IntRange(1, 1000), default=1, show_default=True, help="How many.")
+@click.option("--expires", type=_Expiry(), default="24h", show_default=True, help="After how long: 90s, 30m, 24h, 7d.")
+@_JSON
+def token(config_path: Path, *, count: int, expires: float, as_json: bool) -> None:
+    """Print tokens, each of which lets in one device once. They are shown now and never again."""
+    from aggregator import device_desk  # noqa: PLC0415
+
+    with device_desk.opened(config_path) as desk:
+        desk.give_tokens(count, expires_s=expires, as_json=as_json)
+
+
+@devices.command("list")
+@_CONFIG
+@_JSON
+def list_devices(config_path: Path, *, as_json: bool) -> None:
+    """List the devices: status, and until when their certificates hold."""
+    from aggregator import device_desk  # noqa: PLC0415
+
+    with device_desk.opened(config_path) as desk:
+        desk.print_devices(as_json=as_json)
+
+
+@devices.command("show")
+@click.argument("device", metavar="DEVICE")
+@_CONFIG
+@_JSON
+def show_device(device: str, config_path: Path, *, as_json: bool) -> None:
+    """Show one device: key, certificate, status."""
+    from aggregator import device_desk  # noqa: PLC0415
+
+    with device_desk.opened(config_path) as desk:
+        desk.print_device(device, as_json=as_json)
+
+
+@devices.command()
+@click.argument("device", metavar="DEVICE")
+@_CONFIG
+def approve(device: str, config_path: Path) -> None:
+    """Let in a device that waits, where devices.approve = "manual"."""
+    from aggregator import device_desk  # noqa: PLC0415
+
+    with device_desk.opened(config_path) as desk:
+        desk.approve(device)
+
+
+@devices.command()
+@click.argument("device", metavar="DEVICE")
+@_CONFIG
+def revoke(device: str, config_path: Path) -> None:
+    """Shut a device out, for good: its messages, its certificate and its live connection."""
+    from aggregator import device_desk  # noqa: PLC0415
+
+    with device_desk.opened(config_path) as desk:
+        desk.revoke(device)

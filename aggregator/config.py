@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
+    "AuthoritySettings",
     "BrokerSettings",
     "Config",
     "DevicesSettings",
@@ -50,8 +51,12 @@ class BrokerSettings:
 
     url: Annotated[str, Length(1, 512)] | None = None
     kind: Literal["auto", "mosquitto", "embedded"] = "auto"
-    host: Annotated[str, Length(1, 255)] = "127.0.0.1"  # loopback only, until TLS enrolment is there
+    host: Annotated[str, Length(1, 255)] = "127.0.0.1"  # to listen on; without [authority] loopback only
     port: Annotated[int, Range(0, 65535)] = 1883  # registered for MQTT; 0 takes a free one, for tests
+    insecure_loopback: bool = False  # run a broker without certificates, for this machine alone
+    claim_port: Annotated[int, Range(1, 65535)] = 8884  # where devices enrol
+    claim_service_port: Annotated[int, Range(1, 65535)] = 8885  # where the service takes their claims
+    claim_url: Annotated[str, Length(1, 512)] | None = None  # of that port, where `edgefold broker` runs elsewhere
     # Of a broker that we run; raised to twice the largest message of the tasks. 8 MiB holds 2 million float32.
     max_packet_bytes: Annotated[int, Range(1024, 268_435_455)] = 8 << 20
     # A broker that comes up beside us (same boot, same script) takes a second or two; later losses are waited out.
@@ -60,9 +65,20 @@ class BrokerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DevicesSettings:
-    """``[devices]``: who may take part."""
+    """``[devices]``: who may take part, and on what terms they enrol."""
 
-    registry: PathText
+    registry: PathText | None = None  # devices.toml: names and keys by hand, beside those that enrol
+    approve: Literal["token", "manual"] = "token"  # manual: each waits for `edgefold devices approve`
+    # Short, so that a stolen key ends by itself; long enough for a device that is away for a few days.
+    certificate_days: Annotated[float, Range(0.0001, 398)] = 7.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthoritySettings:
+    """``[authority]``: the fleet's certificate authority, made by ``edgefold serve init``."""
+
+    folder: PathText
+    host: Annotated[str, Length(1, 255)]  # the name or address by which devices reach the broker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,12 +130,15 @@ class Config:
 
     service: ServiceSettings
     broker: BrokerSettings = field(default_factory=BrokerSettings)
-    devices: DevicesSettings
+    authority: AuthoritySettings | None = None
+    devices: DevicesSettings = field(default_factory=DevicesSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-    task: Annotated[tuple[TaskSettings, ...], Length(1, 1000)]
+    task: Annotated[tuple[TaskSettings, ...], Length(0, 1000)] = ()  # none: devices may enrol before the first
 
     def __post_init__(self) -> None:
-        """Refuse two tasks of one name."""
+        """Refuse two tasks of one name, and a fleet that nobody can belong to."""
+        if self.authority is None and self.devices.registry is None:
+            raise FieldError("devices.registry: missing; without [authority] no device can enrol")
         ids = [task.id for task in self.task]
         twice = sorted({one for one in ids if ids.count(one) > 1})
         if twice:
@@ -138,11 +157,15 @@ def load_config(path: Path) -> Config:
     def resolve(text: str) -> str:
         return str(folder / Path(text).expanduser())
 
-    service, devices = config.service, config.devices
+    service, devices, authority = config.service, config.devices, config.authority
+    if authority is not None:
+        authority = dataclasses.replace(authority, folder=resolve(authority.folder))
+    registry = None if devices.registry is None else resolve(devices.registry)
     return dataclasses.replace(
         config,
         service=dataclasses.replace(service, folder=resolve(service.folder), key=resolve(service.key)),
-        devices=dataclasses.replace(devices, registry=resolve(devices.registry)),
+        authority=authority,
+        devices=dataclasses.replace(devices, registry=registry),
         task=tuple(_resolve_task(task, resolve) for task in config.task),
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from protocol import topics
-from protocol.messages import Announce, Decline, Receipt, Work, kind_of
+from protocol.messages import Announce, Certificate, Decline, Receipt, Work, kind_of
 from protocol.signing import SERVICE, sign
 
 if TYPE_CHECKING:
@@ -65,6 +65,10 @@ class Conversation:
         """Return the receipt of an update that is not taken."""
         return self._receipt(device, update, reason)
 
+    def certificate(self, device: str, certificate: Certificate) -> Outgoing:
+        """Return a device's renewed certificate."""
+        return self._down(device, certificate)
+
     def _receipt(self, device: str, update: Update, reason: Reason | None) -> Outgoing:
         receipt = Receipt(
             task=update.task,
@@ -75,6 +79,6 @@ class Conversation:
         )
         return self._down(device, receipt)
 
-    def _down(self, device: str, body: Work | Decline | Receipt) -> Outgoing:
+    def _down(self, device: str, body: Work | Decline | Receipt | Certificate) -> Outgoing:
         payload = sign(body, fleet=self.fleet, sender=SERVICE, key=self._key)
         return Outgoing(topic=topics.down(self.fleet, device, kind_of(body)), payload=payload)

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from aggregator.core.enrolment import CertificateRecord, DeviceRecord, TokenRecord
     from aggregator.core.records import (
         Evaluation,
         RoundRecord,
@@ -26,11 +27,22 @@ if TYPE_CHECKING:
         VersionRecord,
     )
     from aggregator.core.rounds import RoundEvent
+    from protocol.enrolment import ClaimReason
     from protocol.errors import EdgefoldError
     from protocol.jobs import EvaluateResult
     from protocol.messages import Reason
 
-__all__ = ["BlobStore", "Clock", "EvaluationRequest", "Evaluator", "Store", "StoreReader", "Supervisor"]
+__all__ = [
+    "BlobStore",
+    "Clock",
+    "DeviceStore",
+    "EvaluationRequest",
+    "Evaluator",
+    "Issuer",
+    "Store",
+    "StoreReader",
+    "Supervisor",
+]
 
 
 class Clock(Protocol):
@@ -95,7 +107,13 @@ class Store(StoreReader, Protocol):
         """Keep an update."""
 
     def refuse(
-        self, reason: Reason, *, task: str = "", round_: int = 0, device: str = "", traffic: Traffic | None = None
+        self,
+        reason: Reason | ClaimReason,
+        *,
+        task: str = "",
+        round_: int = 0,
+        device: str = "",
+        traffic: Traffic | None = None,
     ) -> None:
         """Count a refusal, for the task if it is a known one, and the traffic if the device takes part in the round."""
 
@@ -118,6 +136,43 @@ class Store(StoreReader, Protocol):
 
     def add_evaluation(self, evaluation: Evaluation) -> None:
         """Keep a version's metrics."""
+
+
+class DeviceStore(Protocol):
+    """Who may take part; every method raises ``StorageError`` if the database fails."""
+
+    def device(self, device: str) -> DeviceRecord | None: ...  # noqa: D102
+    def token(self, digest: bytes) -> TokenRecord | None: ...  # noqa: D102
+    def certificate(self, serial: str) -> CertificateRecord | None: ...  # noqa: D102
+    def certificates(self, device: str) -> Sequence[CertificateRecord]: ...  # noqa: D102
+    def revoked_serials(self, unix_s: float) -> Sequence[int]: ...  # noqa: D102
+    def to_shut_out(self) -> Sequence[str]: ...  # noqa: D102
+
+    def use_token(self, token: TokenRecord, device: DeviceRecord, certificate: CertificateRecord | None) -> None:
+        """Keep that ``device`` came with ``token`` and, if it was enrolled, its certificate."""
+
+    def add_certificate(self, certificate: CertificateRecord) -> None:
+        """Keep a renewed certificate."""
+
+    def shut_out(self, device: str) -> None:
+        """Keep that the broker knows of the revocation."""
+
+
+class Issuer(Protocol):
+    """Signs certificates for the fleet."""
+
+    def issue(self, device: str, request: bytes, *, life_s: float, unix_s: float) -> CertificateRecord:
+        """Return a new certificate for a device's own request.
+
+        Raises:
+            MalformedMessageError: the request is not the device's (the peer's fault).
+        """
+
+    def chain(self, der: bytes) -> tuple[bytes, ...]:
+        """Return a certificate and what signed it, up to but without the root."""
+
+    def write_crl(self, serials: Iterable[int], *, unix_s: float) -> None:
+        """Replace the revocation list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aggregator.app import TICK_S, Parts, Service
-from aggregator.setup import Folders, Workshop, make_broker
+from aggregator.brokers import make_brokers
+from aggregator.setup import Workshop
+from aggregator.trust_setup import make_trust
 from host import logs
 from host.mqtt_link import MqttLink
 from protocol import topics
@@ -38,20 +40,23 @@ def run_service(config: Config, *, exit_when_done: bool = False) -> None:
     stop = _stop_on_signals()
     fleet = config.service.fleet
     with Workshop(config) as workshop:
-        address, supervisor = workshop.start_broker()
-        link = MqttLink(address, client_id=f"edgefold-{fleet}-service", filters=[topics.all_up(fleet)])
+        brokers = workshop.start_brokers()
+        link = MqttLink(
+            brokers.fleet, client_id=f"edgefold-{fleet}-service", filters=[topics.all_up(fleet)], tls=brokers.tls
+        )
         parts = Parts(
             world=workshop.world,
             link=link,
             devices=workshop.devices,
             runners=workshop.runners,
             evaluations=workshop.evaluations,
-            supervisor=supervisor,
+            supervisors=brokers.supervisors,
+            trust=make_trust(workshop, brokers),
         )
         service = Service(parts)
         try:
             service.start()
-            _await_broker(service, stop, address, deadline_s=config.broker.connect_deadline_s)
+            _await_broker(service, stop, brokers.fleet, deadline_s=config.broker.connect_deadline_s)
             key = workshop.world.conversation.public_key
             logs.event("service-ready", fleet=fleet, pid=os.getpid(), public_key=key)
             service.run(stop, exit_when_done=exit_when_done)
@@ -70,13 +75,15 @@ def run_broker(config: Config) -> None:
     """
     logs.configure(level=config.service.log_level)
     stop = _stop_on_signals()
-    folder = Folders(root=Path(config.service.folder)).broker
-    supervisor = make_broker(config.broker, folder, max_packet_bytes=config.broker.max_packet_bytes)
+    folder = Path(config.service.folder)
+    brokers = make_brokers(config, folder, max_packet_bytes=config.broker.max_packet_bytes)
     try:
         while not stop.wait(TICK_S):
-            supervisor.tick(time.monotonic())
+            for supervisor in brokers.supervisors:
+                supervisor.tick(time.monotonic())
     finally:
-        supervisor.close()
+        for supervisor in brokers.supervisors:
+            supervisor.close()
 
 
 def _stop_on_signals() -> threading.Event:

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Final, Self
 
 from aggregator.adapters import migrations
 from aggregator.adapters.blob_store import FolderBlobStore
-from aggregator.adapters.broker import BrokerConfig, BrokerProcess, choose_broker
-from aggregator.adapters.broker_supervisor import BrokerSupervisor
 from aggregator.adapters.clock import SystemClock
 from aggregator.adapters.evaluator import ProcessEvaluator
-from aggregator.adapters.registry import DeviceRegistry
+from aggregator.adapters.registry import DeviceRegistry, EnrolledDevices
+from aggregator.adapters.sql_devices import SqlDevices
 from aggregator.adapters.sql_store import SqlStore
+from aggregator.brokers import Brokers, make_brokers
 from aggregator.conversation import Conversation
 from aggregator.core.strategies import STRATEGIES
 from aggregator.evaluations import Evaluations
@@ -31,7 +31,6 @@ from aggregator.task_setup import TaskSetup, World
 from host.bundle_folder import open_bundle
 from host.durable import make_folder, sweep
 from host.keys import load_signing_key, load_task_key, save_key
-from host.link import BrokerAddress, parse_broker_url
 from protocol.errors import ConfigError, StorageError
 from protocol.sealing import TaskKey
 from protocol.signing import SigningKey
@@ -39,9 +38,9 @@ from protocol.signing import SigningKey
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from aggregator.config import BrokerSettings, Config, TaskSettings
+    from aggregator.config import Config, TaskSettings
 
-__all__ = ["Folders", "Workshop", "make_broker", "open_task"]
+__all__ = ["Folders", "Workshop", "open_task", "service_key", "upgrade"]
 
 _MIGRATION_DEADLINE_S: Final = 60.0  # a start of Python and of Alembic: 0.7 s here, 10 s on a slow card
 
@@ -66,6 +65,11 @@ class Folders:
     def broker(self) -> Path:
         """The broker's own."""
         return self.root / "broker"
+
+    @property
+    def claims(self) -> Path:
+        """The claim broker's own."""
+        return self.root / "claims"
 
     @property
     def evaluation(self) -> Path:
@@ -108,21 +112,26 @@ class Workshop:
     def _open(self) -> None:
         service = self.config.service
         _lock(self.folders.root, self._stack)
-        self.devices = DeviceRegistry(Path(self.config.devices.registry))
+        registry = self.config.devices.registry
+        file = None if registry is None else DeviceRegistry(Path(registry))
+        self.key = service_key(Path(service.key))
         setups = [open_task(task, self.folders, make_key=True) for task in self.config.task]
         self.max_packet_bytes = max(
-            self.config.broker.max_packet_bytes, *(2 * _largest_message(setup) for setup in setups)
+            [self.config.broker.max_packet_bytes, *(2 * _largest_message(setup) for setup in setups)]
         )
-        _upgrade(self.folders.database)
+        upgrade(self.folders.database)
         store = SqlStore(self.folders.database)
         self._stack.callback(store.close)
+        self.enrolled = SqlDevices(self.folders.database)
+        self._stack.callback(self.enrolled.close)
+        self.devices = EnrolledDevices(self.enrolled, file)
         blobs = FolderBlobStore(self.folders.blobs)
         blobs.keep_only(store.blobs_in_use(keep_folded=service.keep_folded_updates))
         self.world = World(
             store=store,
             blobs=blobs,
             clock=SystemClock(),
-            conversation=Conversation(fleet=service.fleet, key=_service_key(Path(service.key))),
+            conversation=Conversation(fleet=service.fleet, key=self.key),
             keep_folded_updates=service.keep_folded_updates,
         )
         self.runners = [TaskRunner(setup, self.world) for setup in setups]
@@ -133,35 +142,16 @@ class Workshop:
         )
         self.evaluations = Evaluations(evaluator, store)
 
-    def start_broker(self) -> tuple[BrokerAddress, BrokerSupervisor | None]:
-        """Return where the broker is, after starting it if it is ours.
+    def start_brokers(self) -> Brokers:
+        """Return where the brokers are, after starting them if they are ours.
 
         Raises:
             ConfigError, TransportError: see ``BrokerSupervisor``.
         """
-        if self.config.broker.url is not None:
-            return parse_broker_url(self.config.broker.url), None
-        supervisor = make_broker(self.config.broker, self.folders.broker, max_packet_bytes=self.max_packet_bytes)
-        self._stack.callback(supervisor.close)
-        return BrokerAddress(host=self.config.broker.host, port=supervisor.port), supervisor
-
-
-def make_broker(settings: BrokerSettings, folder: Path, *, max_packet_bytes: int) -> BrokerSupervisor:
-    """Start the broker that ``[broker]`` describes and return what keeps it alive.
-
-    Raises:
-        ConfigError, TransportError: see ``BrokerSupervisor``.
-    """
-    is_restart = folder.exists()
-    config = BrokerConfig(
-        kind=choose_broker(settings.kind),
-        folder=make_folder(folder),
-        host=settings.host,
-        port=settings.port,
-        max_packet_bytes=max_packet_bytes,
-        max_queued_bytes=max(64 << 20, 8 * max_packet_bytes),
-    )
-    return BrokerSupervisor(BrokerProcess(config), may_have_predecessor=is_restart)
+        made = make_brokers(self.config, self.folders.root, max_packet_bytes=self.max_packet_bytes)
+        for supervisor in made.supervisors:
+            self._stack.callback(supervisor.close)
+        return made
 
 
 def open_task(settings: TaskSettings, folders: Folders, *, make_key: bool) -> TaskSetup:
@@ -190,7 +180,12 @@ def _largest_message(setup: TaskSetup) -> int:
     return setup.max_message_bytes + 4 * setup.n_params
 
 
-def _service_key(path: Path) -> SigningKey:
+def service_key(path: Path) -> SigningKey:
+    """Return the service's signing key, made if it is missing.
+
+    Raises:
+        ConfigError: its folder is missing, or it is no key (the user's fault).
+    """
     if not path.exists():
         if not path.parent.is_dir():
             raise ConfigError(f"service.key: the folder {path.parent} does not exist")
@@ -210,7 +205,12 @@ def _lock(folder: Path, stack: ExitStack) -> None:
         raise StorageError(f"{folder}/lock: {error.strerror}") from error
 
 
-def _upgrade(database: Path) -> None:
+def upgrade(database: Path) -> None:
+    """Make the database, or bring it to the newest revision.
+
+    Raises:
+        StorageError: it cannot be.
+    """
     if migrations.is_current(database):
         return
     # In a child: Alembic would stay in our memory for good.

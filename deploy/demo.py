@@ -59,10 +59,11 @@ FULL: Final = Scale(n_train=2000, rounds=10)
 @click.option("--chaos", is_flag=True, help="Kill a random process with SIGKILL every few seconds, twelve times.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
 @click.option("--rounds", type=click.IntRange(1, 1000), help="Another number of rounds.")
-def main(broker: str, out: Path, rounds: int | None, *, full: bool, chaos: bool) -> None:
+@click.option("--secure", is_flag=True, help="Certificates, enrolment and mutual TLS; needs Mosquitto.")
+def main(broker: str, out: Path, rounds: int | None, *, full: bool, chaos: bool, secure: bool) -> None:
     """Run the whole loop on this machine and write OUT/report.html."""
     try:
-        _demo(cast("BrokerKind", broker), out, FULL if full else QUICK, rounds, chaos=chaos)
+        _demo(cast("BrokerKind", broker), out, FULL if full else QUICK, rounds, chaos=chaos, secure=secure)
     except EdgefoldError as error:
         click.echo(f"demo: {' '.join(str(error).split())}", err=True)
         sys.exit(1)
@@ -71,7 +72,7 @@ def main(broker: str, out: Path, rounds: int | None, *, full: bool, chaos: bool)
         sys.exit(130)
 
 
-def _demo(broker: BrokerKind, out: Path, scale: Scale, rounds: int | None, *, chaos: bool) -> None:
+def _demo(broker: BrokerKind, out: Path, scale: Scale, rounds: int | None, *, chaos: bool, secure: bool) -> None:
     console = Console()
     started_s = time.monotonic()
     rounds = rounds or scale.rounds
@@ -90,6 +91,7 @@ def _demo(broker: BrokerKind, out: Path, scale: Scale, rounds: int | None, *, ch
         rounds=rounds,
         broker=broker,
         keep_updates=True,
+        secure=secure,
     )
     with LocalFleet(spec) as fleet:
         storm = Storm(fleet, random.Random(), every_s=_CHAOS_EVERY_S, n_kills=_N_KILLS) if chaos else None  # noqa: S311

@@ -1,19 +1,23 @@
 """A whole fleet on this machine: broker, aggregator and agents as real processes on loopback, each with its own folder.
 
-    folder/aggregator/      aggregator.toml, broker.toml, devices.toml, service.key, state/, broker/
-    folder/devices/<id>/    agent.toml, device.key, state/
+    folder/aggregator/      aggregator.toml, broker.toml, devices.toml, service.key, state/, broker/, authority/
+    folder/devices/<id>/    agent.toml, device.key, state/, identity/
     folder/logs/<name>.log  what each process printed
 
 Laws: talks to the processes only as a person could (files, signals, logs); every device has its own key; whatever is
-killed is started again; leaving the ``with`` block ends everything. Device keys are made here, since enrolment is not
-there yet: in a real fleet they never leave the device.
+killed is started again; leaving the ``with`` block ends everything. With ``secure`` every device makes its own keys and
+enrols by a token over the claim broker, and everything is mutual TLS. Without it the fleet is for this machine alone:
+the configuration says ``insecure_loopback``, and device keys are made here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import socket
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -22,7 +26,7 @@ from deploy.supervised import FleetEvent, Supervised
 from deploy.toml_text import toml_text
 from host.durable import make_folder, write_bytes
 from host.keys import save_key
-from protocol.errors import EngineError
+from protocol.errors import ConfigError, EngineError
 from protocol.fields import plain
 from protocol.signing import SigningKey
 
@@ -40,7 +44,9 @@ BrokerKind = Literal["auto", "mosquitto", "embedded"]
 
 _POLL_S: Final = 0.1
 _START_DEADLINE_S: Final = 30.0
+_COMMAND_DEADLINE_S: Final = 60.0
 FLEET_NAME: Final = "local"
+LOOPBACK: Final = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +65,7 @@ class FleetSpec:
         broker: which broker to start.
         threads: of each trainer.
         keep_updates: keep folded updates, so that ``edgefold task verify`` can fold them again.
+        secure: certificates, enrolment and mutual TLS, as a real fleet has them; needs Mosquitto.
     """
 
     folder: Path
@@ -74,6 +81,7 @@ class FleetSpec:
     broker: BrokerKind = "auto"
     threads: int = 1
     keep_updates: bool = False
+    secure: bool = False
 
 
 class LocalFleet:
@@ -85,18 +93,25 @@ class LocalFleet:
         shutil.rmtree(spec.folder, ignore_errors=True)
         for name in ("aggregator", "devices", "logs"):
             make_folder(spec.folder / name)
-        self.port = free_port()
-        self._service_key = SigningKey.generate()
+        self.port, *self._claim_ports = free_ports(3)
         self.processes: dict[str, Supervised] = {}
         self.broker_kind = ""  # known once the broker has started
-        self.public_keys = self._write_devices()
-        self._write_service(self.public_keys)
+        self.public_keys: dict[str, str] = {}
+        if spec.secure:
+            self._init()
+        else:
+            self._service_key = SigningKey.generate()
+            save_key(spec.folder / "aggregator" / "service.key", self._service_key)
+        self._write_devices()
+        self._write_service()
 
     def __enter__(self) -> Self:
         """Start broker, aggregator and agents, and wait until the first two answer."""
         try:
             self._start("broker", "broker-started")
-            self._start("aggregator", "link-up")
+            self._start("aggregator", "claims-open" if self.spec.secure else "link-up")
+            if self.spec.secure:
+                self._enrol()
             for device in self.spec.devices:
                 self.processes[device].start()
         except BaseException:
@@ -163,32 +178,47 @@ class LocalFleet:
     def _add(self, name: str, *arguments: str) -> None:
         self.processes[name] = Supervised(name, arguments, self.spec.folder / "logs" / f"{name}.log")
 
-    def _write_devices(self) -> dict[str, str]:
-        public_keys = {}
+    def _init(self) -> None:
+        folder, ports = self.spec.folder / "aggregator", [self.port, *self._claim_ports]
+        names = ("--port", "--claim-port", "--claim-service-port")
+        options = [text for name, port in zip(names, ports, strict=True) for text in (name, str(port))]
+        _edgefold("serve", "init", "--folder", str(folder), "--fleet", FLEET_NAME, "--host", LOOPBACK, *options)
+
+    def _enrol(self) -> None:
+        """Let every device in, as its owner would: a token each, and the device does the rest."""
+        config, devices = str(self.aggregator_config), list(self.spec.devices)
+        printed = _edgefold("devices", "token", "--count", str(len(devices)), "--config", config, "--json")
+        for device, token in zip(devices, json.loads(printed)["tokens"], strict=True):
+            settings = self.spec.folder / "devices" / device / "agent.toml"
+            _edgefold("agent", "enrol", "--config", str(settings), "--token", token)
+        listed = json.loads(_edgefold("devices", "list", "--config", config, "--json"))["devices"]
+        self.public_keys = {one["device"]: one["verify_key"] for one in listed}
+
+    def _write_devices(self) -> None:
         for device, data in self.spec.devices.items():
             folder = make_folder(self.spec.folder / "devices" / device)
-            key = SigningKey.generate()
-            save_key(folder / "device.key", key)
-            public_keys[device] = key.public.raw.hex()
-            settings = {
+            settings: dict[str, Any] = {
                 "device": {
                     "fleet": FLEET_NAME,
                     "id": device,
                     "key": "device.key",
-                    "service_key": self._service_key.public.raw.hex(),
                     "bundles": [str(self.spec.bundle.resolve())],
                 },
-                "broker": {"url": f"mqtt://127.0.0.1:{self.port}"},
                 "data": {"train": str(data.resolve())},
                 "trainer": {"threads": self.spec.threads},
             }
+            if not self.spec.secure:
+                key = SigningKey.generate()
+                save_key(folder / "device.key", key)
+                self.public_keys[device] = key.public.raw.hex()
+                settings["device"]["service_key"] = self._service_key.public.raw.hex()
+                settings["broker"] = {"url": f"mqtt://{LOOPBACK}:{self.port}"}
             _write_toml(folder / "agent.toml", settings)
-        return public_keys
 
-    def _write_service(self, public_keys: dict[str, str]) -> None:
+    def _write_service(self) -> None:
         folder = self.spec.folder / "aggregator"
-        save_key(folder / "service.key", self._service_key)
-        _write_toml(folder / "devices.toml", {"devices": public_keys})
+        if not self.spec.secure:
+            _write_toml(folder / "devices.toml", {"devices": self.public_keys})
         task = {
             "id": self.spec.task,
             "bundle": str(self.spec.bundle.resolve()),
@@ -208,15 +238,23 @@ class LocalFleet:
                 "key": "service.key",
                 "keep_folded_updates": self.spec.keep_updates,
             },
-            "broker": {"url": f"mqtt://127.0.0.1:{self.port}"},
-            "devices": {"registry": "devices.toml"},
             "task": [task],
         }
-        _write_toml(self.aggregator_config, settings)
         # The broker runs apart, so that either can die without the other.
-        settings["service"] = {**settings["service"], "folder": "broker"}
-        settings["broker"] = {"kind": self.spec.broker, "host": "127.0.0.1", "port": self.port}
-        _write_toml(folder / "broker.toml", settings)
+        apart: dict[str, Any] = {"kind": self.spec.broker, "host": LOOPBACK, "port": self.port}
+        if self.spec.secure:
+            claim_port, service_port = self._claim_ports
+            settings["authority"] = {"folder": "authority", "host": LOOPBACK}
+            claims = {"claim_port": claim_port, "claim_url": f"mqtts://{LOOPBACK}:{service_port}"}
+            settings["broker"] = {"url": f"mqtts://{LOOPBACK}:{self.port}", **claims}
+            apart |= {"claim_port": claim_port, "claim_service_port": service_port}
+        else:
+            settings["devices"] = {"registry": "devices.toml"}
+            settings["broker"] = {"url": f"mqtt://{LOOPBACK}:{self.port}"}
+            apart["insecure_loopback"] = True
+        _write_toml(self.aggregator_config, settings)
+        service = {**settings["service"], "folder": "broker"}
+        _write_toml(folder / "broker.toml", {**settings, "service": service, "broker": apart})
         self._add("broker", "broker", "--config", str(folder / "broker.toml"))
         self._add("aggregator", "serve", "--config", str(self.aggregator_config))
         for device in self.spec.devices:
@@ -242,12 +280,27 @@ class Storm:
             self._next_s = time.monotonic() + self._rng.uniform(*self._every_s)
 
 
-def free_port() -> int:
-    """Return a loopback port that was free a moment ago."""
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_ports(count: int) -> list[int]:
+    """Return different loopback ports that were free a moment ago."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(contextlib.closing(socket.socket())) for _ in range(count)]
+        for probe in probes:
+            probe.bind((LOOPBACK, 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
+def _edgefold(*arguments: str) -> str:
+    """Return what a command printed.
+
+    Raises:
+        ConfigError: it failed; the text is its own last line.
+    """
+    command = [sys.executable, "-m", "edgefold", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_DEADLINE_S, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()
+        raise ConfigError(f"edgefold {arguments[0]} {arguments[1]}: {lines[-1] if lines else 'failed'}")
+    return done.stdout
 
 
 def _write_toml(path: Path, table: Mapping[str, Any]) -> None:

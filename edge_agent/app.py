@@ -42,6 +42,7 @@ from protocol.messages import (
     MAX_MESSAGE_BYTES,
     Announce,
     Body,
+    Certificate,
     Decline,
     Join,
     Receipt,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from edge_agent.adapters.device_folder import DeviceFolder
     from edge_agent.config import AgentConfig
     from edge_agent.ports import Running, StartTrainer
+    from edge_agent.renewal import Renewal
     from host.link import Link
 
 __all__ = ["Agent"]
@@ -83,6 +85,8 @@ class Agent:
         link: Link,
         folder: DeviceFolder,
         start_trainer: StartTrainer,
+        service_key: VerifyKey,
+        renewal: Renewal | None = None,
     ) -> None:
         """Take up the saved state.
 
@@ -94,6 +98,8 @@ class Agent:
             link: a link subscribed to this device's ``down`` topics and the announcements.
             folder: the agent's own folder.
             start_trainer: starts trainer processes.
+            service_key: whom to believe.
+            renewal: looks after the certificate of a device that has one.
         """
         self._device, self._trainer_settings, self._max_examples = (
             config.device,
@@ -101,7 +107,7 @@ class Agent:
             config.data.max_examples,
         )
         self._data, self._bundles, self._key = data, bundles, key
-        self._service = VerifyKey(bytes.fromhex(config.device.service_key))
+        self._service, self._renewal = service_key, renewal
         self._link, self._folder, self._start_trainer = link, folder, start_trainer
         self._state = folder.load_state()
         self._announced: dict[str, Announce] = {}  # the latest of each task, to choose from when idle
@@ -141,6 +147,7 @@ class Agent:
         while not self._ends.empty():
             self._on_trainer_end(*self._ends.get())
         self._send_what_is_due()
+        self._renew_if_due()
 
     def _on_message(self, message: Received) -> None:
         try:
@@ -185,6 +192,9 @@ class Agent:
                         bytes_down=self.bytes_down,
                     )
                 return Receipted(update_id=body.update_id, is_accepted=is_accepted)
+            case Certificate() if self._renewal is not None:
+                self._renewal.take(body)
+                return None
             case _:
                 raise RemoteProtocolError(f"a device takes no {type(body).__name__}", reason="malformed")
 
@@ -251,6 +261,11 @@ class Agent:
                 self._publish("join", envelope)
             case SendUpdate(update_id=update_id):
                 self._send_update(update_id)
+
+    def _renew_if_due(self) -> None:
+        renew = None if self._renewal is None else self._renewal.due()
+        if renew is not None:
+            self._publish("renew", sign(renew, fleet=self._device.fleet, sender=self._device.id, key=self._key))
 
     def _send_update(self, update_id: bytes) -> None:
         try:

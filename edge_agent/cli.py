@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import queue
 import signal
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
+    from edge_agent.adapters.identity import FolderKeyStore, IdentityFolder
     from edge_agent.config import AgentConfig
     from edge_agent.ports import Running, StartTrainer
+    from edge_agent.renewal import Renewal
+    from host.link import BrokerAddress
     from protocol.errors import EdgefoldError
     from protocol.jobs import Progress, TrainJob, TrainResult
+    from protocol.signing import VerifyKey
 
 __all__ = ["agent"]
+
+_ASK_APPROVAL_EVERY_S = 3.0
 
 
 @click.group()
@@ -40,12 +49,11 @@ def run(config_path: Path) -> None:
       fleet = "home"
       id = "kitchen-pi"
       key = "device.key"
-      service_key = "<64 hex digits: public_key in the first lines of `edgefold serve`>"
       bundles = ["bundle"]
-      [broker]
-      url = "mqtt://127.0.0.1:1883"
       [data]
       train = "examples.jsonl"
+    Enrol first: edgefold agent enrol. A fleet without certificates, on one machine, says in place of that:
+      [device] service_key = "<64 hex digits>"   [broker] url = "mqtt://127.0.0.1:1883"
     """  # noqa: D301 - \b is click's mark for a paragraph kept as it is
     from edge_agent.config import load_config  # noqa: PLC0415 - --help needs none of this
 
@@ -64,27 +72,64 @@ def key(config_path: Path) -> None:
     click.echo(f'{device.id} = "{public.raw.hex()}"')
 
 
+@agent.command()
+@click.option("--config", "config_path", type=click.Path(path_type=Path), required=True, help="The agent's TOML file.")
+@click.option("--token", "token_text", required=True, help="What `edgefold devices token` printed.")
+@click.option("--deadline", type=click.FloatRange(1, 3600), default=30.0, show_default=True, help="Seconds to answer.")
+@click.option("--wait", type=click.FloatRange(0, 86_400), default=0.0, show_default=True, help="Seconds for approval.")
+def enrol(config_path: Path, token_text: str, *, deadline: float, wait: float) -> None:
+    """Make this device known to its fleet: keys are made here, the token is exchanged for a certificate.
+
+    May be repeated: the same token gives this device the same certificate.
+    """
+    from edge_agent.config import load_config  # noqa: PLC0415
+    from edge_agent.enrolment import enrol as ask  # noqa: PLC0415
+    from protocol.enrolment import parse_token  # noqa: PLC0415
+    from protocol.errors import ConfigError  # noqa: PLC0415
+
+    config, token = load_config(config_path), parse_token(token_text)
+    if token.fleet != config.device.fleet:
+        raise ConfigError(f"the token is for fleet {token.fleet}, device.fleet is {config.device.fleet}")
+    keys, identity = _identity(config_path, config)
+    until_s = time.monotonic() + wait
+    while True:
+        answer = ask(config.device.id, token, keys=keys, identity=identity, deadline_s=deadline)
+        if answer.status == "enrolled":
+            return click.echo(f"{config.device.id}: enrolled; next: edgefold agent run --config {config_path}")
+        if time.monotonic() >= until_s:
+            return click.echo(f"{config.device.id}: waits for `edgefold devices approve`; then run this again")
+        time.sleep(_ASK_APPROVAL_EVERY_S)
+
+
+def _identity(config_path: Path, config: AgentConfig) -> tuple[FolderKeyStore, IdentityFolder]:
+    from edge_agent.adapters.identity import FolderKeyStore, IdentityFolder  # noqa: PLC0415
+
+    folder = config_path.parent / config.device.identity
+    keys = FolderKeyStore(signing_key=config_path.parent / config.device.key, folder=folder)
+    return keys, IdentityFolder(folder, keys)
+
+
 def _run(config_path: Path, config: AgentConfig) -> None:
     from edge_agent.adapters.device_folder import DeviceFolder  # noqa: PLC0415
     from edge_agent.app import Agent  # noqa: PLC0415
     from host import logs  # noqa: PLC0415
     from host.bundle_folder import open_bundle  # noqa: PLC0415
     from host.keys import load_or_make_signing_key  # noqa: PLC0415
-    from host.link import parse_broker_url  # noqa: PLC0415
     from host.mqtt_link import MqttLink  # noqa: PLC0415
     from protocol import topics  # noqa: PLC0415
 
     here, device = config_path.parent, config.device
-    address = parse_broker_url(config.broker.url)
+    way = _way(config_path, config)
     key = load_or_make_signing_key(here / device.key)
     bundles = [open_bundle(here / folder) for folder in device.bundles]
     logs.configure(level=device.log_level)
     folder = DeviceFolder(here / device.folder)
     link = MqttLink(
-        address,
+        way.address,
         client_id=device.id,
         filters=[topics.my_down(device.fleet, device.id), topics.all_announcements(device.fleet)],
         mqtt=config.broker.mqtt,
+        tls=way.tls,
     )
     should_stop: queue.SimpleQueue[None] = queue.SimpleQueue()
 
@@ -103,11 +148,47 @@ def _run(config_path: Path, config: AgentConfig) -> None:
             link=link,
             folder=folder,
             start_trainer=_trainer_starter(config),
+            service_key=way.service_key,
+            renewal=way.renewal,
         ).run(should_stop)
     finally:
         link.close()
         folder.close()
     logs.event("agent-stopped", device=device.id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Way:
+    """How to reach the broker and whom to believe."""
+
+    address: BrokerAddress
+    service_key: VerifyKey
+    tls: Callable[[], ssl.SSLContext] | None = None
+    renewal: Renewal | None = None
+
+
+def _way(config_path: Path, config: AgentConfig) -> _Way:
+    from host.link import parse_broker_url  # noqa: PLC0415
+    from protocol.errors import ConfigError  # noqa: PLC0415
+    from protocol.signing import VerifyKey  # noqa: PLC0415
+
+    url, service_key = config.broker.url, config.device.service_key
+    if url is not None and service_key is not None and not parse_broker_url(url).is_tls:
+        return _Way(address=parse_broker_url(url), service_key=VerifyKey(bytes.fromhex(service_key)))
+    from edge_agent.renewal import Renewal  # noqa: PLC0415 - X.509 costs a device without certificates nothing
+    from host.tls import client_context  # noqa: PLC0415
+
+    keys, identity = _identity(config_path, config)
+    files, enrolment = identity.tls_files(), identity.enrolment
+    if enrolment is None or (enrolment.fleet, enrolment.device) != (config.device.fleet, config.device.id):
+        raise ConfigError("device.fleet, device.id: this device enrolled as another; enrol it under the new name")
+    client_context(files)  # a damaged file is one line now rather than a link that never comes up
+    return _Way(
+        address=parse_broker_url(url or enrolment.broker_url),
+        service_key=VerifyKey(bytes.fromhex(service_key or enrolment.service_key)),
+        tls=lambda: client_context(files),
+        renewal=Renewal(config.device.id, identity, keys),
+    )
 
 
 def _trainer_starter(config: AgentConfig) -> StartTrainer:

@@ -26,7 +26,8 @@ class DeviceSettings:
     fleet: Name
     id: Name
     key: _PathText  # the device's Ed25519 private key, mode 0600
-    service_key: Hex  # the aggregator's Ed25519 public key
+    service_key: Hex | None = None  # the aggregator's Ed25519 public key; an enrolled device knows it
+    identity: _PathText = "identity"  # what `edgefold agent enrol` brings: certificate, its key, root, broker
     bundles: Annotated[tuple[_PathText, ...], Length(1, 64)]
     folder: _PathText = "state"  # everything the agent writes
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -41,7 +42,7 @@ class DeviceSettings:
 class BrokerSettings:
     """Where the broker is."""
 
-    url: Annotated[str, Length(1, 1024)]
+    url: Annotated[str, Length(1, 1024)] | None = None  # an enrolled device knows it
     mqtt: Literal["auto", "5", "3.1.1"] = "auto"  # MQTT 5 first, 3.1.1 where the broker has no 5
 
 
@@ -73,9 +74,14 @@ class AgentConfig:
     """All of ``agent.toml``."""
 
     device: DeviceSettings
-    broker: BrokerSettings
+    broker: BrokerSettings = field(default_factory=BrokerSettings)
     data: DataSettings
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse a broker without a service to believe, and the reverse: both come by hand or both by enrolment."""
+        if (self.broker.url is None) != (self.device.service_key is None):
+            raise FieldError("broker.url, device.service_key: give both, or neither and run edgefold agent enrol")
 
 
 def load_config(path: Path) -> AgentConfig:

@@ -9,8 +9,27 @@ if TYPE_CHECKING:
 
     from protocol.errors import EdgefoldError
     from protocol.jobs import Progress, TrainJob, TrainResult
+    from protocol.signing import SigningKey
 
-__all__ = ["Running", "StartTrainer"]
+__all__ = ["KeyStore", "Running", "StartTrainer"]
+
+
+class KeyStore(Protocol):
+    """Keeps this device's private keys; files today, a TPM or a keyring would fit."""
+
+    def signing_key(self) -> SigningKey:
+        """Return the key that signs messages, made if there is none.
+
+        Raises:
+            ConfigError: it cannot be used.
+        """
+
+    def certificate_request(self, device: str) -> bytes:
+        """Return a PKCS #10 request, DER, by the key for TLS, made if there is none.
+
+        Raises:
+            ConfigError: it cannot be used.
+        """
 
 
 class Running(Protocol):

@@ -17,7 +17,7 @@ from protocol.errors import ConfigError
 __all__ = ["BrokerAddress", "Link", "LinkDown", "LinkEvent", "LinkUp", "Received", "parse_broker_url"]
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_MQTT_PORT = 1883  # registered at IANA for MQTT without TLS
+_PORTS = {"mqtt": 1883, "mqtts": 8883}  # registered at IANA for MQTT without and with TLS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,24 +72,25 @@ class BrokerAddress:
 
     host: str
     port: int
+    is_tls: bool = False
 
 
 def parse_broker_url(url: str) -> BrokerAddress:
-    """Return the address in ``mqtt://host:port``.
+    """Return the address in ``mqtts://host:port``, or in ``mqtt://host:port`` on this machine.
 
     Raises:
-        ConfigError: another scheme, or plain MQTT beyond this machine: TLS comes with enrolment (docs/threat-model.md).
+        ConfigError: another scheme, or plain MQTT beyond this machine (the user's fault).
     """
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, _MQTT_PORT if parts.port is None else parts.port
+        host, port = parts.hostname, _PORTS.get(parts.scheme, 0) if parts.port is None else parts.port
     except ValueError as error:
         raise ConfigError(f"broker.url: not a URL: {error}") from error
     if "@" in parts.netloc:
         raise ConfigError("broker.url: names and passwords do not belong into a URL")  # nor into an error
     has_more = parts.path not in ("", "/") or parts.query or parts.fragment
-    if parts.scheme != "mqtt" or not host or port == 0 or has_more:
-        raise ConfigError(f"broker.url {url!r}: expected mqtt://HOST:PORT")
-    if host not in _LOOPBACK:
-        raise ConfigError(f"broker.url {url!r}: plain MQTT is for loopback only until TLS enrolment is there")
-    return BrokerAddress(host=host, port=port)
+    if parts.scheme not in _PORTS or not host or port == 0 or has_more:
+        raise ConfigError(f"broker.url {url!r}: expected mqtts://HOST:PORT, or mqtt://HOST:PORT on this machine")
+    if parts.scheme == "mqtt" and host not in _LOOPBACK:
+        raise ConfigError(f"broker.url {url!r}: plain MQTT is for loopback only; enrol, and use mqtts://")
+    return BrokerAddress(host=host, port=port, is_tls=parts.scheme == "mqtts")

@@ -20,9 +20,11 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from host.link import BrokerAddress, LinkDown, LinkEvent, LinkUp, Received
+from protocol.errors import ConfigError, LocalProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import ssl
+    from collections.abc import Callable, Sequence
 
 __all__ = ["MAX_QUEUED_EVENTS", "MqttLink"]
 
@@ -51,8 +53,25 @@ class MqttLink:
         client_id: str,
         filters: Sequence[str],
         mqtt: Literal["auto", "5", "3.1.1"] = "auto",
+        tls: Callable[[], ssl.SSLContext] | None = None,
+        is_lasting: bool = True,
     ) -> None:
-        """Start connecting in the background."""
+        """Start connecting in the background.
+
+        Args:
+            address: where the broker is.
+            client_id: the name of the session.
+            filters: what to subscribe to.
+            mqtt: which MQTT to speak; MQTT 5 first, where it is left open.
+            tls: makes the context of each connection, for an address with TLS.
+            is_lasting: the broker keeps the session and its messages while this party is away.
+
+        Raises:
+            LocalProtocolError: an address with TLS and no ``tls``, or the reverse (the caller's fault).
+        """
+        if address.is_tls != (tls is not None):
+            raise LocalProtocolError(f"{address.host}:{address.port}: TLS is of both address and link, or of none")
+        self._tls, self._is_lasting = tls, is_lasting
         self._address, self._client_id, self._filters = address, client_id, list(filters)
         self._mqtt: Literal["5", "3.1.1"] = "3.1.1" if mqtt == "3.1.1" else "5"
         self._may_fall_back = mqtt == "auto"
@@ -124,8 +143,10 @@ class MqttLink:
         self._was_up, self._why, self._early = False, None, []
         client, where = self._client, f"{self._address.host}:{self._address.port}"
         try:
+            if self._tls is not None:
+                client.tls_set_context(self._tls())
             client.connect(self._address.host, self._address.port, keepalive=_KEEPALIVE_S, **self._session())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ConfigError) as error:  # ConfigError: the certificate's files, which may come back
             return f"{where}: {error}"
         try:
             while (code := client.loop(_LOOP_S)) == MQTTErrorCode.MQTT_ERR_SUCCESS:
@@ -137,24 +158,26 @@ class MqttLink:
 
     def _choose_version(self) -> None:
         """Try the other MQTT if this broker never spoke and hung up on this one, or said that it does not know it."""
+        # Hanging up without a word says nothing under TLS, where a refused certificate looks the same.
+        hints = (None, _NO_MQTT_5) if self._tls is None else (_NO_MQTT_5,)
         if self._was_up:
             self._may_fall_back = False
-        elif self._may_fall_back and self._why in (None, _NO_MQTT_5):
+        elif self._may_fall_back and self._why in hints:
             self._mqtt = "3.1.1" if self._mqtt == "5" else "5"
 
     def _session(self) -> dict[str, Any]:
         if self._mqtt == "3.1.1":
             return {}
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's is untyped
-        properties.SessionExpiryInterval = _SESSION_EXPIRY_S
-        return {"clean_start": False, "properties": properties}
+        properties.SessionExpiryInterval = _SESSION_EXPIRY_S if self._is_lasting else 0
+        return {"clean_start": not self._is_lasting, "properties": properties}
 
     def _make_client(self) -> paho.Client:
         is_5 = self._mqtt == "5"
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
-            clean_session=None if is_5 else False,
+            clean_session=None if is_5 else not self._is_lasting,
             protocol=MQTTProtocolVersion.MQTTv5 if is_5 else MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False,
             manual_ack=True,

@@ -9,6 +9,11 @@ fleet. The conversation of one round:
     device   update     a sealed delta
     service  receipt    durably taken, or refused and why
 
+And, before its certificate ends, with the service that enrolled it (``protocol.enrolment``):
+
+    device   renew         a new certificate request
+    service  certificate   the new certificate and its issuers
+
 Laws: ``body`` is decoded only after the signature held; each field is bounded here and the whole message by the caller;
 correctness needs nothing of MQTT but at-least-once: every answer can be asked for again and every update has an id.
 """
@@ -31,6 +36,7 @@ __all__ = [
     "REASONS",
     "Announce",
     "Body",
+    "Certificate",
     "Codec",
     "Decline",
     "Envelope",
@@ -40,6 +46,7 @@ __all__ = [
     "Plan",
     "Reason",
     "Receipt",
+    "Renew",
     "Update",
     "UpdateContent",
     "Work",
@@ -64,13 +71,15 @@ ENVELOPE_OVERHEAD_BYTES: Final = 4096
 MAX_EXAMPLES: Final = 10**9
 MAX_ROUND: Final = 2**31
 
-Kind: TypeAlias = Literal["announce", "join", "work", "decline", "update", "receipt"]
+Kind: TypeAlias = Literal["announce", "join", "work", "decline", "update", "receipt", "renew", "certificate"]
 
 # Why a message was not taken. Operators see these names in counters, devices in receipts.
 Reason: TypeAlias = Literal[
     "malformed",  # not a message of this version, or a field out of bounds
     "oversize",  # longer than the bound; not decoded
     "unknown-device",  # not in the registry
+    "revoked",  # was in the registry, until its operator took it out
+    "bad-renewal",  # a certificate was asked for where nobody signs, with a request of another, or too often
     "wrong-sender",  # the topic belongs to another device than the envelope names
     "bad-signature",  # not signed by the device it names
     "wrong-task",  # no such task here
@@ -215,7 +224,21 @@ class Receipt:
     reason: Reason | None = None
 
 
-Body: TypeAlias = Announce | Join | Work | Decline | Update | Receipt
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renew:
+    """An enrolled device asks for its next certificate."""
+
+    request: Annotated[bytes, Length(1, 4096)]  # PKCS #10, DER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """A device's new certificate, DER, and what signed it; the last one is signed by the root that the device has."""
+
+    chain: Annotated[tuple[Annotated[bytes, Length(1, 4096)], ...], Length(1, 4)]
+
+
+Body: TypeAlias = Announce | Join | Work | Decline | Update | Receipt | Renew | Certificate
 
 _BODIES: Final[dict[Kind, type[Body]]] = {
     "announce": Announce,
@@ -224,6 +247,8 @@ _BODIES: Final[dict[Kind, type[Body]]] = {
     "decline": Decline,
     "update": Update,
     "receipt": Receipt,
+    "renew": Renew,
+    "certificate": Certificate,
 }
 
 _KINDS: Final[dict[type[Body], Kind]] = {cls: kind for kind, cls in _BODIES.items()}

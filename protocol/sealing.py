@@ -69,7 +69,9 @@ class TaskKey:
         try:
             return _SUITE.decrypt(sealed, self._key, info=info)
         except (InvalidTag, ValueError) as error:
-            raise SealError("the update does not open for this task, round, version, device and id") from error
+            raise SealError(
+                "it does not open under this key for this purpose (task, round, device... or claim)"
+            ) from error
 
 
 def seal(plaintext: bytes, *, public_raw: bytes, info: bytes) -> bytes:

@@ -4,6 +4,11 @@
 - ``ef/1/<fleet>/dev/<device>/up/<kind>``: that device writes it.
 - ``ef/1/<fleet>/dev/<device>/down/<kind>``: that device reads it.
 
+And on the claim listener, where devices are not known yet:
+
+- ``ef/1/<fleet>/claim/<id>/up`` and ``.../down``: of one claim; the id is random, so nobody else knows the topic.
+- ``ef/1/<fleet>/welcome``: who the service is, retained.
+
 Laws: fleet, task and device are ``protocol.fields.Name``, so none of them holds ``/``, ``+`` or ``#``.
 """
 
@@ -11,7 +16,20 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["all_announcements", "all_up", "announce", "device_of", "down", "my_down", "up"]
+__all__ = [
+    "all_announcements",
+    "all_claims",
+    "all_up",
+    "announce",
+    "claim_down",
+    "claim_of",
+    "claim_up",
+    "device_of",
+    "down",
+    "my_down",
+    "up",
+    "welcome",
+]
 
 _ROOT: Final = "ef/1"
 
@@ -52,3 +70,29 @@ def device_of(topic: str) -> str | None:
     if len(parts) == 7 and parts[:2] == _ROOT.split("/") and parts[3] == "dev" and parts[5] in ("up", "down"):
         return parts[4]
     return None
+
+
+def welcome(fleet: str) -> str:
+    """Topic of the retained welcome."""
+    return f"{_ROOT}/{fleet}/welcome"
+
+
+def claim_up(fleet: str, claim_id: str) -> str:
+    """Topic on which a device claims."""
+    return f"{_ROOT}/{fleet}/claim/{claim_id}/up"
+
+
+def all_claims(fleet: str) -> str:
+    """Filter that the service subscribes to on the claim listener."""
+    return claim_up(fleet, "+")
+
+
+def claim_down(fleet: str, claim_id: str) -> str:
+    """Topic on which the service answers a claim."""
+    return f"{_ROOT}/{fleet}/claim/{claim_id}/down"
+
+
+def claim_of(topic: str) -> str | None:
+    """Return the claim's id in a claim topic, or None if it is none."""
+    parts = topic.split("/")
+    return parts[4] if len(parts) == 6 and parts[:2] == _ROOT.split("/") and parts[3] == "claim" else None

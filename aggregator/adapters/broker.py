@@ -1,8 +1,9 @@
 """A broker as a supervised child process: Mosquitto where it is installed, else the embedded one (docs/adr/0005).
 
 Laws: a broker is an OS process of its own, so its death is not ours; on Linux it ends when we end, even by SIGKILL; it
-counts as started only when it answers a CONNECT; without TLS it listens on loopback and nowhere else; every size and
-every wait is bounded. What a broker can and cannot do is said once, in ``FACTS``, and proven by
+counts as started only when it answers a CONNECT, or with TLS, where we are no client, accepts a connection; without TLS
+it listens on loopback and nowhere else; every size and every wait is bounded.
+What a broker can and cannot do is said once, in ``FACTS``, and proven by
 ``tests/aggregator/test_broker_contract.py``.
 
 It does not speak MQTT beyond that one CONNECT, does not decide when to restart (the caller sees ``is_alive``), and does
@@ -27,17 +28,29 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO, Literal, Self, TypeAlias
 
+from aggregator.adapters.mosquitto_files import MAX_INFLIGHT, BrokerTls, mosquitto_config, write_access
 from protocol.errors import ConfigError, LocalProtocolError, StorageError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["FACTS", "BrokerConfig", "BrokerFacts", "BrokerKind", "BrokerProcess", "choose_broker", "is_available"]
+__all__ = [
+    "ALL_INTERFACES",
+    "FACTS",
+    "LOOPBACK",
+    "BrokerConfig",
+    "BrokerFacts",
+    "BrokerKind",
+    "BrokerProcess",
+    "choose_broker",
+    "is_available",
+]
 
 BrokerKind: TypeAlias = Literal["mosquitto", "embedded"]
 
 LOOPBACK = "127.0.0.1"
+ALL_INTERFACES = "0.0.0.0"  # noqa: S104 - compared with, to know whom to ask
 SEARCH_PATH_EXTRA = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")  # packages install there, off users' PATH
 START_DEADLINE_S = 15.0  # measured 0.03 to 0.2 s; the rest is for a small board that trains on every core
 STOP_GRACE_S = 5.0  # measured 2 to 100 ms; Mosquitto writes its whole database then; SIGKILL after it
@@ -45,8 +58,6 @@ POLL_S = 0.02  # between two tries to connect while the broker starts
 CONNECT_TIMEOUT_S = 2.0  # for one try
 LOG_TAIL_BYTES = 2_000  # of the broker's log, quoted when it fails to start
 MAX_OLD_LOG_BYTES = 1 << 20  # a longer log of earlier runs is dropped at the next start
-AUTOSAVE_S = 10  # SIGKILL loses what Mosquitto queued since its last save; its default is 1,800
-MAX_INFLIGHT = 100  # unacknowledged messages a session holds; rumqttd's default, Mosquitto's 20 stalls a batch of acks
 MIN_SEGMENT_BYTES = 1 << 20  # rumqttd drops whole segments, so small ones keep the bound on its queue close
 N_SEGMENTS = 8  # rumqttd keeps the newest of them for each filter; 8 loses at most an eighth of the queue at once
 
@@ -133,7 +144,8 @@ class BrokerConfig:
         folder: its own folder, for configuration, log and state; made if missing.
         port: TCP port of MQTT 5 (and of 3.1.1 where one port serves both); 0 picks a free one at the first start.
         mqtt311_port: TCP port of MQTT 3.1.1 where it needs its own (embedded); 0 picks a free one at the first start.
-        host: loopback only, until the broker speaks TLS.
+        host: the address to listen on; loopback only without TLS.
+        tls: certificates and access lists; Mosquitto alone has both.
         max_packet_bytes: the largest MQTT packet; its sender is disconnected above it.
         max_queued_messages: messages that wait for one session (Mosquitto; the oldest are kept).
         max_queued_bytes: bytes that wait for one session (Mosquitto) or topic filter (embedded; the newest are kept).
@@ -145,6 +157,7 @@ class BrokerConfig:
     port: int = 0
     mqtt311_port: int = 0
     host: str = LOOPBACK
+    tls: BrokerTls | None = None
     max_packet_bytes: int = 8 << 20  # twice the largest chunk we plan for
     max_queued_messages: int = 10_000  # a round of thousands of devices while the aggregator restarts
     max_queued_bytes: int = 256 << 20  # 2,900 updates of 90 kB; a burst above it is lost though it was PUBACKed
@@ -158,10 +171,12 @@ class BrokerConfig:
         """
         if self.kind not in FACTS:
             raise ConfigError(f"broker.kind = {self.kind!r}: expected one of {', '.join(FACTS)}")
-        if self.host != LOOPBACK:
+        if self.tls is not None and self.kind != "mosquitto":
+            raise ConfigError('broker.kind: the embedded broker has no access lists, so no TLS either: "mosquitto"')
+        if self.tls is None and self.host != LOOPBACK:
             raise ConfigError(
                 f"broker.host = {self.host!r}: a broker without TLS listens on {LOOPBACK} only; "
-                "to serve other machines set broker.url to a broker of your own that has TLS"
+                "to serve other machines make certificates first: edgefold serve init"
             )
         _check_range("port", self.port, low=0, high=65_535)
         _check_range("mqtt311_port", self.mqtt311_port, low=0, high=65_535)
@@ -293,6 +308,11 @@ class BrokerProcess:
         if self._child is not None:
             self._child.end(grace_s=STOP_GRACE_S)
 
+    def reload(self) -> None:
+        """Make it read certificates, revocations and access lists again (Mosquitto); connections stay."""
+        if self._child is not None and self.kind == "mosquitto":
+            self._child.send(signal.SIGHUP)
+
     def __enter__(self) -> Self:
         """Start, and give itself."""
         self.start()
@@ -316,6 +336,7 @@ class BrokerProcess:
             if self.kind == "mosquitto":
                 path = folder / "mosquitto.conf"
                 text = mosquitto_config(self.config, port=self._port)
+                write_access(self.config)
             else:
                 path = folder / "rumqttd.toml"
                 text = rumqttd_config(self.config, port=self._port, mqtt311_port=self._mqtt311_port)
@@ -332,12 +353,19 @@ class BrokerProcess:
         while time.monotonic() < deadline:
             if not self.is_alive:
                 raise TransportError(f"{self.kind} ended while it started: {self._log_tail()}")
-            if _answers_connect(self.host, self.port) and _accepts(self.host, self.mqtt311_port):
+            if self._answers():
                 return
             time.sleep(POLL_S)
         raise TransportError(
             f"{self.kind} did not answer on port {self._port} within {START_DEADLINE_S} s: {self._log_tail()}"
         )
+
+    def _answers(self) -> bool:
+        if self.config.tls is not None:
+            host = LOOPBACK if self.host == ALL_INTERFACES else self.host
+            ports = [self.port, self.config.tls.service_port] if self.config.tls.role == "claims" else [self.port]
+            return all(_accepts(host, port) for port in ports)
+        return _answers_connect(self.host, self.port) and _accepts(self.host, self.mqtt311_port)
 
     def _log_tail(self) -> str:
         """Return the end of the broker's log on one line."""
@@ -375,12 +403,12 @@ class _Child:
 
     def end(self, *, grace_s: float) -> None:
         """Ask it to end, then make it, and return when it is gone."""
-        self._send(signal.SIGTERM)
+        self.send(signal.SIGTERM)
         if not self._ended.wait(grace_s):
-            self._send(signal.SIGKILL)
+            self.send(signal.SIGKILL)
             self._ended.wait()  # SIGKILL cannot be refused: no bound is needed
 
-    def _send(self, signal_number: int) -> None:
+    def send(self, signal_number: int) -> None:
         """Signal it unless it has ended."""
         if not self._ended.is_set():
             self._process.send_signal(signal_number)
@@ -408,31 +436,6 @@ def _open_log(path: Path) -> BinaryIO:
     """Open the log to append, without what is left of a long one."""
     is_long = path.exists() and path.stat().st_size > MAX_OLD_LOG_BYTES
     return path.open("wb" if is_long else "ab")
-
-
-def mosquitto_config(config: BrokerConfig, *, port: int) -> str:
-    """Return ``mosquitto.conf``: one loopback listener, persistence in the folder, every bound set."""
-    lines = [
-        f"listener {port} {config.host}",
-        "allow_anonymous true",  # this listener is loopback only, which BrokerConfig sees to
-        f"max_packet_size {config.max_packet_bytes}",
-        f"max_inflight_messages {MAX_INFLIGHT}",
-        f"max_queued_messages {config.max_queued_messages}",
-        f"max_queued_bytes {config.max_queued_bytes}",
-        f"max_connections {config.max_connections}",
-        "persistence true",
-        f"persistence_location {config.folder.resolve() / 'state'}/",
-        f"autosave_interval {AUTOSAVE_S}",
-        "persistent_client_expiration 30d",  # a 3.1.1 session has no expiry of its own
-        "sys_interval 0",
-        "log_dest stdout",
-        "log_type error",
-        "log_type warning",
-        "log_timestamp_format %Y-%m-%dT%H:%M:%S",
-    ]
-    if os.geteuid() == 0:
-        lines.append("user root")  # else Mosquitto becomes the user `mosquitto`, who cannot write in our folder
-    return "\n".join(lines) + "\n"
 
 
 def rumqttd_config(config: BrokerConfig, *, port: int, mqtt311_port: int) -> str:

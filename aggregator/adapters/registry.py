@@ -1,4 +1,6 @@
-"""The fleet's devices and their public keys, from ``devices.toml``; a changed file is noticed while the service runs.
+"""The fleet's devices and their public keys: those that enrolled, and those of ``devices.toml``, if there is one.
+
+A changed file is noticed while the service runs; the database comes first, so that a revoked device stays out.
 
 [devices]
 kitchen-pi = "64 hex digits of its Ed25519 public key"
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from host.config import load
 from host.logs import event
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, RemoteProtocolError
 from protocol.fields import FieldError, Hex, Name
 from protocol.signing import SERVICE, VerifyKey
 
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["DeviceRegistry"]
+    from aggregator.ports import DeviceStore
+
+__all__ = ["DeviceRegistry", "EnrolledDevices"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,27 @@ class _File:
     def __post_init__(self) -> None:
         if SERVICE in self.devices:
             raise FieldError(f"devices.{SERVICE}: this name is the aggregator's own")
+
+
+class EnrolledDevices:
+    """Implements ``aggregator.core.intake.Devices`` over the database and, for strangers there, a file."""
+
+    def __init__(self, devices: DeviceStore, file: DeviceRegistry | None) -> None:
+        """Look into ``devices`` first."""
+        self._devices, self._file = devices, file
+
+    def key_of(self, device: str) -> VerifyKey | None:
+        """Return the device's public key, or None for a stranger and for a device that waits for approval.
+
+        Raises:
+            RemoteProtocolError: ``revoked``.
+        """
+        record = self._devices.device(device)
+        if record is None:
+            return None if self._file is None else self._file.key_of(device)
+        if record.status == "revoked":
+            raise RemoteProtocolError(f"{device} was revoked", reason="revoked")
+        return VerifyKey(record.verify_key) if record.status == "approved" else None
 
 
 class DeviceRegistry:
@@ -48,6 +73,10 @@ class DeviceRegistry:
     def __len__(self) -> int:
         """How many devices there are."""
         return len(self._keys)
+
+    def names(self) -> list[str]:
+        """Return the devices' names."""
+        return sorted(self._keys)
 
     def key_of(self, device: str) -> VerifyKey | None:
         """Return the device's public key, or None for a stranger."""

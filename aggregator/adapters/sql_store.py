@@ -37,9 +37,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Table
 
     from aggregator.core.rounds import RoundEvent
+    from protocol.enrolment import ClaimReason
     from protocol.messages import Reason
 
-__all__ = ["SqlStore", "upgrade_database"]
+__all__ = ["SqlStore", "open_engine", "translated", "upgrade_database"]
 
 _BUSY_TIMEOUT_MS: Final = 5000  # a reader never blocks us; only a checkpoint or a backup does, for milliseconds
 
@@ -54,9 +55,9 @@ def upgrade_database(database: Path) -> None:
     """
     if migrations.is_current(database):
         return
-    engine = _engine(database)
+    engine = open_engine(database)
     try:
-        with _translated(database), engine.begin() as connection:
+        with translated(database), engine.begin() as connection:
             migrations.upgrade(connection)
     finally:
         engine.dispose()
@@ -74,7 +75,7 @@ class SqlStore:
         if not migrations.is_current(database):
             raise StorageError(f"{database}: no database of the newest revision; edgefold serve makes it")
         self._database = database
-        self._engine = _engine(database)
+        self._engine = open_engine(database)
 
     def close(self) -> None:
         """Close all connections."""
@@ -201,7 +202,13 @@ class SqlStore:
             _count_traffic(connection, update.task, update.round, update.device, traffic)
 
     def refuse(
-        self, reason: Reason, *, task: str = "", round_: int = 0, device: str = "", traffic: Traffic | None = None
+        self,
+        reason: Reason | ClaimReason,
+        *,
+        task: str = "",
+        round_: int = 0,
+        device: str = "",
+        traffic: Traffic | None = None,
     ) -> None:
         """Count a refusal, for the task if it is a known one, and the traffic if the device takes part in the round."""
         counted = insert(REFUSALS).values(task=task, reason=reason, count=1)
@@ -261,12 +268,12 @@ class SqlStore:
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        with _translated(self._database), self._engine.connect() as connection:
+        with translated(self._database), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        with _translated(self._database), self._engine.begin() as connection:
+        with translated(self._database), self._engine.begin() as connection:
             yield connection
 
     def _records(
@@ -297,7 +304,8 @@ class SqlStore:
             return int(connection.execute(select(func.count()).select_from(table).where(where)).scalar_one())
 
 
-def _engine(database: Path) -> Engine:
+def open_engine(database: Path) -> Engine:
+    """Return SQLAlchemy's way to ``database``; ``dispose`` it at the end."""
     engine = create_engine(f"sqlite+pysqlite:///{database}")
 
     @event.listens_for(engine, "connect")
@@ -313,7 +321,8 @@ def _engine(database: Path) -> Engine:
 
 
 @contextmanager
-def _translated(database: Path) -> Iterator[None]:
+def translated(database: Path) -> Iterator[None]:
+    """Turn SQL errors inside into ``StorageError``."""
     try:
         yield
     except SQLAlchemyError as error:

@@ -6,6 +6,7 @@ from typing import Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Float,
     ForeignKeyConstraint,
@@ -18,7 +19,19 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-__all__ = ["EVALUATIONS", "METADATA", "PARTICIPANTS", "REFUSALS", "ROUNDS", "TASKS", "UPDATES", "VERSIONS"]
+__all__ = [
+    "CERTIFICATES",
+    "DEVICES",
+    "EVALUATIONS",
+    "METADATA",
+    "PARTICIPANTS",
+    "REFUSALS",
+    "ROUNDS",
+    "TASKS",
+    "TOKENS",
+    "UPDATES",
+    "VERSIONS",
+]
 
 NAME: Final = String(64)  # protocol.fields.Name
 DIGEST: Final = String(64)  # hex SHA-256
@@ -109,4 +122,34 @@ REFUSALS: Final = Table(
     Column("task", NAME, primary_key=True),
     Column("reason", String(32), primary_key=True),
     Column("count", Integer, nullable=False),
+)
+DEVICES: Final = Table(
+    "devices",
+    METADATA,
+    Column("device", NAME, primary_key=True),
+    Column("verify_key", LargeBinary(32), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("since_unix_s", Float, nullable=False),
+    Column("is_shut_out", Boolean, nullable=False),
+)
+CERTIFICATES: Final = Table(
+    "certificates",
+    METADATA,
+    Column("serial", String(40), primary_key=True),  # hex of at most 160 bits (RFC 5280, section 4.1.2.2)
+    Column("device", NAME, nullable=False),
+    Column("ends_unix_s", Float, nullable=False),
+    Column("der", LargeBinary, nullable=False),
+    ForeignKeyConstraint(["device"], ["devices.device"]),
+)
+TOKENS: Final = Table(
+    "tokens",
+    METADATA,
+    Column("digest", LargeBinary(32), primary_key=True),  # SHA-256 of the secret, which is not kept
+    Column("expires_unix_s", Float, nullable=False),
+    Column("device", NAME),
+    Column("verify_key", LargeBinary(32)),
+    Column("tls_key", LargeBinary(32)),
+    Column("serial", String(40)),
+    ForeignKeyConstraint(["device"], ["devices.device"]),
+    ForeignKeyConstraint(["serial"], ["certificates.serial"]),
 )

@@ -17,7 +17,7 @@ import numpy as np
 from aggregator.core.bounds import max_message_bytes, max_update_norm
 from protocol import codec, sealing, signing, topics
 from protocol.errors import RemoteProtocolError
-from protocol.messages import Body, Join, Plan, Reason, Update, UpdateContent, unpack_content, unpack_envelope
+from protocol.messages import Body, Join, Plan, Reason, Renew, Update, UpdateContent, unpack_content, unpack_envelope
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,6 +35,7 @@ __all__ = [
     "IntakeContext",
     "Ledger",
     "Refused",
+    "Renewing",
     "Taken",
     "TakenBefore",
     "TaskView",
@@ -64,7 +65,11 @@ class Devices(Protocol):
     """Who may take part."""
 
     def key_of(self, device: str) -> VerifyKey | None:
-        """Return the device's public key, or None for a stranger."""
+        """Return the device's public key, or None for a stranger.
+
+        Raises:
+            RemoteProtocolError: ``revoked``.
+        """
 
 
 class Ledger(Protocol):
@@ -141,7 +146,15 @@ class Refused:
     update: Update | None = None
 
 
-Decision: TypeAlias = Admitted | Declined | Taken | TakenBefore | Refused
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewing:
+    """A known device asks for its next certificate; whether it gets one is the issuance's affair."""
+
+    device: str
+    renew: Renew
+
+
+Decision: TypeAlias = Admitted | Declined | Taken | TakenBefore | Refused | Renewing
 
 
 def decide(topic: str, payload: bytes, context: IntakeContext) -> Decision:
@@ -156,8 +169,11 @@ def decide(topic: str, payload: bytes, context: IntakeContext) -> Decision:
             return _decide_join(device, body, context.ledger)
         case Update():
             return _decide_update(device, body, context)
+        case Renew():
+            return Renewing(device=device, renew=body)
         case _:
-            return Refused(reason="malformed", detail="a device sends joins and updates only", device=device)
+            detail = "a device sends joins, updates and renewals only"
+            return Refused(reason="malformed", detail=detail, device=device)
 
 
 def open_delta(

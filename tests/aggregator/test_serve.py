@@ -168,7 +168,7 @@ def fleet(folder: Path, request: pytest.FixtureRequest) -> Iterator[Fleet]:
     port, kind = free_port(), cast("BrokerKind", getattr(request, "param", "auto"))
     if hasattr(request, "param") and not is_available(kind):
         pytest.skip(f"{kind} is not installed")
-    configure(folder, f'kind = "{kind}"\nport = {port}')
+    configure(folder, f'kind = "{kind}"\ninsecure_loopback = true\nport = {port}')
     made = Fleet(folder, port)
     yield made
     made.close()
@@ -238,7 +238,7 @@ def broker_processes(parent: int) -> list[int]:
 
 def test_the_broker_runs_apart_too(folder: Path) -> None:
     port = free_port()
-    configure(folder, f"port = {port}")
+    configure(folder, f"insecure_loopback = true\nport = {port}")
     with Served(folder, "broker") as broker:
         broker.wait_for("broker-started")
         configure(folder, f'url = "mqtt://127.0.0.1:{port}"')
@@ -262,7 +262,7 @@ def test_a_port_in_use_is_one_line(folder: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        configure(folder, f"port = {taken.getsockname()[1]}")
+        configure(folder, f"insecure_loopback = true\nport = {taken.getsockname()[1]}")
         with Served(folder, "serve") as served:
             assert served.end() == 2
     last = served.log.read_text().splitlines()[-1]

@@ -41,6 +41,7 @@ from protocol.bundle import (
     TaskFacts,
     TokenFacts,
 )
+from protocol.errors import RemoteProtocolError
 from protocol.jobs import EvaluateResult, SetResult
 from protocol.layout import Layout, TensorSlot
 from protocol.messages import (
@@ -138,7 +139,13 @@ class FakeEvaluator:
 class Devices(dict[str, signing.VerifyKey]):
     """The registry as a dictionary."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.revoked: set[str] = set()
+
     def key_of(self, device: str) -> signing.VerifyKey | None:
+        if device in self.revoked:
+            raise RemoteProtocolError("revoked", reason="revoked")
         return self.get(device)
 
 

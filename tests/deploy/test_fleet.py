@@ -98,6 +98,23 @@ def test_an_idle_agent_is_small_and_holds_no_runtime_not_even_numpy(
             assert resident <= 45 * 2**20
 
 
+@pytest.mark.skipif(shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin") is None, reason="no Mosquitto")
+def test_a_secure_fleet_enrols_by_tokens_and_betters_the_model_over_mutual_tls(
+    tmp_path: Path, tiny_bundle: Path, devices: dict[str, Path], test_set: Path
+) -> None:
+    with LocalFleet(spec(tmp_path, tiny_bundle, devices, sets={"all": test_set}, rounds=2, secure=True)) as fleet:
+        events = run_to_end(fleet, last_version=2, evaluated=True)
+    assert fleet.broker_kind == "mosquitto"
+    accuracy = {e.facts["version"]: e.facts["pooled_accuracy"] for e in events if e.name == "version-evaluated"}
+    assert accuracy[2] > accuracy[0] + 0.1
+    assert [event.facts["n_updates"] for event in events if event.name == "version-folded"] == [4, 4]
+    assert set(fleet.public_keys) == set(devices)
+    assert verify(fleet).returncode == 0
+    for device in devices:
+        folder = tmp_path / "fleet" / "devices" / device
+        assert [(folder / name).stat().st_mode & 0o777 for name in ("device.key", "identity/tls.key")] == [0o600] * 2
+
+
 def test_nothing_readable_crosses_the_broker(tmp_path: Path, tiny_bundle: Path, devices: dict[str, Path]) -> None:
     seen: list[tuple[str, bytes]] = []
     fleet = LocalFleet(spec(tmp_path, tiny_bundle, devices, rounds=2))

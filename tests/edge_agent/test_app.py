@@ -107,6 +107,7 @@ class Rig:
             bundles={BUNDLE: self.folder / "bundle"},
             key=self.device_key,
             link=self.link,
+            service_key=self.service_key.public,
             folder=self.device_folder,
             start_trainer=self.trainer,
         )

@@ -44,7 +44,7 @@ def run(folder: Path, text: str) -> tuple[int, str]:
         (('id = "pi"', 'id = "service"'), 2, "aggregator's name"),
         (("0" * 64, "zz"), 2, "device.service_key"),
         (("mqtt://127.0.0.1", "mqtt://example.org"), 2, "loopback only"),
-        (("mqtt://127.0.0.1", "http://127.0.0.1"), 2, "expected mqtt://"),
+        (("mqtt://127.0.0.1", "http://127.0.0.1"), 2, "expected mqtts://"),
         (('train = "train.jsonl"', 'train = "missing.jsonl"'), 2, "data.train: no such file"),
         (("[data]", "[data"), 2, "not valid TOML"),
         (("", ""), 3, "no bundle here"),

@@ -236,7 +236,7 @@ def test_a_broker_url_is_host_and_port(url: str, expected: BrokerAddress) -> Non
 @pytest.mark.parametrize(
     "url",
     ["", "127.0.0.1:1883", "http://127.0.0.1", "mqtt://", "mqtt://127.0.0.1:0", "mqtt://127.0.0.1:99999",
-     "mqtt://127.0.0.1:x", "mqtt://127.0.0.1/path", "mqtt://127.0.0.1?x=1", "mqtt://broker.example:1883", "mqtts://127.0.0.1"],
+     "mqtt://127.0.0.1:x", "mqtt://127.0.0.1/path", "mqtt://127.0.0.1?x=1", "mqtt://broker.example:1883", "mqtts://", "mqtts://broker.example/path"],
 )  # fmt: skip
 def test_any_other_broker_url_is_a_config_error_that_names_the_key(url: str) -> None:
     with pytest.raises(ConfigError, match=r"broker\.url"):

@@ -15,12 +15,14 @@ from protocol.layout import Layout, TensorSlot
 from protocol.messages import (
     Announce,
     Body,
+    Certificate,
     Codec,
     Decline,
     Join,
     Optimizer,
     Plan,
     Receipt,
+    Renew,
     Update,
     UpdateContent,
     Work,
@@ -70,6 +72,8 @@ BODIES: dict[str, Body] = {
         task="mood", round=3, version=2, bundle_id=BUNDLE_ID, update_id=UPDATE_ID, sealed=bytes(range(64))
     ),
     "receipt": Receipt(task="mood", round=3, update_id=UPDATE_ID, status="refused", reason="late"),
+    "renew": Renew(request=bytes(range(48))),
+    "certificate": Certificate(chain=(bytes(range(40)), bytes(range(44)))),
 }
 
 LAYOUT = Layout(
@@ -101,7 +105,7 @@ def manifest(**changes: object) -> Manifest:
 
 def sender_of(body: Body) -> str:
     """Return who sends such a message."""
-    return DEVICE if kind_of(body) in ("join", "update") else SERVICE
+    return DEVICE if kind_of(body) in ("join", "update", "renew") else SERVICE
 
 
 def golden_values() -> dict[str, bytes]:

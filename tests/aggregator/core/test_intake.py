@@ -20,6 +20,7 @@ from protocol.messages import (
     Join,
     Reason,
     Receipt,
+    Renew,
     Update,
     Work,
     unpack_body,
@@ -133,15 +134,26 @@ def finished(bench: Bench, a: Device, b: Device) -> None:
     bench.device("c").join()
 
 
+def revoked(bench: Bench, _a: Device, _b: Device) -> None:
+    c = bench.device("c")
+    bench.devices.revoked.add("c")
+    c.join()
+
+
+def bad_renewal(_bench: Bench, a: Device, _b: Device) -> None:
+    """This fleet has no authority."""
+    a.publish(Renew(request=b"a request"), "renew")
+
+
 ATTACKS: dict[str, Callable[[Bench, Device, Device], None]] = {
     function.__name__.replace("_", "-"): function
     for function in (
         malformed, oversize, unknown_device, wrong_sender, bad_signature, wrong_task, wrong_bundle, wrong_round, late,
         wrong_version, not_selected, not_joined, replayed, duplicate, bad_seal, wrong_shape, not_finite, bad_encoding,
-        norm_exceeded, bad_examples, finished,
+        norm_exceeded, bad_examples, finished, revoked, bad_renewal,
     )
 }  # fmt: skip
-UNVERIFIED = {"malformed", "oversize", "unknown-device", "wrong-sender", "bad-signature"}
+UNVERIFIED = {"malformed", "oversize", "unknown-device", "wrong-sender", "bad-signature", "revoked", "bad-renewal"}
 
 
 def test_every_reason_of_the_protocol_has_an_attack_here() -> None:
