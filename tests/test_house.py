@@ -182,3 +182,15 @@ def test_the_aggregator_loads_no_training_framework() -> None:
     run_when_imported = ("__main__", "migrations")
     modules = [n for n in MODULES.values() if n.startswith("aggregator") and not any(r in n for r in run_when_imported)]
     assert loaded_by(f"import {', '.join(modules)}", ("torch", "onnx", "transformers", "peft", "onnxruntime")) == []
+
+
+@pytest.mark.parametrize(
+    "page", [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"], ids=lambda path: path.name
+)
+def test_a_page_names_only_tests_and_pages_that_exist(page: Path) -> None:
+    text = page.read_text()
+    named = re.findall(r"`(tests/[\w/]+(?:\.py)?)", text)
+    linked = [link for link in re.findall(r"\]\(([\w./-]+?)(?:#[\w-]+)?\)", text) if "://" not in link]
+    missing = [name for name in named if not (ROOT / name).exists()]
+    missing += [link for link in linked if not (page.parent / link).exists()]
+    assert missing == []
