@@ -45,6 +45,8 @@ _RESULTS: Final[dict[type[Job], type[Result]]] = {
 }
 _STDERR_TAIL_BYTES: Final = 2000
 _STDERR_CHUNK_BYTES: Final = 65536  # a Linux pipe holds as much
+# glibc's allocator (mallopt(3)): one arena, and what is free at its end goes back at once; 4 MB less at the peak of MiniLM.
+_MALLOC: Final = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "131072"}
 _GRACE_S: Final = 5.0  # between a trainer's last line and its exit
 
 
@@ -85,7 +87,9 @@ class TrainerProcess:
             command.append(f"--memory-limit={launch.memory_limit_bytes}")
         pipe = subprocess.PIPE
         try:
-            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, close_fds=True)
+            self._process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=pipe, close_fds=True, env={**os.environ, **_MALLOC}
+            )
         except OSError as error:
             raise EngineError(f"{launch.interpreter}: cannot start a trainer: {error.strerror}") from error
         self._stderr = _Tail(_pipe(self._process.stderr))
