@@ -45,7 +45,7 @@ _RESULTS: Final[dict[type[Job], type[Result]]] = {
 }
 _STDERR_TAIL_BYTES: Final = 2000
 _STDERR_CHUNK_BYTES: Final = 65536  # a Linux pipe holds as much
-# glibc's allocator (mallopt(3)): one arena, and what is free at its end goes back at once; 4 MB less at the peak of MiniLM.
+# glibc's allocator (mallopt(3)): one arena, and what is free at its end goes back at once: 4 MB less at MiniLM's peak.
 _MALLOC: Final = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "131072"}
 _GRACE_S: Final = 5.0  # between a trainer's last line and its exit
 
