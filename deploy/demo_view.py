@@ -21,7 +21,6 @@ __all__ = ["FleetRecord", "RoundRecord", "watch"]
 
 _DEADLINE_S: Final = 3600.0
 _KB: Final = 1000
-_MB: Final = 2**20
 
 
 @dataclass(slots=True)

@@ -24,6 +24,7 @@ from host.mqtt_link import MqttLink
 from protocol.messages import Announce
 from tests.aggregator.test_restart import take_part
 from tests.aggregator.workbench import FLEET, TASK, Device, make_bundle
+from tests.host.mosquitto import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -59,12 +60,6 @@ clip_update_norm = 1.0
 [task.plan.codec]
 block = 16
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Served:
