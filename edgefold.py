@@ -28,6 +28,7 @@ _COMMANDS: Final = {
     "broker": ("aggregator.cli", "broker", "Run only the MQTT broker, apart from the aggregator."),
     "task": ("aggregator.cli", "task", "Look at tasks: rounds, versions, metrics, refusals."),
     "devices": ("aggregator.cli", "devices", "Let devices in and shut them out."),
+    "privacy": ("aggregator.privacy_cli", "privacy", "Plan a privacy budget; see what a task has spent."),
     "agent": ("edge_agent.cli", "agent", "Make this machine a learning device."),
 }
 _EXTRAS: Final = {"export": "export", "aggregator": "aggregator"}

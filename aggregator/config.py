@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from aggregator.privacy_settings import PrivacySettings, check_privacy
 from host.config import load
 from protocol.fields import FieldError, Length, Name, Range
 from protocol.messages import MAX_EXAMPLES, Codec, Optimizer, Plan
@@ -117,9 +118,11 @@ class TaskSettings:
     broadcast: Literal["float16", "float32"] = "float16"  # half the bytes; adapters' values are far inside its range
     plan: Plan = field(default_factory=_default_plan)
     evaluation: TaskEvaluation | None = None
+    privacy: PrivacySettings | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a round that could never close."""
+        """Refuse a round that could never close, and a promise that cannot be kept."""
+        check_privacy(self)
         if self.min_cohort > self.cohort:
             raise FieldError(f"min_cohort: {self.min_cohort} is more than cohort = {self.cohort}")
 
@@ -175,4 +178,5 @@ def _resolve_task(task: TaskSettings, resolve: Callable[[str], str]) -> TaskSett
     if evaluation is not None:
         sets = {name: resolve(text) for name, text in evaluation.sets.items()}
         evaluation = dataclasses.replace(evaluation, sets=sets)
-    return dataclasses.replace(task, bundle=resolve(task.bundle), evaluation=evaluation)
+    privacy = None if task.privacy is None else task.privacy.resolved(resolve)
+    return dataclasses.replace(task, bundle=resolve(task.bundle), evaluation=evaluation, privacy=privacy)

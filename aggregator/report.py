@@ -13,6 +13,7 @@ import click
 from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.config import load_config
+from aggregator.privacy_report import ledger_facts, print_ledger_facts
 from aggregator.setup import Folders, open_task
 from aggregator.verification import verify_task
 from protocol.errors import ConfigError, TrustError
@@ -51,6 +52,8 @@ class Desk:
             rows = [{k: v for k, v in one.items() if k not in ("sets", "state_blobs")} for one in facts[name]]
             columns = list(rows[0]) if rows else []
             _print_table(f"{task}: {name}", columns, [list(row.values()) for row in rows])
+        if facts["privacy"]["rounds"]:
+            print_ledger_facts(facts["privacy"])
         return _print_table(f"{task}: refused", ["reason", "count"], [list(one) for one in facts["refusals"].items()])
 
     def print_verification(self, task: str, *, as_json: bool) -> None:
@@ -112,6 +115,7 @@ class Desk:
             "versions": [_version_facts(one, evaluations.get(one.version)) for one in versions],
             "refusals": self._store.refusals(task.task),
             "refusals_of_no_task": self._store.refusals(""),
+            "privacy": ledger_facts(self._config, self._store, task.task),
         }
 
     def _round_facts(self, round_: RoundRecord) -> dict[str, Any]:

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from aggregator.adapters import migrations
+from aggregator.adapters.accountant import ProcessAccountant
 from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.adapters.clock import SystemClock
 from aggregator.adapters.evaluator import ProcessEvaluator
 from aggregator.adapters.registry import DeviceRegistry, EnrolledDevices
+from aggregator.adapters.spent_file import SpentFile
 from aggregator.adapters.sql_devices import SqlDevices
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.brokers import Brokers, make_brokers
@@ -75,6 +77,10 @@ class Folders:
     def evaluation(self) -> Path:
         """The adapter under evaluation."""
         return self.root / "evaluation"
+
+    def spent(self, task: str) -> Path:
+        """The second record of what a task spent of its privacy budget."""
+        return self.root / "privacy" / f"{task}.spent"
 
     def task_key(self, task: str) -> Path:
         """The private key that opens a task's updates."""
@@ -132,6 +138,7 @@ class Workshop:
             blobs=blobs,
             clock=SystemClock(),
             conversation=Conversation(fleet=service.fleet, key=self.key),
+            accountant=ProcessAccountant(),
             keep_folded_updates=service.keep_folded_updates,
         )
         self.runners = [TaskRunner(setup, self.world) for setup in setups]
@@ -172,7 +179,19 @@ def open_task(settings: TaskSettings, folders: Folders, *, make_key: bool) -> Ta
         sweep(key_file.parent)
         save_key(key_file, TaskKey.generate())
     strategy = STRATEGIES[settings.strategy]
-    return TaskSetup(settings=settings, bundle=bundle, key=load_task_key(key_file), strategy=strategy)
+    return TaskSetup(
+        settings=settings,
+        bundle=bundle,
+        key=load_task_key(key_file),
+        strategy=strategy,
+        spent=_spent_file(settings, folders),
+    )
+
+
+def _spent_file(settings: TaskSettings, folders: Folders) -> SpentFile | None:
+    if settings.privacy is None or settings.privacy.dp is None:
+        return None
+    return SpentFile(Path(settings.privacy.dp.spent_file or folders.spent(settings.id)))
 
 
 def _largest_message(setup: TaskSetup) -> int:

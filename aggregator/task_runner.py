@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from aggregator.core.folding import ADAPTER, StrategyConfig, canonical_order
 from aggregator.core.intake import TaskView
+from aggregator.core.privacy.ledger import PrivateFold
 from aggregator.core.records import RoundRecord, TaskRecord, Traffic, UpdateRecord, VersionRecord
 from aggregator.core.rounds import FINAL_STATES, RoundEvent, RoundProgress, due_event
 from aggregator.core.seeds import plan_for
+from aggregator.privacy import MAX_SAMPLED, check_promise, fold_privately, task_privacy
 from aggregator.stored_fold import StoredRound
 from aggregator.vectors import broadcast_payload, load_state, save_state
 from host.arrays import load_vector
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from aggregator.conversation import Outgoing
     from aggregator.core.folding import State
     from aggregator.core.intake import Admitted, Taken
+    from aggregator.core.privacy.sampling import PoissonSampling
     from aggregator.core.records import TaskState
     from aggregator.task_setup import TaskSetup, World
 
@@ -54,6 +57,7 @@ class TaskRunner:
         self._n_accepted = 0
         self._payload: tuple[int, bytes] | None = None  # version and its encoded adapter
         self._announcement: Outgoing
+        self._privacy = task_privacy(setup, world)
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -61,9 +65,12 @@ class TaskRunner:
         """Begin the task, or go on where the store says it is.
 
         Raises:
-            ConfigError: the store knows this task with another bundle or strategy (the user's fault).
+            ConfigError: the store knows this task with another bundle or strategy, or its privacy budget does not
+                pay for a round (the user's fault).
             StorageError: the state cannot be read or written.
         """
+        if self._privacy is not None:
+            self._privacy.resume()
         known = self._world.store.task(self.task)
         if known is None:
             self._begin()
@@ -93,7 +100,8 @@ class TaskRunner:
                 case "deadline-with-too-few":
                     self._abandon()
                 case _:
-                    self._world.store.start_closing(self.task, self._round.round, due)
+                    entry = None if self._privacy is None else self._privacy.entry(self._round.round)
+                    self._world.store.start_closing(self.task, self._round.round, due, entry=entry)
                     self._round = dataclasses.replace(self._round, state="closing")
         return changed
 
@@ -122,12 +130,17 @@ class TaskRunner:
             n_params=self.setup.n_params,
             plan=settings.plan,
             max_examples=settings.max_examples,
-            cohort=settings.cohort,
+            cohort=settings.cohort if self._sampling is None else MAX_SAMPLED,
             key=self.setup.key,
             round=round_.round,
             round_state=round_.state,
             version=round_.version,
+            sampling=self._sampling,
         )
+
+    @property
+    def _sampling(self) -> PoissonSampling | None:
+        return None if self._privacy is None else self._privacy.sampling
 
     # -- what devices asked for --------------------------------------------------------------------------------------
 
@@ -211,6 +224,8 @@ class TaskRunner:
     # -- how ---------------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
+        if self._privacy is not None and not self._privacy.can_open:
+            raise self._privacy.no_budget()
         bundle, now = self.setup.bundle, self._world.clock.unix_s()
         initial = load_vector(bundle.path(ADAPTER_FILE), n_values=self.setup.n_params)
         state = self.setup.strategy.init(bundle.layout, StrategyConfig(initial_adapter=initial))
@@ -237,14 +252,25 @@ class TaskRunner:
                 f"task {self.task}: it was begun with strategy {known.strategy}, the configuration says "
                 f"{settings.strategy}; give it a new task id"
             )
+        n_folded, entries = self._world.store.latest_version(self.task).version, self._world.store.ledger(self.task)
+        check_promise(self.task, n_folded=n_folded, entries=entries, is_private=self._privacy is not None)
 
     def _fit_rounds(self, known: TaskRecord) -> None:
         store, latest = self._world.store, self._world.store.latest_round(self.task)
         n_folded = store.latest_version(self.task).version
-        if known.state == "finished" and n_folded < self.setup.settings.rounds:
+        if latest.state == "closing":
+            return  # its fold is paid for and decides
+        may_open = n_folded < self.setup.settings.rounds and self._has_budget()
+        if known.state == "finished" and may_open:
             store.reopen(self.task, self._new_round(latest.round + 1, version=n_folded))
-        elif known.state == "open" and n_folded >= self.setup.settings.rounds and latest.state == "open":
+        elif known.state == "open" and not may_open:
             store.finish(self.task, latest.round, unix_s=self._world.clock.unix_s())
+
+    def _has_budget(self) -> bool:
+        if self._privacy is None or self._privacy.can_open:
+            return True
+        event("privacy-budget-spent", task=self.task)
+        return False
 
     def _load(self) -> None:
         store = self._world.store
@@ -286,11 +312,13 @@ class TaskRunner:
         if self._round.state in FINAL_STATES:
             return None
         settings = self.setup.settings
+        # A sampled round tells nothing by how many came: it closes at its deadline and is folded whatever came.
+        is_sampled = self._sampling is not None
         progress = RoundProgress(
             state=self._round.state,
             n_accepted=self._n_accepted,
-            cohort=settings.cohort,
-            min_cohort=settings.min_cohort,
+            cohort=MAX_SAMPLED if is_sampled else settings.cohort,
+            min_cohort=0 if is_sampled else settings.min_cohort,
         )
         return due_event(progress, is_past_deadline=is_reachable and self.seconds_left <= 0)
 
@@ -308,7 +336,7 @@ class TaskRunner:
         updates = canonical_order(store.updates(self.task, round_.round))
         fleet = self._world.conversation.fleet
         stored = StoredRound(self.setup, round_, updates, blobs=self._world.blobs, fleet=fleet)
-        state = stored.fold_into(self._load_state(store.latest_version(self.task)))
+        state, private = self._next_state(stored, self._load_state(store.latest_version(self.task)))
         version = VersionRecord(
             task=self.task,
             version=round_.version + 1,
@@ -317,14 +345,28 @@ class TaskRunner:
             n_updates=len(updates),
             created_unix_s=self._world.clock.unix_s(),
         )
-        is_last = version.version >= self.setup.settings.rounds
+        is_last = version.version >= self.setup.settings.rounds or not self._has_budget()
         next_round = None if is_last else self._new_round(round_.round + 1, version=version.version)
-        store.fold(self.task, round_.round, version=version, next_round=next_round, unix_s=version.created_unix_s)
+        store.fold(
+            self.task,
+            round_.round,
+            version=version,
+            next_round=next_round,
+            unix_s=version.created_unix_s,
+            private=private,
+        )
         self._log_fold(version)
         self._forget(updates)
         self._load()
         if self.is_finished:
             event("task-finished", task=self.task, version=version.version)
+
+    def _next_state(self, stored: StoredRound, state: State) -> tuple[State, PrivateFold | None]:
+        if self._privacy is None:
+            return stored.fold_into(state), None
+        entry = self._privacy.spend(self._round.round)
+        folded, next_clip = fold_privately(stored, state, entry, n_params=self.setup.n_params)
+        return folded, PrivateFold(next_clip=next_clip, keep_seed=self._world.keep_folded_updates)
 
     def _log_fold(self, version: VersionRecord) -> None:
         summary = self._world.store.summary(self.task, self._round.round)

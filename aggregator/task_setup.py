@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aggregator.core.bounds import max_message_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aggregator.config import TaskSettings
     from aggregator.conversation import Conversation
     from aggregator.core.folding import Strategy
-    from aggregator.ports import BlobStore, Clock, Store
+    from aggregator.ports import Accountant, BlobStore, Clock, SpentRecord, Store
     from host.bundle_folder import Bundle
     from protocol.sealing import TaskKey
 
@@ -26,6 +29,7 @@ class TaskSetup:
     bundle: Bundle
     key: TaskKey
     strategy: Strategy
+    spent: SpentRecord | None = None  # of a task with differential privacy
 
     @property
     def n_params(self) -> int:
@@ -46,4 +50,6 @@ class World:
     blobs: BlobStore
     clock: Clock
     conversation: Conversation
+    accountant: Accountant
     keep_folded_updates: bool = False
+    draw_secret: Callable[[int], bytes] = secrets.token_bytes  # noise; tests pass their own

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aggregator.core.folding import canonical_order
+from aggregator.privacy import fold_privately
 from aggregator.stored_fold import StoredRound
 from aggregator.vectors import load_state, to_bytes
 from protocol.errors import StorageError
 
 if TYPE_CHECKING:
     from aggregator.adapters.sql_store import SqlStore
+    from aggregator.core.folding import State
+    from aggregator.core.privacy.ledger import LedgerEntry
     from aggregator.core.records import RoundRecord, VersionRecord
     from aggregator.ports import BlobStore
     from aggregator.task_setup import TaskSetup
@@ -79,12 +82,17 @@ def _check(  # noqa: PLR0913 - one version and its surroundings
     if round_.version != before.version or this.version != before.version + 1:
         return f"round {this.round} was on version {round_.version}, expected {before.version}"
     updates = canonical_order(store.updates(setup.settings.id, this.round))
+    entry = next((one for one in store.ledger(setup.settings.id) if one.round == this.round), None)
     if len(updates) != this.n_updates:
         return f"{this.n_updates} updates were folded, {len(updates)} are known"
     stored = StoredRound(setup, round_, updates, blobs=blobs, fleet=fleet)
-    again = stored.fold_into(load_state(before.state, blobs, n_params=setup.n_params))
+    again = _again(stored, load_state(before.state, blobs, n_params=setup.n_params), entry, n_params=setup.n_params)
     differing = [name for name in kept if to_bytes(kept[name]) != to_bytes(again[name])]
     return f"folding again gives other bytes for {', '.join(differing)}" if differing else None
+
+
+def _again(stored: StoredRound, state: State, entry: LedgerEntry | None, *, n_params: int) -> State:
+    return stored.fold_into(state) if entry is None else fold_privately(stored, state, entry, n_params=n_params)[0]
 
 
 def _history(task: str, store: SqlStore, versions: tuple[VersionRecord, ...]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from protocol.messages import Body, Join, Plan, Reason, Renew, Update, UpdateCon
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from aggregator.core.privacy.sampling import PoissonSampling
     from aggregator.core.records import TaskState, UpdateRecord
     from aggregator.core.rounds import RoundState
     from protocol.sealing import TaskKey
@@ -59,6 +60,7 @@ class TaskView:
     round: int
     round_state: RoundState
     version: int
+    sampling: PoissonSampling | None = None  # None: whoever comes first
 
 
 class Devices(Protocol):
@@ -234,6 +236,8 @@ def _closed_to(join: Join, view: TaskView) -> Reason | None:
 def _unwanted(device: str, join: Join, view: TaskView, ledger: Ledger, *, is_known: bool) -> Reason | None:
     if ledger.taken_from(join.task, join.round, device) is not None:
         return "duplicate"  # its update is in: training again would be for nothing
+    if view.sampling is not None and not view.sampling.takes(round_=join.round, device=device):
+        return "not-selected"
     is_full = ledger.n_joined(join.task, join.round) >= view.cohort
     return "not-selected" if is_full and not is_known else None
 
