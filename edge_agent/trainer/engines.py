@@ -8,20 +8,19 @@ that a job names is imported, since their wheels exclude each other.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from protocol.errors import BundleError, EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from edge_agent.trainer.batches import Batch
     from protocol.bundle import Manifest
-
-    Batch = Mapping[str, NDArray[Any]]
 
 __all__ = ["Engine", "open_engine"]
 

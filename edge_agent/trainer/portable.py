@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edge_agent.trainer.engines import Batch
+    from edge_agent.trainer.batches import Batch
     from protocol.bundle import Manifest
 
 __all__ = ["ENGINE", "PortableEngine", "open_engine"]
