@@ -1,4 +1,4 @@
-"""``[task.selection]``: who takes part in a round, and for whom it waits. The rules are ``core.selection`` and others."""
+"""``[task.selection]``: who takes part in a round, and for whom it waits. The rules are in ``core``."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class SelectionSettings:
 
     Attributes:
         over_select: a round hands work to ``cohort`` times this many devices and closes at ``cohort`` updates; 1.3 is
-            what Bonawitz et al. 2019 (arXiv:1902.01046, section 9) run with, for 6 to 10 % of drop-outs.
+            what Bonawitz et al. 2019 (arXiv:1902.01046) run with, for 6 to 10 % of drop-outs.
         gather_s: choose uniformly among the devices that come within so many seconds after a round's first; 0: the
             first come are in.
-        straggler_factor: once half of the cohort and ``min_cohort`` have answered, wait so many times their median, from
-            the last join on, and no longer; 0: until the deadline.
+        straggler_factor: once half of the cohort and ``min_cohort`` have answered, wait so many times their median,
+            from the last join on, and no longer; 0: until the deadline.
         straggler_least_s: but never less than this: a device whose link broke comes back within 30 s.
         spread_s: devices spread their first call over so many seconds after an announcement.
     """

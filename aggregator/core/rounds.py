@@ -83,10 +83,8 @@ def fire(state: RoundState, event: RoundEvent) -> RoundState:
 
 def due_event(progress: RoundProgress, *, is_past_deadline: bool) -> RoundEvent | None:
     """Return the event that is due now, or None; a closing round is due to be ``folded``."""
-    if progress.state == "closing":
-        return "folded"
     if progress.state != "open":
-        return None
+        return "folded" if progress.state == "closing" else None
     if progress.n_accepted >= progress.cohort:
         return "cohort-complete"
     has_enough = progress.n_accepted >= progress.min_cohort
@@ -94,9 +92,9 @@ def due_event(progress: RoundProgress, *, is_past_deadline: bool) -> RoundEvent 
         return "all-answered" if has_enough else "withdrawn"
     if has_enough and _others_are_lost(progress):
         return "stragglers-left"
-    if not is_past_deadline:
-        return None
-    return "deadline-with-enough" if has_enough else "deadline-with-too-few"
+    if is_past_deadline:
+        return "deadline-with-enough" if has_enough else "deadline-with-too-few"
+    return None
 
 
 def _others_are_lost(progress: RoundProgress) -> bool:

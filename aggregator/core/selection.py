@@ -1,11 +1,11 @@
 """Chooses a round's devices uniformly among those who offer themselves while it gathers.
 
 A bottom-k sample: a keyed hash gives each device a number, and the ``n_places`` smallest stay. Laws: every subset is as
-likely as any other to whoever does not know the key; the choice depends neither on order nor on how often a device asks,
-so asking again gains nothing, and a device that was let go never comes back; memory is O(places), however many offer.
+likely as any other to whoever does not know the key; the choice depends neither on order nor on how often a device
+asks, so asking again gains nothing, and a device that was let go never comes back; memory is O(places), however many
+offer.
 
-Source: the sample with the k smallest random tags is Vitter 1985, "Random Sampling with a Reservoir", section 1; a keyed
-hash as the tag makes it repeatable (Cohen 1997, "Size-Estimation Framework", section 3). Departure: none.
+Source: Cohen and Kaplan 2007, Summarizing Data Using Bottom-k Sketches, PODC. Departure: none.
 """
 
 from __future__ import annotations
