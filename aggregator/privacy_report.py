@@ -166,8 +166,8 @@ def _plan_lines(question: BudgetQuestion, plan: BudgetPlan) -> list[str]:
 noise_multiplier = {plan.noise_multiplier:.4g}   # epsilon {last:.4g} at delta {question.delta:.3g}
 epsilon after round {by_round}
 {unsampled if q < 1 else ""}\
-noise against a mean update of {question.n_params} parameters, at the clip: {plan.noise_to_update:.3g} times as long in \
-a round, {plan.noise_to_learning:.3g} times over all rounds
+noise against a mean update of {question.n_params} parameters, at the clip: {plan.noise_to_update:.3g} times as long \
+in a round, {plan.noise_to_learning:.3g} times over all rounds
 {_VERDICTS[plan.verdict]}
 {plan.cohort_needed} devices in every round would make the two equal; a quarter of the parameters halves the noise
 (what is said about learning is a rule of thumb; the privacy figures are the accountant's)"""

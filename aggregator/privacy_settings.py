@@ -95,6 +95,11 @@ def check_privacy(task: TaskSettings) -> None:
     if dp.population is not None:
         if dp.population < task.cohort:
             raise FieldError(f"privacy.dp.population: {dp.population} is less than cohort = {task.cohort}")
+        if task.selection.over_select != 1 or task.selection.gather_s != 0:
+            raise FieldError(
+                "selection: over_select and gather_s choose one device for another's sake, which privacy.dp.sampling = "
+                '"poisson" may not'
+            )
         if task.min_cohort != 1:
             raise FieldError(
                 'min_cohort: must be 1 with privacy.dp.sampling = "poisson": a round that is folded only if enough '

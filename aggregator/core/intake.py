@@ -55,7 +55,7 @@ class TaskView:
     n_params: int
     plan: Plan
     max_examples: int
-    cohort: int
+    n_places: int  # devices that a round hands work to
     key: TaskKey
     round: int
     round_state: RoundState
@@ -238,7 +238,7 @@ def _unwanted(device: str, join: Join, view: TaskView, ledger: Ledger, *, is_kno
         return "duplicate"  # its update is in: training again would be for nothing
     if view.sampling is not None and not view.sampling.takes(round_=join.round, device=device):
         return "not-selected"
-    is_full = ledger.n_joined(join.task, join.round) >= view.cohort
+    is_full = ledger.n_joined(join.task, join.round) >= view.n_places
     return "not-selected" if is_full and not is_known else None
 
 

@@ -122,8 +122,8 @@ def _discrete_laplace(t: int, n: int, stream: SecretStream) -> NDArray[np.int64]
     x = u + t * v
     is_negative = (stream.words(len(x)) & np.uint64(1)).astype(bool)
     keep = ~(is_negative & (x == 0))  # "If B = 1 and Y = 0, reject"
-    signed: NDArray[np.int64] = np.where(is_negative, -x, x)
-    return signed[keep]
+    signed: NDArray[np.int64] = np.where(is_negative, -x, x)[keep]
+    return signed
 
 
 def _coins(
