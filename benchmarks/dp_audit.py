@@ -46,9 +46,7 @@ class Audit:
     statistics_out: NDArray[np.float64]
 
 
-def audit_fold(
-    terms: CentralTerms, *, n_rounds: int, n_trials: int, n_params: int, delta: float, seed: int
-) -> Audit:
+def audit_fold(terms: CentralTerms, *, n_rounds: int, n_trials: int, n_params: int, delta: float, seed: int) -> Audit:
     """Return the lower bound on epsilon from ``n_trials`` runs with the canary and as many without."""
     rng = np.random.default_rng(seed)
     inside = statistics_of(terms, rng, n_rounds=n_rounds, n_trials=n_trials, n_params=n_params, has_canary=True)
