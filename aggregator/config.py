@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from aggregator.privacy_settings import PrivacySettings
 from host.config import load
 from protocol.fields import FieldError, Length, Name, Range
 from protocol.messages import MAX_EXAMPLES, Codec, Optimizer, Plan
@@ -117,11 +118,13 @@ class TaskSettings:
     broadcast: Literal["float16", "float32"] = "float16"  # half the bytes; adapters' values are far inside its range
     plan: Plan = field(default_factory=_default_plan)
     evaluation: TaskEvaluation | None = None
+    privacy: PrivacySettings = field(default_factory=PrivacySettings)
 
     def __post_init__(self) -> None:
         """Refuse a round that could never close."""
         if self.min_cohort > self.cohort:
             raise FieldError(f"min_cohort: {self.min_cohort} is more than cohort = {self.cohort}")
+        self.privacy.check_cohort(self.cohort, self.min_cohort)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

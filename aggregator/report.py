@@ -12,6 +12,7 @@ import click
 
 from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.adapters.sql_store import SqlStore
+from aggregator.adapters.sql_sums import SqlSums
 from aggregator.config import load_config
 from aggregator.setup import Folders, open_task
 from aggregator.verification import verify_task
@@ -69,7 +70,11 @@ class Desk:
             )
         setup = open_task(settings, self._folders, make_key=False)
         blobs = FolderBlobStore(self._folders.blobs)
-        found = verify_task(setup, self._store, blobs, fleet=self._config.service.fleet)
+        sums = SqlSums(self._folders.database)
+        try:
+            found = verify_task(setup, self._store, sums, blobs, fleet=self._config.service.fleet)
+        finally:
+            sums.close()
         if as_json:
             _print_json({**plain(found), "ok": found.is_good})
         else:

@@ -65,6 +65,8 @@ class FleetSpec:
         broker: which broker to start.
         threads: of each trainer.
         keep_updates: keep folded updates, so that ``edgefold task verify`` can fold them again.
+        privacy: the table ``[task.privacy]`` of the task; empty for its defaults.
+        device_privacy: the table ``[privacy]`` of every device.
         secure: certificates, enrolment and mutual TLS, as a real fleet has them; needs Mosquitto.
     """
 
@@ -82,6 +84,8 @@ class FleetSpec:
     threads: int = 1
     keep_updates: bool = False
     secure: bool = False
+    privacy: Mapping[str, Any] = field(default_factory=dict)
+    device_privacy: Mapping[str, Any] = field(default_factory=dict)
 
 
 class LocalFleet:
@@ -206,6 +210,7 @@ class LocalFleet:
                 },
                 "data": {"train": str(data.resolve())},
                 "trainer": {"threads": self.spec.threads},
+                "privacy": dict(self.spec.device_privacy),
             }
             if not self.spec.secure:
                 key = SigningKey.generate()
@@ -213,7 +218,12 @@ class LocalFleet:
                 self.public_keys[device] = key.public.raw.hex()
                 settings["device"]["service_key"] = self._service_key.public.raw.hex()
                 settings["broker"] = {"url": f"mqtt://{LOOPBACK}:{self.port}"}
+                # Without an authority each owner says whom a secure sum's devices are: here one person owns them all.
+                settings["privacy"] = {"directory": "peers.toml", **settings["privacy"]}
             _write_toml(folder / "agent.toml", settings)
+        if not self.spec.secure:
+            for device in self.spec.devices:
+                _write_toml(self.spec.folder / "devices" / device / "peers.toml", {"devices": self.public_keys})
 
     def _write_service(self) -> None:
         folder = self.spec.folder / "aggregator"
@@ -229,6 +239,8 @@ class LocalFleet:
             "deadline_s": self.spec.deadline_s,
             "plan": plain(self.spec.plan),
         }
+        if self.spec.privacy:
+            task["privacy"] = dict(self.spec.privacy)
         if self.spec.sets:
             task["evaluation"] = {"sets": {name: str(path.resolve()) for name, path in self.spec.sets.items()}}
         settings: dict[str, Any] = {

@@ -22,6 +22,11 @@ class Resend:
     n_sent: int
 
     @classmethod
+    def later(cls, now_s: float, wait_s: float) -> Resend:
+        """Ask again after ``wait_s``, and then ever more rarely: the message was taken, what follows may be lost."""
+        return cls(now_s + wait_s, 4)
+
+    @classmethod
     def begin(cls, now_s: float) -> Resend:
         """Send for the first time now."""
         return cls(now_s, 0)

@@ -25,6 +25,7 @@ from protocol import codec
 from protocol.bundle import ADAPTER
 from protocol.errors import ConfigError, EngineError
 from protocol.jobs import (
+    DELTA_FILE,
     RESIDUAL_FILE,
     UPDATE_FILE,
     CheckJob,
@@ -67,10 +68,7 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
     theta = epochs.run(engine, theta_0)
     # Clipped with the residual inside: what is sent keeps the plan's bound, and what the clip cuts off is not kept.
     delta = clip_norm(theta - theta_0 + residual, job.plan.clip_update_norm)
-    payload = codec.encode(delta, job.plan.codec)
-    out = Path(job.out)
-    write_bytes(out / UPDATE_FILE, payload)
-    save_vector(out / RESIDUAL_FILE, delta - codec.decode(payload, n_values=delta.size))
+    n_bytes = _write_delta(Path(job.out), delta, job)
     return TrainResult(
         n_examples=len(data),
         n_steps=epochs.n_steps,
@@ -79,7 +77,7 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
         wall_s=time.monotonic() - started,
         peak_memory_bytes=peak_bytes(),
         update_norm=l2_norm(delta),
-        encoded_bytes=len(payload),
+        encoded_bytes=n_bytes,
     )
 
 
@@ -137,6 +135,21 @@ def check(job: CheckJob, _report: Report, *, started: float) -> CheckResult:
         wall_s=time.monotonic() - started,
         peak_memory_bytes=peak_bytes(),
     )
+
+
+def _write_delta(out: Path, delta: NDArray[np.float32], job: TrainJob) -> int:
+    """Write what the agent sends or masks; return the encoded length, 0 where the secure sum quantises instead."""
+    if job.sum_clip is not None:
+        # As a whole, so that its direction stays: a secure sum refuses values beyond its clip.
+        largest = float(np.abs(delta).max())
+        scale = min(1.0, job.sum_clip / largest) if largest > 0 else 1.0
+        bounded = np.clip(delta * np.float32(scale), -np.float32(job.sum_clip), np.float32(job.sum_clip))
+        save_vector(out / DELTA_FILE, np.nextafter(bounded, np.float32(0)) if scale < 1 else bounded)
+        return 0
+    payload = codec.encode(delta, job.plan.codec)
+    write_bytes(out / UPDATE_FILE, payload)
+    save_vector(out / RESIDUAL_FILE, delta - codec.decode(payload, n_values=delta.size))
+    return len(payload)
 
 
 class _Epochs:
