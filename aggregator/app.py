@@ -117,7 +117,6 @@ class Service:
             self._parts.trust.revocations.tick(now_s)
             self._parts.trust.desk.tick()
         self._advance()
-        self._say_unsent()
         self._parts.evaluations.tick()
         return link_event is not None
 
@@ -155,7 +154,7 @@ class Service:
         answer = self._carry_out(decision, n_bytes)
         if answer is not None:
             self._publish(answer)
-        self._say_unsent()
+        self._publish_outgoing()
         self._link.acknowledge(message)
 
     def _carry_out(self, decision: Decision, n_bytes: int) -> Outgoing | None:  # noqa: PLR0911 - one for each decision
@@ -226,10 +225,11 @@ class Service:
             if runner.advance(is_reachable=self._is_up):
                 self._publish(runner.announcement)
             self._parts.evaluations.add_missing(runner)
+        self._publish_outgoing()
 
-    def _say_unsent(self) -> None:
+    def _publish_outgoing(self) -> None:
         for runner in self._runners.values():
-            for message in runner.take_unsent():
+            for message in runner.outgoing():
                 self._publish(message)
 
     def _publish(self, message: Outgoing) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from aggregator.privacy_settings import PrivacySettings
+from aggregator.selection_settings import SelectionSettings
 from host.config import load
 from protocol.fields import FieldError, Length, Name, Range
 from protocol.messages import MAX_EXAMPLES, Codec, Optimizer, Plan
@@ -119,6 +120,7 @@ class TaskSettings:
     plan: Plan = field(default_factory=_default_plan)
     evaluation: TaskEvaluation | None = None
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
+    selection: SelectionSettings = field(default_factory=SelectionSettings)
 
     def __post_init__(self) -> None:
         """Refuse a round that could never close."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from aggregator.core.folding import FoldContext, fold_checked
 from aggregator.core.records import Traffic
-from aggregator.core.rounds import SUM_EVENTS, SUM_STATES
+from aggregator.core.rounds import SUM_EVENTS
 from host.logs import event
 from protocol.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from protocol.messages import SumNext
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from aggregator.core.folding import State
     from aggregator.core.intake import Stepped
     from aggregator.core.records import RoundRecord
-    from aggregator.core.rounds import RoundEvent, RoundState
+    from aggregator.core.rounds import RoundEvent
     from aggregator.ports import SumStore
     from aggregator.task_setup import TaskSetup, World
     from protocol.messages import SumNextName, SumStepName, SumTerms
@@ -92,14 +92,9 @@ class SumRound:
         """How many devices have answered in this step."""
         return len(self._server.answered)
 
-    def due(self, state: RoundState, *, min_cohort: int, is_past_deadline: bool) -> RoundEvent | None:
-        """Return the event that is due now, or None."""
-        step = self._step
-        if SUM_STATES[step] != state:
-            raise LocalProtocolError(f"the round is {state}, its sum takes {step}")
-        if state == "open" and is_past_deadline and self.n_answered < min_cohort:
-            return "deadline-with-too-few"
-        return SUM_EVENTS[step] if self.is_complete or is_past_deadline else None
+    def due_event(self, *, is_past_deadline: bool) -> RoundEvent | None:
+        """Return what ends the present step if it is over; the first ends as an open round does."""
+        return SUM_EVENTS[self._step] if self.is_complete or is_past_deadline else None
 
     def take(self, stepped: Stepped, *, n_bytes: int) -> list[Outgoing]:
         """Keep a device's message durably and return its receipt; to one that came before also what followed.

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Final
 from aggregator.core.folding import ADAPTER, StrategyConfig, canonical_order
 from aggregator.core.intake import TaskView
 from aggregator.core.records import RoundRecord, TaskRecord, Traffic, UpdateRecord, VersionRecord
-from aggregator.core.rounds import FINAL_STATES, SUM_EVENTS, SUM_STATES, RoundEvent, RoundProgress, due_event
+from aggregator.core.rounds import FINAL_STATES, SUM_STATES, RoundEvent, RoundProgress, due_event
 from aggregator.core.seeds import plan_for
+from aggregator.round_members import RoundMembers
 from aggregator.stored_fold import StoredRound
 from aggregator.sum_round import SumRound, fold_sum
 from aggregator.vectors import broadcast_payload, load_state, save_state
@@ -51,10 +52,11 @@ class TaskRunner:
         self.task = setup.settings.id
         self._state: TaskState = "open"
         self._round: RoundRecord
+        self._members: RoundMembers
+        self._outbox: list[Outgoing] = []  # besides announcements and answers
         self._deadline_s = 0.0  # monotonic
         self._n_accepted = 0
         self._sum: SumRound | None = None  # of a round whose vectors go into a secure sum, until its fold
-        self._unsent: list[Outgoing] = []
         self._payload: tuple[int, bytes] | None = None  # version and its encoded adapter
         self._announcement: Outgoing
 
@@ -81,8 +83,9 @@ class TaskRunner:
 
     def extend_deadline(self) -> None:
         """Give devices that could not reach us at least a grace to answer."""
-        grace_s = min(GRACE_S, self.setup.settings.deadline_s)
-        self._deadline_s = max(self._deadline_s, self._world.clock.monotonic_s() + grace_s)
+        grace_s, now_s = min(GRACE_S, self.setup.settings.deadline_s), self._world.clock.monotonic_s()
+        self._deadline_s = max(self._deadline_s, now_s + grace_s)
+        self._members.attendance.restart(now_s)
 
     def advance(self, *, is_reachable: bool) -> bool:
         """Do what is due: close, fold, abandon; return whether anything changed, so that it is announced.
@@ -90,17 +93,22 @@ class TaskRunner:
         ``is_reachable`` is whether devices can reach us at all: while the broker is away no deadline passes.
         """
         changed = False
+        self._outbox += [
+            self._hand_work(one, n_bytes=n_bytes)
+            for one, n_bytes in self._members.chosen(now_s=self._world.clock.monotonic_s())
+        ]
         while (due := self._due(is_reachable=is_reachable)) is not None:
             changed = True
             match due:
                 case "folded":
                     self._fold()
-                case "deadline-with-too-few":
+                case "deadline-with-too-few" | "withdrawn":
                     self._abandon()
-                case _ if due in SUM_EVENTS.values():
+                case _ if self._sum is not None:
                     self._close_sum_step()
                 case _:
                     self._world.store.start_closing(self.task, self._round.round, due)
+                    event("round-closing", task=self.task, round=self._round.round, why=due)
                     self._round = dataclasses.replace(self._round, state="closing")
         return changed
 
@@ -114,15 +122,10 @@ class TaskRunner:
         """Until the open round's deadline; 0 or more."""
         return max(0.0, self._deadline_s - self._world.clock.monotonic_s())
 
-    def take_unsent(self) -> list[Outgoing]:
-        """Return what a secure sum has to say to devices, once."""
-        unsent, self._unsent = self._unsent, []
-        return unsent
-
     def say_again(self) -> None:
-        """Put what devices may not have heard while we were away among the unsent."""
+        """Send again what a secure sum's devices may not have heard while we were away."""
         if self._sum is not None:
-            self._unsent.extend(self._sum.unanswered())
+            self._outbox += self._sum.unanswered()
 
     @property
     def announcement(self) -> Outgoing:
@@ -139,7 +142,7 @@ class TaskRunner:
             n_params=self.setup.n_params,
             plan=settings.plan,
             max_examples=settings.max_examples,
-            cohort=settings.cohort,
+            n_places=self._members.n_places,
             key=self.setup.key,
             round=round_.round,
             round_state=round_.state,
@@ -149,7 +152,22 @@ class TaskRunner:
 
     # -- what devices asked for --------------------------------------------------------------------------------------
 
-    def admit(self, admitted: Admitted, *, n_bytes: int) -> Outgoing:
+    def outgoing(self) -> list[Outgoing]:
+        """Return, once, what is to be sent besides announcements and answers."""
+        sent, self._outbox = self._outbox, []
+        return sent
+
+    def admit(self, admitted: Admitted, *, n_bytes: int) -> Outgoing | None:
+        """Hand the device its work or, while the round gathers, let it wait; return what to tell whom, if anything."""
+        if not (admitted.is_first and self._members.is_gathering):
+            return self._hand_work(admitted, n_bytes=n_bytes)
+        out = self._members.offer(admitted, n_bytes=n_bytes, now_s=self._world.clock.monotonic_s())
+        if out is None:
+            return None
+        event("join-declined", reason="not-selected", device=out.device, task=self.task, round=out.join.round)
+        return self._world.conversation.decline(out.device, out.join, "not-selected")
+
+    def _hand_work(self, admitted: Admitted, *, n_bytes: int) -> Outgoing:
         """Keep that the device takes part and return its work."""
         device, round_, settings = admitted.device, self._round, self.setup.settings
         work = self._world.conversation.work(
@@ -169,6 +187,7 @@ class TaskRunner:
         heard = self._announcement.n_bytes if admitted.is_first else 0
         traffic = Traffic(up_bytes=n_bytes, down_bytes=work.n_bytes + heard)
         self._world.store.join(self.task, round_.round, device, traffic=traffic, unix_s=self._world.clock.unix_s())
+        self._members.attendance.join(device, self._world.clock.monotonic_s())
         if admitted.is_first:
             event(
                 "device-joined",
@@ -199,6 +218,7 @@ class TaskRunner:
         traffic = Traffic(up_bytes=n_bytes, down_bytes=receipt.n_bytes)
         self._world.store.accept(record, traffic=traffic, unix_s=self._world.clock.unix_s())
         self._n_accepted += 1
+        self._members.attendance.answer(taken.device, self._world.clock.monotonic_s())
         event(
             "update-accepted",
             task=self.task,
@@ -214,14 +234,16 @@ class TaskRunner:
         return receipt
 
     def take_step(self, stepped: Stepped, *, n_bytes: int) -> None:
-        """Keep a message of this round's secure sum durably; its receipt is among the unsent.
+        """Keep a message of this round's secure sum durably; its receipt is among the ``outgoing``.
 
         Raises:
             RemoteProtocolError: refused; nothing has changed (the peer's fault).
         """
         if self._sum is None:
             raise RemoteProtocolError(f"the sum of round {stepped.step.round} has ended", reason="late")
-        self._unsent.extend(self._sum.take(stepped, n_bytes=n_bytes))
+        self._outbox += self._sum.take(stepped, n_bytes=n_bytes)
+        if stepped.step.step == "adverts":
+            self._members.attendance.answer(stepped.device, self._world.clock.monotonic_s())
 
     # -- versions ----------------------------------------------------------------------------------------------------
 
@@ -290,13 +312,15 @@ class TaskRunner:
         self._state = "open" if record is None else record.state
         self._round = store.latest_round(self.task)
         self._n_accepted = len(store.updates(self.task, self._round.round))
+        now_s = self._world.clock.monotonic_s()
+        self._members = RoundMembers(self.setup.settings, store, self._round, now_s=now_s)
         is_summing = self.setup.sum_terms is not None and self._round.state in SUM_STATES.values()
         self._sum = SumRound(self.setup, self._world, self._round) if is_summing else None
         # A machine without a battery clock may wake up in 1970: no wait is longer than the settings say.
         settings = self.setup.settings
         longest_s = max(settings.deadline_s, settings.privacy.secure_sum.step_deadline_s)
         left_s = min(longest_s, self._round.deadline_unix_s - self._world.clock.unix_s())
-        self._deadline_s = self._world.clock.monotonic_s() + left_s
+        self._deadline_s = now_s + left_s
         self._announcement = self._world.conversation.announce(self._announce())
         if self._round.state == "open":
             event("round-opened", task=self.task, round=self._round.round, version=self._round.version)
@@ -311,6 +335,7 @@ class TaskRunner:
             round=self._round.round,
             version=version,
             bundle_id=self.setup.bundle.id,
+            spread_s=self.setup.settings.selection.spread_s or None,
         )
 
     def _new_round(self, number: int, *, version: int) -> RoundRecord:
@@ -327,15 +352,18 @@ class TaskRunner:
     def _due(self, *, is_reachable: bool) -> RoundEvent | None:
         if self._round.state in FINAL_STATES:
             return None
-        settings = self.setup.settings
+        settings, attendance = self.setup.settings, self._members.attendance
         is_past_deadline = is_reachable and self.seconds_left <= 0
-        if self._sum is not None:
-            return self._sum.due(self._round.state, min_cohort=settings.min_cohort, is_past_deadline=is_past_deadline)
+        if self._sum is not None and self._round.state != "open":
+            return self._sum.due_event(is_past_deadline=is_past_deadline)
         progress = RoundProgress(
             state=self._round.state,
-            n_accepted=self._n_accepted,
+            n_accepted=self._n_accepted if self._sum is None else self._sum.n_answered,
             cohort=settings.cohort,
             min_cohort=settings.min_cohort,
+            n_waiting=attendance.n_waiting,
+            quiet_s=attendance.quiet_s(self._world.clock.monotonic_s()) if is_reachable else 0.0,
+            patience_s=self._members.patience_s,
         )
         return due_event(progress, is_past_deadline=is_past_deadline)
 
@@ -388,7 +416,8 @@ class TaskRunner:
         if outgoing is None:
             return self._abandon()
         self._load()
-        return self._unsent.extend(outgoing)
+        self._outbox += outgoing
+        return None
 
     def _log_fold(self, version: VersionRecord) -> None:
         summary = self._world.store.summary(self.task, self._round.round)

@@ -18,11 +18,13 @@ import numpy as np
 
 from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.adapters.sql_store import SqlStore, upgrade_database
+from aggregator.adapters.sql_sums import SqlSums
 from aggregator.app import Parts, Service
 from aggregator.config import TaskEvaluation, TaskSettings
 from aggregator.conversation import Conversation
 from aggregator.evaluations import Evaluations
 from aggregator.setup import Folders, open_task
+from aggregator.sum_round import SumParts
 from aggregator.task_runner import TaskRunner
 from aggregator.task_setup import World
 from host.link import Received
@@ -265,6 +267,7 @@ class Hooked:
 
 
 STORE_EFFECTS = ("add_task", "join", "accept", "refuse", "start_closing", "fold", "abandon", "finish", "add_evaluation")
+SUM_EFFECTS = ("accept", "close_step", "forget")
 BLOB_EFFECTS = ("put", "remove")
 LINK_EFFECTS = ("publish", "acknowledge")
 
@@ -287,6 +290,7 @@ class Bench:
         self.service_key = signing.SigningKey(bytes(32))
         self.link = self.broker.link([topics.all_up(FLEET)])
         self.keep_folded_updates = True
+        self.chain_of: Callable[[str], tuple[bytes, ...]] | None = None
         self.service: Service
         self.store: SqlStore
         self.start()
@@ -295,6 +299,7 @@ class Bench:
         """Build the service from the folder."""
         upgrade_database(self.folders.database)
         self.store = SqlStore(self.folders.database)
+        self.sums = SqlSums(self.folders.database)
         blobs = FolderBlobStore(self.folders.blobs)
         blobs.keep_only(self.store.blobs_in_use(keep_folded=self.keep_folded_updates))
         self.blobs = blobs
@@ -307,6 +312,11 @@ class Bench:
             clock=self.clock,
             conversation=Conversation(fleet=FLEET, key=self.service_key),
             keep_folded_updates=self.keep_folded_updates,
+            sums=SumParts(
+                store=Hooked(self.sums, SUM_EFFECTS, self.hooks),  # type: ignore[arg-type]  # stands in for it
+                directory=self.devices,
+                chain_of=self.chain_of,
+            ),
         )
         self.setup = open_task(self.settings, self.folders, make_key=True)
         link: Link = hooked_link
@@ -319,6 +329,7 @@ class Bench:
     def stop(self) -> None:
         """Drop the service as a kill does: nothing is said to anybody."""
         self.store.close()
+        self.sums.close()
 
     def restart(self) -> None:
         """Kill the service and start it again on the same folder; unacknowledged messages come again."""
