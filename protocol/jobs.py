@@ -53,6 +53,7 @@ DIRECTORY_FILE: Final = "directory.sum"  # ``secure_sum.stored.join_records`` of
 
 _Path = Annotated[str, Length(1, 4096)]
 _Threads = Annotated[int, Range(1, 256)]
+_Engine = Annotated[str, Length(1, 64)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,7 @@ class TrainJob:
         None  # for a secure sum: write ``DELTA_FILE``, encode nothing
     )
     threads: _Threads = 1
+    engine: _Engine = "portable"
     max_examples: Annotated[int, Range(1, 10**9)] = 1_000_000
 
 
@@ -84,6 +86,7 @@ class EvaluateJob:
     batch_size: Annotated[int, Range(1, 4096)] = 32
     max_tokens: Annotated[int, Range(1, 8192)] = 64
     threads: _Threads = 1
+    engine: _Engine = "portable"
     max_examples: Annotated[int, Range(1, 10**9)] = 1_000_000
 
 
@@ -104,6 +107,7 @@ class CheckJob:
     clip_grad_norm: Annotated[float, Range(1e-6, 1e9)] | None = None
     out: _Path
     threads: _Threads = 1
+    engine: _Engine = "portable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
