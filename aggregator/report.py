@@ -72,7 +72,7 @@ class Desk:
         blobs = FolderBlobStore(self._folders.blobs)
         sums = SqlSums(self._folders.database)
         try:
-            found = verify_task(setup, self._store, sums, blobs, fleet=self._config.service.fleet)
+            found = verify_task(setup, self._store, blobs, fleet=self._config.service.fleet, sums=sums)
         finally:
             sums.close()
         if as_json:

@@ -47,7 +47,9 @@ class Verification:
         return not self.problems and all(check.problem is None for check in self.versions)
 
 
-def verify_task(setup: TaskSetup, store: SqlStore, sums: SumStore, blobs: BlobStore, *, fleet: str) -> Verification:
+def verify_task(
+    setup: TaskSetup, store: SqlStore, blobs: BlobStore, *, fleet: str, sums: SumStore | None = None
+) -> Verification:
     """Fold every version again.
 
     Raises:
@@ -58,7 +60,7 @@ def verify_task(setup: TaskSetup, store: SqlStore, sums: SumStore, blobs: BlobSt
     checks = []
     for before, this in zip((None, *versions), versions, strict=False):
         try:
-            problem = _check(setup, store, sums, blobs, fleet=fleet, before=before, this=this, rounds=rounds)
+            problem = _check(setup, store, blobs, fleet=fleet, sums=sums, before=before, this=this, rounds=rounds)
         except StorageError as error:
             problem = str(error)
         check = VersionCheck(version=this.version, round=this.round, n_updates=this.n_updates, problem=problem)
@@ -69,10 +71,10 @@ def verify_task(setup: TaskSetup, store: SqlStore, sums: SumStore, blobs: BlobSt
 def _check(  # noqa: PLR0913 - one version and its surroundings
     setup: TaskSetup,
     store: SqlStore,
-    sums: SumStore,
     blobs: BlobStore,
     *,
     fleet: str,
+    sums: SumStore | None,
     before: VersionRecord | None,
     this: VersionRecord,
     rounds: dict[int, RoundRecord],
@@ -84,7 +86,7 @@ def _check(  # noqa: PLR0913 - one version and its surroundings
     if round_.version != before.version or this.version != before.version + 1:
         return f"round {this.round} was on version {round_.version}, expected {before.version}"
     updates = canonical_order(store.updates(setup.settings.id, this.round))
-    summed = sums.state(setup.settings.id, this.round)
+    summed = None if sums is None else sums.state(setup.settings.id, this.round)
     state = load_state(before.state, blobs, n_params=setup.n_params)
     if summed is not None:
         again, n_updates = fold_sum(setup, round_, summed, state)

@@ -276,7 +276,7 @@ def test_a_sum_begun_on_other_terms_is_not_gone_on_with(make_bench: Callable[...
 def test_a_fold_of_one_is_verified(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench(**SETTINGS)
     run(bench, make(bench))
-    found = verify_task(bench.setup, bench.store, bench.sums, bench.blobs, fleet=FLEET)
+    found = verify_task(bench.setup, bench.store, bench.blobs, fleet=FLEET, sums=bench.sums)
     assert found.is_good
     again = make_bench("again", **SETTINGS)
     again.keep_folded_updates = False
