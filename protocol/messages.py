@@ -48,6 +48,7 @@ __all__ = [
     "Reason",
     "Receipt",
     "Renew",
+    "SampleDp",
     "Update",
     "UpdateContent",
     "Work",
@@ -157,6 +158,17 @@ class Codec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SampleDp:
+    """Differential privacy of single examples, made on the device: DP-SGD with Poisson batches of ``Plan.batch_size``.
+
+    The device draws coins and noise by itself and does not use ``Plan.seed`` for them.
+    """
+
+    clip: Annotated[float, Range(1e-6, 1e6)]  # L2 norm of one example's gradient, over all tensors
+    noise_multiplier: Annotated[float, Range(0.05, 1e4)]  # the noise's standard deviation over the clip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What a device does with its examples in one round."""
 
@@ -168,6 +180,7 @@ class Plan:
     clip_update_norm: Annotated[float, Range(1e-6, 1e9)] | None = None  # L2 of the delta before it is encoded
     codec: Codec = field(default_factory=Codec)
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
+    dp: SampleDp | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +224,7 @@ class UpdateContent:
 
     n_examples: Annotated[int, Range(1, MAX_EXAMPLES)]
     n_steps: Annotated[int, Range(1, 10**9)]
-    loss: Annotated[float, Range(0.0, 1e9)]  # mean over the last local epoch
+    loss: Annotated[float, Range(0.0, 1e9)]  # mean over the last local epoch; 0 where the plan has dp: it is not noised
     train_s: Annotated[float, Range(0.0, 1e7)]  # time in training steps, for the operator's pacing
     delta: Annotated[bytes, Length(1, MAX_MESSAGE_BYTES)]  # encoded by protocol.codec
 
