@@ -29,6 +29,7 @@ from export.parity import (
 )
 from export.problems import make_problem
 from export.reference import run_torch
+from export.storage import BLOCK_OPSET
 from export.trace import trace
 from host.durable import TEMP_PREFIX
 from protocol.bundle import (
@@ -137,7 +138,14 @@ def _write_graphs(folder: Path, adapted: Adapted, options: Options, watch: Watch
 
     watch("trace")
     theta = torch.from_numpy(adapted.theta.copy())
-    train, evaluate = trace(adapted.model, adapted.task, adapted.trainables, theta=theta, max_tokens=options.max_tokens)
+    train, evaluate = trace(
+        adapted.model,
+        adapted.task,
+        adapted.trainables,
+        theta=theta,
+        max_tokens=options.max_tokens,
+        checkpoint=options.checkpoint,
+    )
     watch("lower")
     train_model, evaluate_model = lower(train), lower(evaluate)
     watch("pack")
@@ -147,6 +155,7 @@ def _write_graphs(folder: Path, adapted: Adapted, options: Options, watch: Watch
         train_path=folder / TRAIN,
         evaluate_path=folder / EVALUATE,
         weights_path=folder / WEIGHTS,
+        table=adapted.table,
     )
 
 
@@ -185,7 +194,9 @@ def _write_manifest(folder: Path, source: Source, adapted: Adapted, options: Opt
         model=ModelFacts(source=source.name, family=adapted.family, n_parameters=adapted.n_parameters),
         task=TaskFacts(kind=adapted.task.kind, n_labels=options.n_labels),
         adapter=_adapter_facts(adapted),
-        engines={"portable": EngineFiles(train=TRAIN, evaluate=EVALUATE, opset=OPSET)},
+        engines={"portable": EngineFiles(train=TRAIN, evaluate=EVALUATE, opset=_opset(adapted))},
+        checkpointed=options.checkpoint or None,
+        precision=None if options.precision == "fp32" else options.precision,
         tokens=tokens if images is None else None,
         images=images,
         files={name: _facts(folder / name) for name in sorted(names)},
@@ -193,6 +204,10 @@ def _write_manifest(folder: Path, source: Source, adapted: Adapted, options: Opt
     )
     (folder / MANIFEST).write_bytes(manifest.to_bytes())
     return manifest
+
+
+def _opset(adapted: Adapted) -> int:
+    return BLOCK_OPSET if any(stored.block is not None for stored in adapted.table.values()) else OPSET
 
 
 def _adapter_facts(adapted: Adapted) -> AdapterFacts:

@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -22,6 +22,7 @@ from protocol.fields import plain
 if TYPE_CHECKING:
     from export.adapt import Adapted
     from export.bundle import Exported
+    from export.quantise import Precision
 
 __all__ = ["export", "quiet"]
 
@@ -30,6 +31,7 @@ _TASKS = [
     "causal-lm",
     "image-classification",
 ]  # models.tasks names the same, but takes seconds to load
+_PRECISIONS = ["fp32", "fp16", "int8", "nb8", "nb4"]  # export.quantise names the same
 _PARTS = "lora, ia3, bitfit, soft-prompt, full, head"
 _HEAD = "A task's new head is always trained."
 # The passes in their order, with their share of MiniLM's time on two cores: what makes a bar honest.
@@ -79,6 +81,14 @@ def export() -> None:
 @click.option("--prompt-tokens", type=int, default=8, show_default=True, help="Virtual tokens of a soft prompt.")
 @click.option("--targets", default="auto", show_default=True, help="Layers to adapt, for instance query,value.")
 @click.option("--max-tokens", type=int, default=128, show_default=True, help="The longest text a device may train on.")
+@click.option(
+    "--quantize",
+    type=click.Choice(_PRECISIONS),
+    default="fp32",
+    show_default=True,
+    help="How the frozen weights are stored; nb8 and nb4 have one scale for 32 values.",
+)
+@click.option("--checkpoint", is_flag=True, help="Compute layers again in the backward: less memory, more time.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws the head and LoRA's A.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
@@ -94,6 +104,8 @@ def model_command(  # noqa: PLR0913 - a command's options are its arguments
     prompt_tokens: int,
     targets: str,
     max_tokens: int,
+    quantize: str,
+    checkpoint: bool,
     seed: int,
     out: Path,
     as_json: bool,
@@ -115,6 +127,8 @@ def model_command(  # noqa: PLR0913 - a command's options are its arguments
         targets=names,
         n_virtual=prompt_tokens,
         max_tokens=max_tokens,
+        checkpoint=checkpoint,
+        precision=cast("Precision", quantize),
         seed=seed,
     )
     started = time.monotonic()

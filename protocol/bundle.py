@@ -125,6 +125,8 @@ class Manifest:
     engines: Annotated[dict[_Short, EngineFiles], Length(1, 64)]
     tokens: TokenFacts | None = None  # of a task on text
     images: ImageFacts | None = None  # of a task on pictures
+    checkpointed: bool | None = None  # whether the backward computes layers again; None: no
+    precision: Annotated[str, Length(1, 16)] | None = None  # how the frozen weights are stored; None: float32
     files: Annotated[dict[FileName, FileFacts], Length(1, 1024)]
     tools: Annotated[dict[_Short, Annotated[str, Length(0, 64)]], Length(0, 64)]
 
