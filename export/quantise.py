@@ -33,7 +33,7 @@ from transformers.pytorch_utils import Conv1D
 
 from protocol.errors import ConfigError
 
-__all__ = ["LEAST_BYTES", "PRECISIONS", "Precision", "Stored", "key_of", "quantise"]
+__all__ = ["LEAST_BYTES", "PRECISIONS", "Precision", "Stored", "Table", "key_of", "quantise"]
 
 Precision = Literal["fp32", "fp16", "int8", "nb8", "nb4"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
