@@ -16,6 +16,7 @@ from models.adapters import Recipe, Trainable, add_adapter, flatten, parts_of
 from models.family import Family
 from models.task import Task, build
 from models.tasks import TASKS
+from protocol.bundle import TierFacts
 from protocol.errors import ConfigError
 from protocol.layout import Layout, TensorSlot
 
@@ -36,6 +37,7 @@ class Options:
     n_virtual: int = 8  # Lester et al. 2021, figure 3b: little is won above 20, and each costs time in every layer
     max_tokens: int = 128
     precision: Precision = "fp32"  # of the frozen weights
+    tier: TierFacts | None = None  # what the bundle is made for; said in the manifest
     checkpoint: bool = False  # compute the inside of a layer again in the backward instead of keeping it
     seed: int = 0
 

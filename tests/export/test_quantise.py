@@ -94,6 +94,7 @@ def nb4(tiny_folder: Path, options: Options, tmp_path_factory: pytest.TempPathFa
         return export_bundle(str(tiny_folder), replace(options, precision="nb4", checkpoint=True), out)
 
 
+@pytest.mark.timeout(900)
 def test_a_bundle_in_four_bits_agrees_with_pytorch_as_well_as_any(nb4: Exported, exported: Exported) -> None:
     assert nb4.report.passed
     assert nb4.report.update_error < 1e-4
