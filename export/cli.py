@@ -213,9 +213,8 @@ def inspect_command(*, bundle: Path, as_json: bool) -> None:
         for arrow, values in (("<-", graph.inputs), ("->", graph.outputs)):
             click.echo(f"  {arrow} " + ", ".join(f"{name} [{', '.join(sizes)}]" for name, sizes in values.items()))
         click.echo("  " + ", ".join(f"{name} {n}" for name, n in graph.operators.items()))
-    click.echo(
-        f"frozen weights {manifest.precision or 'fp32'}{', layers computed again' if manifest.checkpointed else ''}"
-    )
+    again = ", layers computed again" if manifest.checkpointed else ""
+    click.echo(f"frozen weights {manifest.precision or 'fp32'}{again}")
     if manifest.tier is not None:
         tier = manifest.tier
         shape = f"{tier.batch}" + (f" x {tier.seq} tokens" if tier.seq else "")

@@ -55,13 +55,22 @@ class Stored:
     block: int | None  # None: one scale a row
 
     @property
+    def transposed(self) -> "Stored":
+        """Return a matrix the other way round: the lowering transposes some weights once for all."""
+        codes = np.ascontiguousarray(self.codes.T)
+        scales = self.scales if self.scales is None or self.block is None else np.ascontiguousarray(self.scales.T)
+        return Stored(codes=codes, bits=self.bits, scales=scales, axis=1 - self.axis, block=self.block)
+
+    @property
     def values(self) -> NDArray[np.float32]:
         """Return what the codes stand for, float32 of the weight's shape."""
         if self.scales is None:
             return self.codes.astype(np.float32)
         scales = self.scales
         if self.block is None:
-            return self.codes.astype(np.float32) * scales.reshape(-1, *[1] * (self.codes.ndim - 1))
+            return self.codes.astype(np.float32) * np.expand_dims(
+                scales, [axis for axis in range(self.codes.ndim) if axis != self.axis]
+            )
         wide = np.repeat(scales, self.block, axis=self.axis)
         return self.codes.astype(np.float32) * wide.take(range(self.codes.shape[self.axis]), axis=self.axis)
 

@@ -13,6 +13,7 @@ that merges equal operations would otherwise keep the widened weight from the fo
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from export.quantise import LEAST_BYTES, Stored, Table, key_of
 
@@ -33,7 +34,7 @@ def store(model: ir.Model, table: Table) -> int:
         tensor = value.const_value
         if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.nbytes < LEAST_BYTES:
             continue
-        stored = table.get(key_of(tensor.numpy()))
+        stored = _stored(table, tensor.numpy())
         if stored is None:
             continue
         codes = _initializer(graph, f"{name}.codes", ir.Tensor(_as_dtype(stored), dtype=_TYPES[stored.bits]))
@@ -46,6 +47,15 @@ def store(model: ir.Model, table: Table) -> int:
     return n_stored
 
 
+def _stored(table: Table, values: NDArray[np.float32]) -> Stored | None:
+    """Return how a weight is stored, either way round; None: it is no weight that was prepared."""
+    found = table.get(key_of(values))
+    if found is None and values.ndim == 2:
+        found = table.get(key_of(np.ascontiguousarray(values.T)))
+        return None if found is None else found.transposed
+    return found
+
+
 def _as_dtype(stored: Stored) -> np.ndarray:
     return stored.codes if stored.bits != 4 else stored.codes.astype(ir.DataType.INT4.numpy())
 
@@ -54,7 +64,7 @@ def _widen(  # noqa: PLR0913, PLR0917 - what is read, by whom, and what to call 
     graph: ir.Graph, stored: Stored, codes: ir.Value, value: ir.Value, reader: ir.Node, index: int, name: str
 ) -> None:
     """Let ``reader`` read the widened codes."""
-    if reader.op_type == "Gather" and index == 0 and stored.block is None and _axis(reader) == 0:
+    if reader.op_type == "Gather" and index == 0 and stored.block is None and stored.axis == 0 and _axis(reader) == 0:
         _widen_rows(graph, stored, codes, reader, name)
         return
     if stored.scales is None:

@@ -1,8 +1,8 @@
 """Device tiers: a memory budget becomes a precision, checkpointing, a batch and a length, with the reason.
 
 Laws: the choice is a pure function of the tier, the longest text and predicted peaks; what costs least accuracy and
-time is tried first; a tier that nothing fits is refused with the nearest figure. The budget is what a trainer may have, not
-what the board has: the owner's own programs and the kernel come first.
+time is tried first; a tier that nothing fits is refused with the nearest figure. The budget is what a trainer may have,
+not what the board has: the owner's own programs and the kernel come first.
 """
 
 from collections.abc import Callable

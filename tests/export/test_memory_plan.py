@@ -1,9 +1,8 @@
 """Predicted memory: the walk over a graph by hand, and against a trainer process."""
 
-from pathlib import Path
-
 import onnx_ir as ir
 
+from export.bundle import Exported
 from export.memory_plan import Sizes, activation_bytes, sizes_for, weight_bytes
 
 TEXT = """<ir_version: 10, opset_import: ["" : 20]>
@@ -36,8 +35,8 @@ def test_memory_grows_with_the_batch_and_the_length() -> None:
     assert max(found) == activation_bytes(_graph(), Sizes(batch=16, seq=64))
 
 
-def test_a_bundles_weights_count_once_and_less_in_fewer_bits(exported: object) -> None:
-    folder: Path = exported.folder  # type: ignore[attr-defined]
+def test_a_bundles_weights_count_once_and_less_in_fewer_bits(exported: Exported) -> None:
+    folder = exported.folder
     graph = ir.load(folder / "train.onnx").graph
     whole = weight_bytes(graph, n_tokens=10**6)
     assert whole <= (folder / "weights.bin").stat().st_size + 256 * 1024
@@ -50,7 +49,7 @@ def test_lengths_end_at_the_bundles_longest() -> None:
     assert {one.seq for one in sizes_for(None)} == {0}
 
 
-def test_the_plan_of_a_bundle_is_in_its_manifest(exported: object) -> None:
-    memory = exported.manifest.memory  # type: ignore[attr-defined]
+def test_the_plan_of_a_bundle_is_in_its_manifest(exported: Exported) -> None:
+    memory = exported.manifest.memory
     assert {peak.batch for peak in memory} == {1, 2, 4, 8, 16}
     assert all(peak.peak_bytes > 60 * 2**20 for peak in memory)

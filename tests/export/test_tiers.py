@@ -1,6 +1,5 @@
 """A budget becomes a choice: the first rung that fits, with its reason; too small a budget is refused."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -56,5 +55,5 @@ def test_equal_files_of_two_bundles_are_one_file(tmp_path: Path) -> None:
         (tmp_path / name / "weights.bin").write_bytes(b"w" * 100)
         (tmp_path / name / "manifest.json").write_bytes(rest)
     share_files([tmp_path / "a", tmp_path / "b"])
-    assert os.path.samefile(tmp_path / "a" / "weights.bin", tmp_path / "b" / "weights.bin")
+    assert (tmp_path / "a" / "weights.bin").samefile(tmp_path / "b" / "weights.bin")
     assert (tmp_path / "b" / "manifest.json").read_bytes() == b"y"
