@@ -50,7 +50,7 @@ from protocol.bundle import (
 )
 from protocol.errors import ConfigError, EngineError, StorageError
 
-__all__ = ["Exported", "ParityError", "export_bundle"]
+__all__ = ["Exported", "ParityError", "Watch", "export_bundle"]
 
 TRAIN, EVALUATE, WEIGHTS, TOKENIZER = "train.onnx", "eval.onnx", "weights.bin", "tokenizer.json"
 TOOLS = ("edgefold", "torch", "transformers", "peft", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")

@@ -59,7 +59,9 @@ class _ModelOrCommand(click.Group):
 
 
 @click.group(
-    cls=_ModelOrCommand, invoke_without_command=False, subcommand_metavar="MODEL [OPTIONS] | verify | inspect BUNDLE"
+    cls=_ModelOrCommand,
+    invoke_without_command=False,
+    subcommand_metavar="MODEL [OPTIONS] | verify | inspect BUNDLE | diff A B",
 )
 def export() -> None:
     """Turn a foundation model into a bundle that devices can train.
@@ -69,6 +71,7 @@ def export() -> None:
       edgefold export minilm --task text-classification --labels 2 --adapter lora --rank 8 --out bundle
       edgefold export verify bundle
       edgefold export inspect bundle
+      edgefold export diff bundle other
     All options: edgefold export model --help
     """  # noqa: D301 - \b is click's mark for a paragraph kept as it is
 
@@ -223,6 +226,25 @@ def inspect_command(*, bundle: Path, as_json: bool) -> None:
         click.echo(line)
     for name, facts in manifest.files.items():
         click.echo(f"{facts.bytes:>12,}  {facts.sha256[:12]}  {name}")
+
+
+@export.command(name="diff")
+@click.argument("left", type=click.Path(path_type=Path))
+@click.argument("right", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the differences as one JSON object.")
+def diff_command(*, left: Path, right: Path, as_json: bool) -> None:
+    """Show in what two bundles differ: facts, operators, files."""
+    with _named_extra():
+        from export.differences import differences  # noqa: PLC0415 - onnx
+
+    found = differences(left, right)
+    if as_json:
+        facts = [{"where": one.where, "left": one.left, "right": one.right} for one in found]
+        click.echo(json.dumps({"equal": not found, "differences": facts}))
+        return
+    for one in found:
+        click.echo(f"{one.where}: {one.left} | {one.right}")
+    click.echo(f"{len(found)} differences" if found else "no difference")
 
 
 def _memory_lines(peaks: "Sequence[MemoryPeak]") -> list[str]:

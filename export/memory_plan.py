@@ -6,7 +6,7 @@ an input that nobody reads any more, as the runtime does. To the peak of that co
 process has before its first step.
 
 Laws: deterministic and made without running anything, so that equal exports stay equal; a prediction, checked against
-trainer processes by ``make bench-memory`` and a test, within 20 %. Linear time in the graph for each pair of sizes.
+trainer processes by ``make bench-memory``, whose goal is 20 %. Linear time in the graph for each pair of sizes.
 """
 
 import ast
