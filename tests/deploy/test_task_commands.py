@@ -84,7 +84,7 @@ def test_two_tasks_and_bundles_run_side_by_side_on_devices_that_have_both(
         for task in listed:
             assert edgefold("task", "verify", task, "--config", config)["ok"]
         for task in listed:
-            folded = [one for one in edgefold("task", "show", task, "--config", config)["rounds"]]
+            folded = edgefold("task", "show", task, "--config", config)["rounds"]
             assert [one["n_updates"] for one in folded] == [4] * len(folded)  # every device worked for both
         rolled = edgefold("task", "rollback", "heads", 0, "--config", config, "--wait", 30)
         assert rolled["status"] == "done"
