@@ -6,8 +6,8 @@ a grid of integers, and adds discrete Gaussian noise before anything else looks 
 Laws: an example changes the sum by at most ``clip``, exactly and not up to rounding: a gradient is computed in a batch
 of one, so it depends on no other example, and is rounded towards zero onto the grid before the exact sum. The divisor
 is the expected batch, never the one that was drawn. Coins and noise come from the system's secret randomness and not
-from the plan's seed, which the service knows. Everything behind the noise (optimiser, codec) is post-processing. Memory: two
-vectors of int64 beside ordinary training, with a batch of one. Time: one pass an example.
+from the plan's seed, which the service knows. Everything behind the noise (optimiser, codec) is post-processing.
+Memory: two vectors of int64 beside ordinary training, with a batch of one. Time: one pass an example.
 
 Source:
     Abadi et al. 2016, arXiv:1607.00133, Algorithm 1. Departures: the grid, and the discrete Gaussian of Canonne,
