@@ -68,6 +68,8 @@ class FleetSpec:
         privacy: the table ``[task.privacy]`` of the task; empty for its defaults.
         device_privacy: the table ``[privacy]`` of every device.
         secure: certificates, enrolment and mutual TLS, as a real fleet has them; needs Mosquitto.
+        more_bundles: that devices have too, for tasks that are created later.
+        task_settings: more keys of the task's table, such as ``selection``.
     """
 
     folder: Path
@@ -86,6 +88,8 @@ class FleetSpec:
     secure: bool = False
     privacy: Mapping[str, Any] = field(default_factory=dict)
     device_privacy: Mapping[str, Any] = field(default_factory=dict)
+    more_bundles: tuple[Path, ...] = ()
+    task_settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class LocalFleet:
@@ -206,7 +210,7 @@ class LocalFleet:
                     "fleet": FLEET_NAME,
                     "id": device,
                     "key": "device.key",
-                    "bundles": [str(self.spec.bundle.resolve())],
+                    "bundles": [str(one.resolve()) for one in (self.spec.bundle, *self.spec.more_bundles)],
                 },
                 "data": {"train": str(data.resolve())},
                 "trainer": {"threads": self.spec.threads},
@@ -238,6 +242,7 @@ class LocalFleet:
             "min_cohort": self.spec.min_cohort,
             "deadline_s": self.spec.deadline_s,
             "plan": plain(self.spec.plan),
+            **self.spec.task_settings,
         }
         if self.spec.privacy:
             task["privacy"] = dict(self.spec.privacy)
