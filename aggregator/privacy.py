@@ -2,7 +2,7 @@
 
 Laws: a round opens only if all that was spent and this round stay within the budget; what a fold costs is durable in
 the database and in the spent file before the fold gives anything out; noise is drawn once for a fixed set of updates
-and is never used for another (docs/adr/0010). Does not fold (``core.privacy.central``) and does not run rounds
+and is never used for another (docs/adr/0011). Does not fold (``core.privacy.central``) and does not run rounds
 (``task_runner``).
 """
 
@@ -12,18 +12,18 @@ import dataclasses
 from typing import TYPE_CHECKING, Final
 
 from aggregator.core.privacy.central import AdaptiveTerms, CentralTerms, private_mean
-from aggregator.core.privacy.discrete_gaussian import SEED_BYTES
 from aggregator.core.privacy.ledger import LedgerEntry, Step, merged, steps_of
 from aggregator.core.privacy.sampling import PoissonSampling
 from host.logs import event
+from protocol.discrete_gaussian import SEED_BYTES
 from protocol.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from aggregator.core.folding import State
+    from aggregator.dp_settings import DpSettings
     from aggregator.ports import SpentRecord
-    from aggregator.privacy_settings import DpSettings
     from aggregator.stored_fold import StoredRound
     from aggregator.task_setup import TaskSetup, World
 
@@ -39,10 +39,8 @@ MAX_SAMPLED: Final = 10**9
 
 def task_privacy(setup: TaskSetup, world: World) -> TaskPrivacy | None:
     """Return the keeper of the task's promise, or None if it makes none."""
-    privacy = setup.settings.privacy
-    if privacy is None or privacy.dp is None or setup.spent is None:
-        return None
-    return TaskPrivacy(setup, world, dp=privacy.dp, spent_record=setup.spent)
+    dp = setup.settings.privacy.dp
+    return None if dp is None or setup.spent is None else TaskPrivacy(setup, world, dp=dp, spent_record=setup.spent)
 
 
 def fold_privately(stored: StoredRound, state: State, entry: LedgerEntry, *, n_params: int) -> tuple[State, float]:
@@ -57,8 +55,10 @@ def fold_privately(stored: StoredRound, state: State, entry: LedgerEntry, *, n_p
     return stored.fold_deltas(state, [(result.mean, 1)]), result.next_clip
 
 
-def check_promise(task: str, *, n_folded: int, entries: Sequence[LedgerEntry], is_private: bool) -> None:
+def check_promise(task: str, told: Iterable[int], entries: Sequence[LedgerEntry], *, is_private: bool) -> None:
     """Refuse a task whose versions are partly folded with differential privacy and partly without.
+
+    ``told`` are the rounds that were folded or are being folded.
 
     Raises:
         ConfigError: its settings changed so (the user's fault).
@@ -68,7 +68,7 @@ def check_promise(task: str, *, n_folded: int, entries: Sequence[LedgerEntry], i
             f"task {task}: it was begun with [task.privacy.dp], which the configuration no longer has; put it back, "
             "or give the task a new id"
         )
-    if is_private and n_folded > sum(one.next_clip is not None for one in entries):
+    if is_private and not {one.round for one in entries}.issuperset(told):
         raise ConfigError(
             f"task {task}: it has versions that were folded without [task.privacy.dp]; give it a new task id"
         )

@@ -64,6 +64,7 @@ def plan(*, clients: int, cohort: int, rounds: int, epsilon: float, as_json: boo
 @_JSON
 def ledger(task_id: str, config_path: Path, *, as_json: bool) -> None:
     """Show what a task's rounds have cost. Works beside a running service."""
-    from aggregator.privacy_report import print_ledger  # noqa: PLC0415 - a command loads what it uses
+    from aggregator.report import opened  # noqa: PLC0415 - a command loads what it uses
 
-    print_ledger(config_path, task_id, as_json=as_json)
+    with opened(config_path) as desk:
+        desk.print_ledger(task_id, as_json=as_json)

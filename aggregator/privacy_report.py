@@ -11,24 +11,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aggregator.adapters.spent_file import SpentFile
-from aggregator.adapters.sql_store import SqlStore
-from aggregator.config import load_config
 from aggregator.core.privacy.accounting import epsilon_of, noise_for
 from aggregator.core.privacy.ledger import merged
 from aggregator.core.privacy.planning import plan_budget
-from aggregator.setup import Folders
 from protocol.errors import ConfigError
 from protocol.fields import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aggregator.config import Config
+    from aggregator.adapters.sql_store import SqlStore
     from aggregator.core.privacy.ledger import LedgerEntry, Step
     from aggregator.core.privacy.planning import BudgetPlan, BudgetQuestion
-    from aggregator.privacy_settings import DpSettings
+    from aggregator.dp_settings import DpSettings
+    from aggregator.setup import Folders
 
-__all__ = ["ledger_facts", "print_ledger", "print_ledger_facts", "print_plan"]
+__all__ = ["ledger_facts", "print_ledger_facts", "print_plan"]
 
 _VERDICTS = {
     "learns": "the noise of all rounds together is smaller than what updates that agree add up to: it should learn",
@@ -68,17 +66,14 @@ def print_plan(question: BudgetQuestion, *, as_json: bool) -> None:
         click.echo(line)
 
 
-def ledger_facts(config: Config, store: SqlStore, task: str) -> dict[str, Any]:
+def ledger_facts(folders: Folders, store: SqlStore, task: str, dp: DpSettings | None) -> dict[str, Any]:
     """Return a task's ledger as plain values; ``rounds`` is empty for a task without differential privacy.
 
     Raises:
         StorageError: one of the two records cannot be read.
     """
-    dp = _dp_of(config, task)
     known = store.ledger(task)
-    path = Folders(root=Path(config.service.folder)).spent(task)
-    if dp is not None and dp.spent_file is not None:
-        path = Path(dp.spent_file)
+    path = folders.spent(task) if dp is None or dp.spent_file is None else Path(dp.spent_file)
     entries = merged(known, [one for one in SpentFile(path).read() if one.task == task])
     in_database = {one.entry_id for one in known}
     return {
@@ -89,29 +84,6 @@ def ledger_facts(config: Config, store: SqlStore, task: str) -> dict[str, Any]:
         "epsilon_spent": max((one.epsilon for one in entries), default=0.0),
         "rounds": [_entry_facts(one, is_lost=one.entry_id not in in_database) for one in entries],
     }
-
-
-def print_ledger(config_path: Path, task: str, *, as_json: bool) -> None:
-    """Print what a task has spent.
-
-    Raises:
-        ConfigError: no such task, or no service has run here.
-    """
-    config = load_config(config_path)
-    database = Folders(root=Path(config.service.folder)).database
-    if not database.exists():
-        raise ConfigError(f"{database.parent}: no service has run here yet")
-    store = SqlStore(database)
-    try:
-        if store.task(task) is None:
-            raise ConfigError(f"there is no task {task}; edgefold task list names those that are")
-        facts = ledger_facts(config, store, task)
-    finally:
-        store.close()
-    if as_json:
-        click.echo(json.dumps(facts, indent=2))
-        return
-    print_ledger_facts(facts)
 
 
 def print_ledger_facts(facts: dict[str, Any]) -> None:
@@ -146,11 +118,6 @@ def _entry_facts(entry: LedgerEntry, *, is_lost: bool) -> dict[str, Any]:
         "spent": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.spent_unix_s)),
         "lost": is_lost,  # the database was restored from before this round; it counts all the same
     }
-
-
-def _dp_of(config: Config, task: str) -> DpSettings | None:
-    found = [one.privacy.dp for one in config.task if one.id == task and one.privacy is not None]
-    return found[0] if found else None
 
 
 def _plan_lines(question: BudgetQuestion, plan: BudgetPlan) -> list[str]:

@@ -1,112 +1,90 @@
-"""``[task.privacy]``: what a task promises to its devices. docs/privacy.md explains the choices."""
+"""``[task.privacy]``: who may read what of a task's updates. A table of its own for each defence.
+
+Laws: a level is never left by itself (a round that cannot be summed is abandoned, not folded another way); what devices
+must know is in ``SumTerms``, which every work message carries, so that a device can refuse.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from aggregator.core.privacy.adaptive_clip import delta_noise_multiplier
-from aggregator.core.privacy.central import AdaptiveTerms
-from protocol.fields import FieldError, Length, Range
+from aggregator.dp_settings import DpSettings  # noqa: TC001 - read from the annotation at run time
+from protocol.fields import FieldError, Range
+from protocol.messages import MAX_EXAMPLES, MAX_SUM_COHORT, MIN_SUM_COHORT, SumTerms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aggregator.config import TaskSettings
+__all__ = ["PrivacySettings", "SecureSumSettings"]
 
-__all__ = ["AdaptiveSettings", "DpSettings", "PrivacySettings", "check_privacy"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdaptiveSettings:
-    """``[task.privacy.dp.adaptive]``: the clip follows a quantile of the norms; defaults of arXiv:1905.03871."""
-
-    quantile: Annotated[float, Range(0.01, 0.99)] = 0.5
-    rate: Annotated[float, Range(0.001, 2.0)] = 0.2
-    # sigma_b of the count of devices within the clip; None: cohort / 20, or more where the noise multiplier needs it.
-    count_noise: Annotated[float, Range(0.01, 1e6)] | None = None
+_Fraction = Annotated[float, Range(0, 0.99)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DpSettings:
-    """``[task.privacy.dp]``: differential privacy of whole devices, added where updates are folded."""
+class SecureSumSettings:
+    """``[task.privacy.secure_sum]``: docs/secure-sum.md says what each figure costs."""
 
-    mode: Literal["central"]
-    epsilon: Annotated[float, Range(0.01, 1000.0)]  # of all the task's rounds together: the task stops there
-    delta: Annotated[float, Range(1e-18, 0.01)]  # well below 1 / number of devices; no default would be right
-    clip: Annotated[float, Range(1e-6, 1e6)]  # L2 norm of a device's whole delta; the first one if it adapts
-    noise_multiplier: Annotated[float, Range(0.05, 1e4)] | None = None  # None: as little as epsilon and rounds allow
-    # "none": whoever comes first takes part, and no privacy is claimed from chance. "poisson": the service throws a
-    # secret coin for each device and round, of probability cohort / population.
-    sampling: Literal["none", "poisson"] = "none"
-    population: Annotated[int, Range(1, 10**7)] | None = None
-    adaptive: AdaptiveSettings | None = None
-    # A second record of what was spent, which a restored database does not take back. None: beside the database; put it
-    # where backups of service.folder do not reach.
-    spent_file: Annotated[str, Length(1, 4096)] | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse coins without a probability."""
-        if (self.population is None) != (self.sampling == "none"):
-            raise FieldError('population: needed with sampling = "poisson", and only there')
-
-    def sampling_rate(self, cohort: int) -> float:
-        """Return the probability with which a device takes part in a round."""
-        return 1.0 if self.population is None else cohort / self.population
-
-    def adaptive_terms(self, noise_multiplier: float, cohort: int) -> AdaptiveTerms | None:
-        """Return how the clip moves, if it does; sigma_b is enlarged where the noise multiplier needs it."""
-        if self.adaptive is None:
-            return None
-        # At the paper's m / 20 the count costs next to nothing; small cohorts need at least the noise multiplier
-        # itself, with which the deltas' noise is 1.15 times the multiplier.
-        count_noise = self.adaptive.count_noise or max(cohort / 20, noise_multiplier)
-        return AdaptiveTerms(
-            quantile=self.adaptive.quantile,
-            rate=self.adaptive.rate,
-            count_noise=count_noise,
-            initial_clip=self.clip,
-        )
+    # Of every value of a delta; adapters' deltas of one round lie well below 0.1. Smaller is finer: a level is
+    # clip / 2**(input_bits - 1). A delta beyond it is scaled down as a whole, on the device.
+    clip: Annotated[float, Range(1e-6, 1e6)] = 0.5
+    # A device with more examples counts as one with so many. A device with few of them loses log2(cap / examples) bits.
+    weight_cap: Annotated[int, Range(1, MAX_EXAMPLES)] = 1000
+    input_bits: Annotated[int, Range(2, 31)] = 16
+    corrupt_fraction: _Fraction = 0.05  # devices that may work with the server
+    dropout_fraction: _Fraction = 0.1  # devices that may fall silent in a round
+    server: Literal["curious", "lying"] = "lying"  # lying: needs more neighbours, protects against more
+    # Of each step after the first, whose deadline is the round's: a step takes a device well under a second.
+    step_deadline_s: Annotated[float, Range(0.5, 1e6)] = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrivacySettings:
     """``[task.privacy]``."""
 
+    level: Literal["sealed", "secure-sum"] = "sealed"  # sealed: the aggregator reads single updates, nobody else does
+    secure_sum: SecureSumSettings = field(default_factory=SecureSumSettings)
     dp: DpSettings | None = None
+
+    @property
+    def is_secure_sum(self) -> bool:
+        """Whether only sums are read."""
+        return self.level == "secure-sum"
+
+    @property
+    def hides_deltas(self) -> bool:
+        """Whether the strategy sees one mean in place of single deltas."""
+        return self.is_secure_sum or self.dp is not None
 
     def resolved(self, resolve: Callable[[str], str]) -> PrivacySettings:
         """Return the settings with their paths made absolute."""
-        if self.dp is None or self.dp.spent_file is None:
-            return self
-        return dataclasses.replace(self, dp=dataclasses.replace(self.dp, spent_file=resolve(self.dp.spent_file)))
+        return self if self.dp is None else dataclasses.replace(self, dp=self.dp.resolved(resolve))
 
+    def check_cohort(self, cohort: int, min_cohort: int) -> None:
+        """Refuse cohorts that no secure sum takes.
 
-def check_privacy(task: TaskSettings) -> None:
-    """Refuse a promise that the task's other settings break.
-
-    Raises:
-        FieldError: with the key (the user's fault).
-    """
-    dp = None if task.privacy is None else task.privacy.dp
-    if dp is None:
-        return
-    if dp.population is not None:
-        if dp.population < task.cohort:
-            raise FieldError(f"privacy.dp.population: {dp.population} is less than cohort = {task.cohort}")
-        if task.selection.over_select != 1 or task.selection.gather_s != 0:
+        Raises:
+            FieldError: the task's ``cohort`` or ``min_cohort`` is too small or too large (the user's fault).
+        """
+        if self.is_secure_sum and not MIN_SUM_COHORT <= min_cohort <= cohort <= MAX_SUM_COHORT:
             raise FieldError(
-                "selection: over_select and gather_s choose one device for another's sake, which privacy.dp.sampling = "
-                '"poisson" may not'
+                f"min_cohort: a secure sum takes {MIN_SUM_COHORT} to {MAX_SUM_COHORT} devices, min_cohort is "
+                f"{min_cohort} and cohort {cohort}"
             )
-        if task.min_cohort != 1:
-            raise FieldError(
-                'min_cohort: must be 1 with privacy.dp.sampling = "poisson": a round that is folded only if enough '
-                "devices came would tell how many came"
-            )
-    if dp.adaptive is not None and dp.adaptive.count_noise is not None and dp.noise_multiplier is not None:
-        try:
-            delta_noise_multiplier(dp.noise_multiplier, dp.adaptive.count_noise)
-        except ValueError as error:
-            raise FieldError(f"privacy.dp.adaptive.count_noise: {error}") from error
+
+    def terms(self, cohort: int, min_cohort: int) -> SumTerms | None:
+        """Return what devices are told, or None where single updates are taken."""
+        one = self.secure_sum
+        if not self.is_secure_sum:
+            return None
+        return SumTerms(
+            clip=one.clip,
+            weight_cap=one.weight_cap,
+            input_bits=one.input_bits,
+            min_cohort=min_cohort,
+            max_cohort=cohort,
+            corrupt_fraction=one.corrupt_fraction,
+            dropout_fraction=one.dropout_fraction,
+            server=one.server,
+        )

@@ -13,7 +13,8 @@ import pytest
 from aggregator.adapters.spent_file import SpentFile
 from aggregator.core.privacy.accounting import epsilon_of
 from aggregator.core.privacy.ledger import Step, steps_of
-from aggregator.privacy_settings import AdaptiveSettings, DpSettings, PrivacySettings
+from aggregator.dp_settings import AdaptiveSettings, DpSettings
+from aggregator.privacy_settings import PrivacySettings
 from aggregator.verification import verify_task
 from protocol.errors import ConfigError, StorageError
 from protocol.messages import Decline
@@ -189,7 +190,7 @@ def test_a_spent_file_that_cannot_be_read_stops_the_task(make_bench: Callable[..
 def test_a_promise_can_neither_be_dropped_nor_made_afterwards(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench(privacy=private(), rounds=5)
     bench.play(bench.device("a"), bench.device("b"))
-    bench.settings = dataclasses.replace(bench.settings, privacy=None)
+    bench.settings = dataclasses.replace(bench.settings, privacy=PrivacySettings())
     with pytest.raises(ConfigError, match="was begun with"):
         bench.restart()
     plain = make_bench("plain", rounds=5)

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from aggregator.core.privacy import discrete_gaussian as dg
-from aggregator.core.privacy.discrete_gaussian import SecretStream, discrete_gaussian
+from protocol import discrete_gaussian as dg
+from protocol.discrete_gaussian import SecretStream, discrete_gaussian
 
 SEED = bytes(range(32))
 
