@@ -10,7 +10,6 @@ import pytest
 from aggregator.config import load_config
 from aggregator.created_tasks import to_record, to_settings
 from aggregator.dp_settings import DpSettings
-from aggregator.privacy_settings import PrivacySettings
 from aggregator.verification import verify_task
 from protocol.errors import ConfigError
 from tests.aggregator.test_config import SMALL, write
@@ -21,6 +20,8 @@ from tests.aggregator.workbench import FLEET, TASK, Bench, make_bundle, task_set
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from aggregator.privacy_settings import PrivacySettings
 
 
 def pays_for(n_rounds: int, **changes: Any) -> PrivacySettings:
@@ -152,7 +153,7 @@ def test_central_noise_is_refused_with_a_secure_sum(tmp_path: Path) -> None:
         '[task.privacy.dp]\nmode = "central"\nepsilon = 8.0\ndelta = 1e-5\nclip = 0.5\n'
     )
     with pytest.raises(
-        ConfigError, match='privacy.dp.mode: "central" adds noise where single updates are read'
+        ConfigError, match=r'privacy\.dp\.mode: "central" adds noise where single updates are read'
     ) as said:
         load_config(write(tmp_path, text))
     assert "\n" not in str(said.value)
