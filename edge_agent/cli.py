@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edge_agent.config import AgentConfig
     from edge_agent.ports import Running, StartTrainer
     from edge_agent.renewal import Renewal
+    from host.bundle_folder import Bundle
     from host.link import BrokerAddress
     from protocol.errors import EdgefoldError
     from protocol.jobs import Progress, TrainJob, TrainResult
@@ -147,7 +148,7 @@ def _run(config_path: Path, config: AgentConfig) -> None:
             key=key,
             link=link,
             folder=folder,
-            start_trainer=_trainer_starter(config),
+            start_trainer=_trainer_starter(config, _choose_engines(config, bundles)),
             service_key=way.service_key,
             renewal=way.renewal,
         ).run(should_stop)
@@ -191,7 +192,20 @@ def _way(config_path: Path, config: AgentConfig) -> _Way:
     )
 
 
-def _trainer_starter(config: AgentConfig) -> StartTrainer:
+def _choose_engines(config: AgentConfig, bundles: list[Bundle]) -> dict[str, str]:
+    """Return the engine to train each bundle's folder with, and say so."""
+    from host import logs  # noqa: PLC0415
+    from host.engines import choose_engine  # noqa: PLC0415
+
+    engines = {}
+    for bundle in bundles:
+        name = choose_engine(config.trainer.engine, bundle.manifest.engines)
+        logs.event("engine-chosen", bundle=bundle.id[:12], engine=name, offered=sorted(bundle.manifest.engines))
+        engines[str(bundle.folder)] = name
+    return engines
+
+
+def _trainer_starter(config: AgentConfig, engines: dict[str, str]) -> StartTrainer:
     from host.trainer_process import Launch, TrainerProcess  # noqa: PLC0415
 
     limit_bytes = config.trainer.memory_limit_mb * 2**20
@@ -203,6 +217,7 @@ def _trainer_starter(config: AgentConfig) -> StartTrainer:
         on_end: Callable[[TrainResult | EdgefoldError], None],
         on_progress: Callable[[Progress], None],
     ) -> Running:
+        job = replace(job, engine=engines[job.bundle])
         return TrainerProcess(job, on_end=on_end, on_progress=on_progress, launch=launch)  # type: ignore[arg-type]  # a TrainJob ends in a TrainResult
 
     return start
