@@ -130,7 +130,11 @@ def export_bundle(  # noqa: PLR0913 - what a person chooses, and who watches
         steps = _write_graphs(folder, adapted, options, watch)
         _write_rest(folder, source, adapted)
         shapes = buckets or (default_bucket(options.max_tokens if options.is_text else None),)
-        files = _write_engines(folder, engines, adapted, Steps(*steps, EVALUATE, shapes), watch)
+        others = [name for name in engines if name != PORTABLE]
+        files = {PORTABLE: EngineFiles(train=TRAIN, evaluate=EVALUATE, opset=OPSET)}
+        for name in others:
+            watch(name)
+            files[name] = write_engine(name, folder, Steps(*steps, EVALUATE, shapes), adapted)
         # A first manifest, so that the trainer process accepts the folder as it would accept the finished one.
         (folder / PARITY).write_bytes(b"{}\n")
         _write_manifest(folder, source, adapted, options, files)
@@ -161,17 +165,6 @@ def _write_graphs(folder: Path, adapted: Adapted, options: Options, watch: Watch
         weights_path=folder / WEIGHTS,
     )
     return train, evaluate
-
-
-def _write_engines(
-    folder: Path, engines: tuple[str, ...], adapted: Adapted, steps: Steps, watch: Watch
-) -> dict[str, EngineFiles]:
-    files = {PORTABLE: EngineFiles(train=TRAIN, evaluate=EVALUATE, opset=OPSET)}
-    for name in engines:
-        if name != PORTABLE:
-            watch(name)
-            files[name] = write_engine(name, folder, steps, adapted)
-    return files
 
 
 def _write_rest(folder: Path, source: Source, adapted: Adapted) -> None:

@@ -37,7 +37,7 @@ ENGINES = ("portable", "ort-training", "litert")
 NEEDED = ("ort-training", "litert", "litert-export")
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test installs and exports
 
 
 @pytest.fixture(scope="module")
