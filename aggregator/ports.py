@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 
     from aggregator.core.enrolment import CertificateRecord, DeviceRecord, TokenRecord
     from aggregator.core.records import (
+        Change,
+        CommandRecord,
+        CreatedTask,
         Evaluation,
         RoundRecord,
         RoundSummary,
+        Standing,
         TaskRecord,
         Traffic,
         UpdateRecord,
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
     from protocol.enrolment import ClaimReason
     from protocol.errors import EdgefoldError
     from protocol.jobs import EvaluateResult
-    from protocol.messages import Reason
+    from protocol.messages import Reason, SumNextName, SumStepName
 
 __all__ = [
     "BlobStore",
@@ -39,8 +43,10 @@ __all__ = [
     "EvaluationRequest",
     "Evaluator",
     "Issuer",
+    "LifecycleStore",
     "Store",
     "StoreReader",
+    "SumStore",
     "Supervisor",
 ]
 
@@ -123,21 +129,85 @@ class Store(StoreReader, Protocol):
         """Fix the round's updates for the reason ``round_event``: no other is taken from here on."""
 
     def fold(
-        self, task: str, round_: int, *, version: VersionRecord, next_round: RoundRecord | None, unix_s: float
+        self,
+        task: str,
+        round_: int,
+        *,
+        version: VersionRecord,
+        next_round: RoundRecord | None,
+        is_last: bool = False,
+        unix_s: float,
     ) -> None:
-        """Close the round by its version and open the next, or finish the task if there is none."""
+        """Close the round by its version; open the next if there is one, finish the task if it was the last."""
 
-    def abandon(self, task: str, round_: int, *, next_round: RoundRecord, unix_s: float) -> None:
-        """Close the round without a version, discard its updates and open the next."""
+    def abandon(
+        self, task: str, round_: int, round_event: RoundEvent, *, next_round: RoundRecord | None, unix_s: float
+    ) -> None:
+        """Close the round without a version, discard its updates and open the next, if there is one."""
 
-    def reopen(self, task: str, next_round: RoundRecord) -> None:
-        """Go on with a finished task that was given more rounds."""
+    def open_round(self, round_: RoundRecord) -> None:
+        """Open a round of a task that has none."""
 
     def finish(self, task: str, round_: int, *, unix_s: float) -> None:
         """End a task that was given fewer rounds than it has; its open round is abandoned."""
 
     def add_evaluation(self, evaluation: Evaluation) -> None:
         """Keep a version's metrics."""
+
+
+class SumStore(Protocol):
+    """The secure sums of rounds; every method raises ``StorageError`` if nothing of it could be read or kept."""
+
+    def state(self, task: str, round_: int) -> bytes | None: ...  # noqa: D102
+    def taken(self, task: str, round_: int, device: str, step: SumStepName) -> bytes | None: ...  # noqa: D102
+    def messages(self, task: str, round_: int) -> Mapping[str, tuple[SumNextName, bytes]]: ...  # noqa: D102
+
+    def accept(  # noqa: PLR0913 - one message and what follows from it
+        self,
+        task: str,
+        round_: int,
+        device: str,
+        *,
+        step: SumStepName,
+        update_id: bytes,
+        state: bytes,
+        traffic: Traffic,
+    ) -> None:
+        """Keep that a device's message was taken, and the state that has it."""
+
+    def close_step(  # noqa: PLR0913 - the end of one step
+        self,
+        task: str,
+        round_: int,
+        round_event: RoundEvent,
+        *,
+        state: bytes,
+        step: SumNextName | None,
+        messages: Mapping[str, bytes],
+        n_bytes: Mapping[str, int],
+        deadline_unix_s: float,
+    ) -> None:
+        """End a step: the new state, the round's next state and deadline, and what each device is sent."""
+
+    def forget(self, task: str, round_: int, *, keep_state: bool) -> None:
+        """Drop what only a running sum needs and, unless it is to be folded again later, the sum itself."""
+
+
+class LifecycleStore(Protocol):
+    """Commands, and what was decided about tasks; every method raises ``StorageError`` if the database fails."""
+
+    def created(self) -> Sequence[CreatedTask]: ...  # noqa: D102
+    def waiting(self) -> Sequence[CommandRecord]: ...  # noqa: D102
+    def standings(self, task: str) -> Mapping[int, Standing]: ...  # noqa: D102
+
+    def apply(self, change: Change) -> None:
+        """Make one decision durable, all of it or nothing."""
+
+    def done(self, command: int) -> None:
+        """Keep that a command was obeyed."""
+
+    def refuse(self, command: CommandRecord, why: str) -> None:
+        """Keep why a command was not obeyed; a task that was to be created is forgotten."""
 
 
 class DeviceStore(Protocol):
@@ -163,8 +233,10 @@ class DeviceStore(Protocol):
 class Issuer(Protocol):
     """Signs certificates for the fleet."""
 
-    def issue(self, device: str, request: bytes, *, life_s: float, unix_s: float) -> CertificateRecord:
-        """Return a new certificate for a device's own request.
+    def issue(
+        self, device: str, request: bytes, *, verify_key: bytes, life_s: float, unix_s: float
+    ) -> CertificateRecord:
+        """Return a new certificate for a device's own request, which names its Ed25519 key too.
 
         Raises:
             MalformedMessageError: the request is not the device's (the peer's fault).

@@ -9,30 +9,34 @@ Memory: O(adapter): the broadcast payload, and during a fold two float64 vectors
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from aggregator.core.folding import ADAPTER, StrategyConfig, canonical_order
 from aggregator.core.intake import TaskView
-from aggregator.core.records import RoundRecord, TaskRecord, Traffic, UpdateRecord, VersionRecord
-from aggregator.core.rounds import FINAL_STATES, RoundEvent, RoundProgress, due_event
+from aggregator.core.records import Change, RoundRecord, TaskRecord, Traffic, UpdateRecord, VersionRecord
+from aggregator.core.rounds import FINAL_STATES, SUM_STATES, RoundEvent, RoundProgress, due_event
 from aggregator.core.seeds import plan_for
 from aggregator.round_members import RoundMembers
 from aggregator.stored_fold import StoredRound
+from aggregator.sum_round import SumRound, fold_sum
+from aggregator.task_control import TaskControl
 from aggregator.vectors import broadcast_payload, load_state, save_state
 from host.arrays import load_vector
 from host.logs import event
 from protocol.bundle import ADAPTER as ADAPTER_FILE
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, RemoteProtocolError
 from protocol.messages import Announce, Work
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy as np
     from numpy.typing import NDArray
 
     from aggregator.conversation import Outgoing
     from aggregator.core.folding import State
-    from aggregator.core.intake import Admitted, Taken
-    from aggregator.core.records import TaskState
+    from aggregator.core.intake import Admitted, Stepped, Taken
+    from aggregator.core.records import CommandRecord, TaskState
     from aggregator.task_setup import TaskSetup, World
 
 __all__ = ["GRACE_S", "TaskRunner"]
@@ -49,12 +53,14 @@ class TaskRunner:
         """Prepare; nothing is read or written before ``resume``."""
         self.setup, self._world = setup, world
         self.task = setup.settings.id
+        self._control = TaskControl(setup.settings, world)
         self._state: TaskState = "open"
         self._round: RoundRecord
         self._members: RoundMembers
         self._outbox: list[Outgoing] = []  # besides announcements and answers
         self._deadline_s = 0.0  # monotonic
         self._n_accepted = 0
+        self._sum: SumRound | None = None  # of a round whose vectors go into a secure sum, until its fold
         self._payload: tuple[int, bytes] | None = None  # version and its encoded adapter
         self._announcement: Outgoing
 
@@ -74,7 +80,9 @@ class TaskRunner:
             self._check_same(known)
             self._fit_rounds(known)
         self._load()
-        if self._round.state == "open":
+        if self._is_of_another_privacy():
+            self._abandon("withdrawn")
+        if self._round.state not in FINAL_STATES:
             self.extend_deadline()
 
     def extend_deadline(self) -> None:
@@ -99,22 +107,50 @@ class TaskRunner:
                 case "folded":
                     self._fold()
                 case "deadline-with-too-few" | "withdrawn":
-                    self._abandon()
+                    self._abandon(due)
+                case _ if self._sum is not None:
+                    self._close_sum_step()
                 case _:
                     self._world.store.start_closing(self.task, self._round.round, due)
                     event("round-closing", task=self.task, round=self._round.round, why=due)
                     self._round = dataclasses.replace(self._round, state="closing")
-        return changed
+        return self._go_on() or changed
+
+    def obey(self, command: CommandRecord) -> str | None:
+        """Carry out what the operator asked for; return why not, or None."""
+        latest = self._round
+        updates = self._world.store.updates(self.task, latest.round) if latest.state == "open" else ()
+        why = self._control.obey(command)
+        if why is None:
+            self._load()
+            if self._round.round == latest.round and self._round.state == "abandoned":
+                self._remove(updates)
+        return why
 
     @property
     def is_finished(self) -> bool:
-        """Whether all rounds were folded."""
-        return self._state == "finished"
+        """Whether no round will open any more: all were folded, or the task was stopped."""
+        return self._state in {"finished", "stopped"}
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is finished and no version that was measured waits for its verdict."""
+        return self.is_finished and not self._control.can_judge()
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether a round is being folded."""
+        return self._round.state == "closing"
 
     @property
     def seconds_left(self) -> float:
         """Until the open round's deadline; 0 or more."""
         return max(0.0, self._deadline_s - self._world.clock.monotonic_s())
+
+    def say_again(self) -> None:
+        """Send again what a secure sum's devices may not have heard while we were away."""
+        if self._sum is not None:
+            self._outbox += self._sum.unanswered()
 
     @property
     def announcement(self) -> Outgoing:
@@ -136,6 +172,7 @@ class TaskRunner:
             round=round_.round,
             round_state=round_.state,
             version=round_.version,
+            max_step_bytes=self.setup.max_step_bytes,
         )
 
     # -- what devices asked for --------------------------------------------------------------------------------------
@@ -169,6 +206,7 @@ class TaskRunner:
                 adapter=self._broadcast(),
                 task_key=self.setup.key.public_raw,
                 seconds_left=self.seconds_left,
+                secure_sum=self.setup.sum_terms,
             ),
         )
         heard = self._announcement.n_bytes if admitted.is_first else 0
@@ -220,6 +258,18 @@ class TaskRunner:
         )
         return receipt
 
+    def take_step(self, stepped: Stepped, *, n_bytes: int) -> None:
+        """Keep a message of this round's secure sum durably; its receipt is among the ``outgoing``.
+
+        Raises:
+            RemoteProtocolError: refused; nothing has changed (the peer's fault).
+        """
+        if self._sum is None:
+            raise RemoteProtocolError(f"the sum of round {stepped.step.round} has ended", reason="late")
+        self._outbox += self._sum.take(stepped, n_bytes=n_bytes)
+        if stepped.step.step == "adverts":
+            self._members.attendance.answer(stepped.device, self._world.clock.monotonic_s())
+
     # -- versions ----------------------------------------------------------------------------------------------------
 
     def unevaluated(self) -> list[int]:
@@ -266,11 +316,43 @@ class TaskRunner:
 
     def _fit_rounds(self, known: TaskRecord) -> None:
         store, latest = self._world.store, self._world.store.latest_round(self.task)
-        n_folded = store.latest_version(self.task).version
-        if known.state == "finished" and n_folded < self.setup.settings.rounds:
-            store.reopen(self.task, self._new_round(latest.round + 1, version=n_folded))
-        elif known.state == "open" and n_folded >= self.setup.settings.rounds and latest.state == "open":
+        is_enough = self._n_folded() >= self.setup.settings.rounds
+        if known.state == "finished" and not is_enough:
+            self._set_state("open")
+        elif known.state == "open" and is_enough and latest.state == "open":
             store.finish(self.task, latest.round, unix_s=self._world.clock.unix_s())
+
+    def _is_of_another_privacy(self) -> bool:
+        """Whether the round was begun under other privacy settings: what was taken then cannot go into this one."""
+        if self._round.state in FINAL_STATES or self._round.state == "closing":
+            return False
+        if self._sum is not None:
+            return self._n_accepted > 0 or not self._sum.is_as_configured
+        parts = self._world.sums
+        return parts is not None and parts.store.state(self.task, self._round.round) is not None
+
+    def _n_folded(self) -> int:
+        return sum(one.round is not None for one in self._world.store.versions(self.task))
+
+    def _set_state(self, state: TaskState) -> None:
+        now = self._world.clock.unix_s()
+        self._world.lifecycle.apply(Change(task=self.task, state=state, unix_s=now))
+
+    def _go_on(self) -> bool:
+        """Between two rounds: let the gate judge, and open the next round when it may; return whether anything did."""
+        if self._round.state not in FINAL_STATES:
+            return False
+        changed = self._control.pass_verdict()
+        if self._state == "open" and self._control.may_open_round():
+            changed = True
+            if self._n_folded() >= self.setup.settings.rounds:
+                self._set_state("finished")
+            else:
+                newest = self._world.store.latest_version(self.task).version
+                self._world.store.open_round(self._new_round(self._round.round + 1, version=newest))
+        if changed:
+            self._load()
+        return changed
 
     def _load(self) -> None:
         store = self._world.store
@@ -280,25 +362,34 @@ class TaskRunner:
         self._n_accepted = len(store.updates(self.task, self._round.round))
         now_s = self._world.clock.monotonic_s()
         self._members = RoundMembers(self.setup.settings, store, self._round, now_s=now_s)
+        is_summing = self.setup.sum_terms is not None and self._round.state in SUM_STATES.values()
+        self._sum = SumRound(self.setup, self._world, self._round) if is_summing else None
         # A machine without a battery clock may wake up in 1970: no wait is longer than the settings say.
-        left_s = min(self.setup.settings.deadline_s, self._round.deadline_unix_s - self._world.clock.unix_s())
+        settings = self.setup.settings
+        longest_s = max(settings.deadline_s, settings.privacy.secure_sum.step_deadline_s)
+        left_s = min(longest_s, self._round.deadline_unix_s - self._world.clock.unix_s())
         self._deadline_s = now_s + left_s
         self._announcement = self._world.conversation.announce(self._announce())
         if self._round.state == "open":
             event("round-opened", task=self.task, round=self._round.round, version=self._round.version)
 
     def _announce(self) -> Announce:
-        version = self._round.version
-        if self.is_finished:
+        version, state = self._round.version, self._announced_state()
+        if state == "finished":
             version = self._world.store.latest_version(self.task).version
         return Announce(
             task=self.task,
-            state=self._state,
+            state=state,
             round=self._round.round,
             version=version,
             bundle_id=self.setup.bundle.id,
             spread_s=self.setup.settings.selection.spread_s or None,
         )
+
+    def _announced_state(self) -> Literal["open", "paused", "finished"]:
+        if self.is_finished:
+            return "finished"
+        return "paused" if self._round.state in FINAL_STATES else "open"
 
     def _new_round(self, number: int, *, version: int) -> RoundRecord:
         now = self._world.clock.unix_s()
@@ -315,16 +406,20 @@ class TaskRunner:
         if self._round.state in FINAL_STATES:
             return None
         settings, attendance = self.setup.settings, self._members.attendance
+        is_past_deadline = is_reachable and self.seconds_left <= 0
+        if self._sum is not None and self._round.state != "open":
+            return self._sum.due_event(is_past_deadline=is_past_deadline)
         progress = RoundProgress(
             state=self._round.state,
-            n_accepted=self._n_accepted,
+            n_accepted=self._n_accepted if self._sum is None else self._sum.n_answered,
             cohort=settings.cohort,
             min_cohort=settings.min_cohort,
             n_waiting=attendance.n_waiting,
+            is_draining=self._state == "paused",
             quiet_s=attendance.quiet_s(self._world.clock.monotonic_s()) if is_reachable else 0.0,
             patience_s=self._members.patience_s,
         )
-        return due_event(progress, is_past_deadline=is_reachable and self.seconds_left <= 0)
+        return due_event(progress, is_past_deadline=is_past_deadline)
 
     def _broadcast(self) -> bytes:
         version = self._round.version
@@ -338,25 +433,52 @@ class TaskRunner:
     def _fold(self) -> None:
         store, round_ = self._world.store, self._round
         updates = canonical_order(store.updates(self.task, round_.round))
-        fleet = self._world.conversation.fleet
-        stored = StoredRound(self.setup, round_, updates, blobs=self._world.blobs, fleet=fleet)
-        state = stored.fold_into(self._load_state(store.latest_version(self.task)))
+        state, n_updates = self._fold_into(self._load_state(store.latest_version(self.task)), updates)
         version = VersionRecord(
             task=self.task,
             version=round_.version + 1,
             round=round_.round,
             state=save_state(state, self._world.blobs),
-            n_updates=len(updates),
+            n_updates=n_updates,
             created_unix_s=self._world.clock.unix_s(),
         )
-        is_last = version.version >= self.setup.settings.rounds
-        next_round = None if is_last else self._new_round(round_.round + 1, version=version.version)
-        store.fold(self.task, round_.round, version=version, next_round=next_round, unix_s=version.created_unix_s)
+        is_last = self._n_folded() + 1 >= self.setup.settings.rounds
+        goes_on = self._state == "open" and self.setup.settings.gate is None and not is_last
+        store.fold(
+            self.task,
+            round_.round,
+            version=version,
+            next_round=self._new_round(round_.round + 1, version=version.version) if goes_on else None,
+            is_last=is_last,
+            unix_s=version.created_unix_s,
+        )
         self._log_fold(version)
         self._forget(updates)
         self._load()
         if self.is_finished:
             event("task-finished", task=self.task, version=version.version)
+
+    def _fold_into(self, state: State, updates: list[UpdateRecord]) -> tuple[State, int]:
+        """Return the next state and how many devices are in it."""
+        parts = self._world.sums
+        summed = None if parts is None else parts.store.state(self.task, self._round.round)
+        if summed is not None:
+            return fold_sum(self.setup, self._round, summed, state)
+        fleet = self._world.conversation.fleet
+        stored = StoredRound(self.setup, self._round, updates, blobs=self._world.blobs, fleet=fleet)
+        return stored.fold_into(state), len(updates)
+
+    def _close_sum_step(self) -> None:
+        """End the present step of the secure sum, or the round with it."""
+        step_s, summing = self.setup.settings.privacy.secure_sum.step_deadline_s, self._sum
+        outgoing = None
+        if summing is not None:
+            outgoing = summing.close_step(deadline_unix_s=self._world.clock.unix_s() + step_s)
+        if outgoing is None:
+            return self._abandon("deadline-with-too-few")
+        self._load()
+        self._outbox += outgoing
+        return None
 
     def _log_fold(self, version: VersionRecord) -> None:
         summary = self._world.store.summary(self.task, self._round.round)
@@ -373,17 +495,26 @@ class TaskRunner:
             loss=summary.loss,
         )
 
-    def _abandon(self) -> None:
+    def _abandon(self, why: RoundEvent) -> None:
         store, round_ = self._world.store, self._round
         updates = store.updates(self.task, round_.round)
-        next_round = self._new_round(round_.round + 1, version=round_.version)
-        store.abandon(self.task, round_.round, next_round=next_round, unix_s=self._world.clock.unix_s())
+        goes_on = self._state == "open"
+        next_round = self._new_round(round_.round + 1, version=round_.version) if goes_on else None
+        store.abandon(self.task, round_.round, why, next_round=next_round, unix_s=self._world.clock.unix_s())
         event("round-abandoned", task=self.task, round=round_.round, n_updates=len(updates))
-        for update in updates:
-            self._world.blobs.remove(update.blob)
+        self._remove(updates)
+        self._forget_sum(round_.round, keep_state=False)
         self._load()
 
+    def _forget_sum(self, round_: int, *, keep_state: bool) -> None:
+        if self._world.sums is not None:
+            self._world.sums.store.forget(self.task, round_, keep_state=keep_state)
+
     def _forget(self, updates: list[UpdateRecord]) -> None:
+        self._forget_sum(self._round.round, keep_state=self._world.keep_folded_updates)
         if not self._world.keep_folded_updates:
-            for update in updates:
-                self._world.blobs.remove(update.blob)
+            self._remove(updates)
+
+    def _remove(self, updates: Iterable[UpdateRecord]) -> None:
+        for update in updates:
+            self._world.blobs.remove(update.blob)

@@ -19,6 +19,7 @@ from export.adapt import Adapted, Options, adapt
 from export.engines import Steps, default_bucket, refuse_impossible, write_engine
 from export.load import Source, load
 from export.lower import OPSET, lower
+from export.memory_plan import plan_memory, sizes_for
 from export.pack import pack
 from export.parity import (
     CLIP_GRAD_NORM,
@@ -33,6 +34,7 @@ from export.parity import (
 )
 from export.problems import Problem, make_problem
 from export.reference import run_torch
+from export.storage import BLOCK_OPSET
 from export.trace import Step, trace
 from host.durable import TEMP_PREFIX
 from protocol.bundle import (
@@ -45,6 +47,7 @@ from protocol.bundle import (
     EngineFiles,
     FileFacts,
     Manifest,
+    MemoryPeak,
     ModelFacts,
     TaskFacts,
     TokenFacts,
@@ -52,7 +55,7 @@ from protocol.bundle import (
 )
 from protocol.errors import ConfigError, EngineError, StorageError
 
-__all__ = ["Exported", "ParityError", "export_bundle"]
+__all__ = ["Exported", "ParityError", "Watch", "export_bundle"]
 
 TRAIN, EVALUATE, WEIGHTS, TOKENIZER = "train.onnx", "eval.onnx", "weights.bin", "tokenizer.json"
 TOOLS = ("edgefold", "torch", "transformers", "peft", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
@@ -120,40 +123,50 @@ def export_bundle(  # noqa: PLR0913 - what a person chooses, and who watches
         StorageError: the disk is full or read-only.
     """
     _refuse_strangers(out)
-    refuse_impossible(engines, task=options.task)
+    refuse_impossible(engines, task=options.task, precision=options.precision)
     watch("load")
     source = load(model, is_text=options.is_text)
     watch("adapt")
     adapted = adapt(source, options)
     announce(adapted)
     with _beside(out) as folder:
-        steps = _write_graphs(folder, adapted, options, watch)
+        steps, memory = _write_graphs(folder, adapted, options, watch)
         _write_rest(folder, source, adapted)
         shapes = buckets or (default_bucket(options.max_tokens if options.is_text else None),)
         others = [name for name in engines if name != PORTABLE]
-        files = {PORTABLE: EngineFiles(train=TRAIN, evaluate=EVALUATE, opset=OPSET)}
+        files = {PORTABLE: EngineFiles(train=TRAIN, evaluate=EVALUATE, opset=_opset(adapted))}
         for name in others:
             watch(name)
             files[name] = write_engine(name, folder, Steps(*steps, EVALUATE, shapes), adapted)
         # A first manifest, so that the trainer process accepts the folder as it would accept the finished one.
         (folder / PARITY).write_bytes(b"{}\n")
-        _write_manifest(folder, source, adapted, options, files)
+        _write_manifest(folder, source, adapted, options, files, memory)
         watch("parity")
         report = _check(folder, adapted, options, engines)
         watch("seal")
         (folder / PARITY).write_bytes(report.to_bytes())
-        manifest = _write_manifest(folder, source, adapted, options, files)
+        manifest = _write_manifest(folder, source, adapted, options, files, memory)
         _put(folder, out)
     n_bytes = sum(facts.bytes for facts in manifest.files.values())
     return Exported(folder=out, id=bundle_id(manifest.to_bytes()), manifest=manifest, report=report, n_bytes=n_bytes)
 
 
-def _write_graphs(folder: Path, adapted: Adapted, options: Options, watch: Watch) -> tuple[Step, Step]:
+def _write_graphs(
+    folder: Path, adapted: Adapted, options: Options, watch: Watch
+) -> tuple[tuple[Step, Step], tuple[MemoryPeak, ...]]:
+    """Write the portable graphs; return what was traced, and what training takes."""
     import torch  # noqa: PLC0415 - one tensor is made here
 
     watch("trace")
     theta = torch.from_numpy(adapted.theta.copy())
-    train, evaluate = trace(adapted.model, adapted.task, adapted.trainables, theta=theta, max_tokens=options.max_tokens)
+    train, evaluate = trace(
+        adapted.model,
+        adapted.task,
+        adapted.trainables,
+        theta=theta,
+        max_tokens=options.max_tokens,
+        checkpoint=options.checkpoint,
+    )
     watch("lower")
     train_model, evaluate_model = lower(train), lower(evaluate)
     watch("pack")
@@ -163,8 +176,12 @@ def _write_graphs(folder: Path, adapted: Adapted, options: Options, watch: Watch
         train_path=folder / TRAIN,
         evaluate_path=folder / EVALUATE,
         weights_path=folder / WEIGHTS,
+        table=adapted.table,
     )
-    return train, evaluate
+    memory = plan_memory(
+        train_model, sizes_for(options.max_tokens if options.is_text else None), n_params=adapted.layout.n_params
+    )
+    return (train, evaluate), memory
 
 
 def _write_rest(folder: Path, source: Source, adapted: Adapted) -> None:
@@ -214,7 +231,12 @@ def _report(
 
 
 def _write_manifest(
-    folder: Path, source: Source, adapted: Adapted, options: Options, engines: dict[str, EngineFiles]
+    folder: Path,
+    source: Source,
+    adapted: Adapted,
+    options: Options,
+    engines: dict[str, EngineFiles],
+    memory: tuple[MemoryPeak, ...],
 ) -> Manifest:
     images = adapted.inputs.images
     tokens = TokenFacts(file=TOKENIZER, pad_id=adapted.pad_id, max_tokens=options.max_tokens)
@@ -227,6 +249,10 @@ def _write_manifest(
         task=TaskFacts(kind=adapted.task.kind, n_labels=options.n_labels),
         adapter=_adapter_facts(adapted),
         engines=engines,
+        memory=memory,
+        tier=options.tier,
+        checkpointed=options.checkpoint or None,
+        precision=None if options.precision == "fp32" else options.precision,
         tokens=tokens if images is None else None,
         images=images,
         files={name: _facts(folder / name) for name in sorted(names)},
@@ -234,6 +260,10 @@ def _write_manifest(
     )
     (folder / MANIFEST).write_bytes(manifest.to_bytes())
     return manifest
+
+
+def _opset(adapted: Adapted) -> int:
+    return BLOCK_OPSET if any(stored.block is not None for stored in adapted.table.values()) else OPSET
 
 
 def _adapter_facts(adapted: Adapted) -> AdapterFacts:

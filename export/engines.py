@@ -68,11 +68,11 @@ def read_buckets(text: str, max_tokens: int) -> tuple[Bucket, ...]:
     return tuple(dict.fromkeys(buckets))
 
 
-def refuse_impossible(engines: tuple[str, ...], *, task: str) -> None:
+def refuse_impossible(engines: tuple[str, ...], *, task: str, precision: str) -> None:
     """Refuse engines that this machine cannot write or check, before anything long begins.
 
     Raises:
-        ConfigError: no such engine, ``portable`` is missing, or the engine cannot do the task.
+        ConfigError: no such engine, ``portable`` is missing, or the engine cannot do the task or the precision.
         EngineError: an environment is not installed, and what to type.
     """
     if "portable" not in engines:
@@ -81,6 +81,9 @@ def refuse_impossible(engines: tuple[str, ...], *, task: str) -> None:
     for name in engines:
         if name not in NEEDS:
             message = f"--engines: no engine is called {name!r}; there are {', '.join(NEEDS)}"
+            raise ConfigError(message)
+        if name != "portable" and precision != "fp32":
+            message = f"--engines: {name} trains float32 weights only; leave out {name}, or --quantize {precision}"
             raise ConfigError(message)
         if name == "litert" and task not in LITERT_TASKS:
             message = (

@@ -40,7 +40,14 @@ __all__ = [
 FOLDER_VARIABLE: Final = "EDGEFOLD_ENGINES"
 STAMP: Final = "edgefold-engine.json"  # written last: an environment without it was never finished
 _MAX_STAMP_BYTES: Final = 65536
-_TRAINER: Final = ("cbor2==6.3.0", "tokenizers==0.23.3")
+# cryptography draws the noise of sample-level privacy.
+_TRAINER: Final = (
+    "cbor2==6.3.0",
+    "tokenizers==0.23.3",
+    "cryptography==50.0.2",
+    "cffi==2.1.1",
+    "pycparser==3.12",
+)
 # The fastest first, as measured in docs/export.md: the portable graph takes two thirds of onnxruntime-training's time.
 PREFERENCE: Final = ("portable", "ort-training", "litert")
 

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import subprocess
+import sys
 import threading
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Final, TypeAlias, overload
@@ -27,6 +28,8 @@ from protocol.jobs import (
     Failed,
     Job,
     Progress,
+    SumStepJob,
+    SumStepResult,
     TrainJob,
     TrainResult,
 )
@@ -36,12 +39,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Launch", "Result", "TrainerProcess", "run_job"]
 
-Result: TypeAlias = TrainResult | EvaluateResult | CheckResult
+Result: TypeAlias = TrainResult | EvaluateResult | CheckResult | SumStepResult
 
 _RESULTS: Final[dict[type[Job], type[Result]]] = {
     TrainJob: TrainResult,
     EvaluateJob: EvaluateResult,
     CheckJob: CheckResult,
+    SumStepJob: SumStepResult,
 }
 _STDERR_TAIL_BYTES: Final = 2000
 _STDERR_CHUNK_BYTES: Final = 65536  # a Linux pipe holds as much
@@ -81,7 +85,8 @@ class TrainerProcess:
             ConfigError: there is no such engine.
         """
         launch = launch or Launch()
-        interpreter = launch.interpreter or interpreter_of(job.engine)
+        own = sys.executable if isinstance(job, SumStepJob) else interpreter_of(job.engine)  # sums need no engine
+        interpreter = launch.interpreter or own
         self._result_type = _RESULTS[type(job)]
         self._on_end, self._on_progress = on_end, on_progress
         command = [interpreter, "-m", "edge_agent.trainer", f"--nice={launch.nice}", f"--parent={os.getpid()}"]

@@ -21,12 +21,18 @@ from sqlalchemy import (
 
 __all__ = [
     "CERTIFICATES",
+    "COMMANDS",
+    "CREATED_TASKS",
     "DEVICES",
     "EVALUATIONS",
     "METADATA",
     "PARTICIPANTS",
     "REFUSALS",
     "ROUNDS",
+    "STANDINGS",
+    "SUMS",
+    "SUM_MESSAGES",
+    "SUM_STEPS",
     "TASKS",
     "TOKENS",
     "UPDATES",
@@ -152,4 +158,66 @@ TOKENS: Final = Table(
     Column("serial", String(40)),
     ForeignKeyConstraint(["device"], ["devices.device"]),
     ForeignKeyConstraint(["serial"], ["certificates.serial"]),
+)
+# One row for each secure sum: where it is, and the running sum. No vector of a single device is in any table.
+SUMS: Final = Table(
+    "sums",
+    METADATA,
+    Column("task", NAME, primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("state", LargeBinary, nullable=False),  # SumServer.pack()
+    ForeignKeyConstraint(["task", "round"], ["rounds.task", "rounds.round"]),
+)
+# Which message of which device was taken, by its id: the same one again is answered, another is refused.
+SUM_STEPS: Final = Table(
+    "sum_steps",
+    METADATA,
+    Column("task", NAME, primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("step", String(16), primary_key=True),
+    Column("device", NAME, primary_key=True),
+    Column("update_id", LargeBinary(16), nullable=False),
+    ForeignKeyConstraint(["task", "round"], ["rounds.task", "rounds.round"]),
+)
+# What the present step was begun with, for devices that did not hear it.
+SUM_MESSAGES: Final = Table(
+    "sum_messages",
+    METADATA,
+    Column("task", NAME, primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("device", NAME, primary_key=True),
+    Column("step", String(16), nullable=False),
+    Column("message", LargeBinary, nullable=False),
+    ForeignKeyConstraint(["task", "round"], ["rounds.task", "rounds.round"]),
+)
+# Tasks that came by command, beside those of the configuration file.
+CREATED_TASKS: Final = Table(
+    "created_tasks",
+    METADATA,
+    Column("task", NAME, primary_key=True),
+    Column("settings", Text, nullable=False),  # canonical JSON of config.TaskSettings
+    Column("digest", DIGEST, nullable=False),
+    Column("created_unix_s", Float, nullable=False),
+)
+COMMANDS: Final = Table(
+    "commands",
+    METADATA,
+    Column("command", Integer, primary_key=True),
+    Column("task", NAME, nullable=False),
+    Column("verb", String(16), nullable=False),
+    Column("version", Integer),
+    Column("status", String(16), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("asked_unix_s", Float, nullable=False),
+)
+STANDINGS: Final = Table(
+    "standings",
+    METADATA,
+    Column("task", NAME, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("status", String(16), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("origin", Integer),
+    Column("decided_unix_s", Float, nullable=False),
+    ForeignKeyConstraint(["task", "version"], ["versions.task", "versions.version"]),
 )

@@ -17,12 +17,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from aggregator.adapters.blob_store import FolderBlobStore
+from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_store import SqlStore, upgrade_database
+from aggregator.adapters.sql_sums import SqlSums
 from aggregator.app import Parts, Service
 from aggregator.config import TaskEvaluation, TaskSettings
 from aggregator.conversation import Conversation
+from aggregator.created_tasks import to_settings
 from aggregator.evaluations import Evaluations
 from aggregator.setup import Folders, open_task
+from aggregator.steering import LOOK_EVERY_S, Steering
+from aggregator.sum_round import SumParts
 from aggregator.task_runner import TaskRunner
 from aggregator.task_setup import World
 from host.link import Received
@@ -63,6 +68,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from aggregator.core.lifecycle import Verb
     from aggregator.ports import EvaluationRequest
     from host.link import Link
     from protocol.errors import EdgefoldError
@@ -264,7 +270,20 @@ class Hooked:
         return call
 
 
-STORE_EFFECTS = ("add_task", "join", "accept", "refuse", "start_closing", "fold", "abandon", "finish", "add_evaluation")
+LIFECYCLE_EFFECTS = ("apply", "done", "refuse")
+STORE_EFFECTS = (
+    "add_task",
+    "join",
+    "accept",
+    "refuse",
+    "start_closing",
+    "fold",
+    "abandon",
+    "finish",
+    "open_round",
+    "add_evaluation",
+)
+SUM_EFFECTS = ("accept", "close_step", "forget")
 BLOB_EFFECTS = ("put", "remove")
 LINK_EFFECTS = ("publish", "acknowledge")
 
@@ -287,6 +306,7 @@ class Bench:
         self.service_key = signing.SigningKey(bytes(32))
         self.link = self.broker.link([topics.all_up(FLEET)])
         self.keep_folded_updates = True
+        self.chain_of: Callable[[str], tuple[bytes, ...]] | None = None
         self.service: Service
         self.store: SqlStore
         self.start()
@@ -295,30 +315,62 @@ class Bench:
         """Build the service from the folder."""
         upgrade_database(self.folders.database)
         self.store = SqlStore(self.folders.database)
+        self.sums = SqlSums(self.folders.database)
         blobs = FolderBlobStore(self.folders.blobs)
         blobs.keep_only(self.store.blobs_in_use(keep_folded=self.keep_folded_updates))
         self.blobs = blobs
         hooked_store: Any = Hooked(self.store, STORE_EFFECTS, self.hooks)
         hooked_blobs: Any = Hooked(blobs, BLOB_EFFECTS, self.hooks)
+        self.lifecycle = SqlLifecycle(self.folders.database)
+        hooked_lifecycle: Any = Hooked(self.lifecycle, LIFECYCLE_EFFECTS, self.hooks)
         hooked_link: Any = Hooked(self.link, LINK_EFFECTS, self.hooks)
-        world = World(
+        self.world = world = World(
             store=hooked_store,
+            lifecycle=hooked_lifecycle,
             blobs=hooked_blobs,
             clock=self.clock,
             conversation=Conversation(fleet=FLEET, key=self.service_key),
             keep_folded_updates=self.keep_folded_updates,
+            sums=SumParts(
+                store=Hooked(self.sums, SUM_EFFECTS, self.hooks),  # type: ignore[arg-type]  # stands in for it
+                directory=self.devices,
+                chain_of=self.chain_of,
+            ),
         )
         self.setup = open_task(self.settings, self.folders, make_key=True)
         link: Link = hooked_link
         self.runner = TaskRunner(self.setup, world)
         self.evaluations = Evaluations(self.evaluator, hooked_store)
-        parts = Parts(world=world, link=link, devices=self.devices, runners=[self.runner], evaluations=self.evaluations)
+        parts = Parts(
+            world=world,
+            link=link,
+            devices=self.devices,
+            runners=[self.runner],
+            evaluations=self.evaluations,
+            steering=Steering(hooked_lifecycle, self.open_created),
+        )
         self.service = Service(parts)
         self.service.start()
+
+    def open_created(self, task: str) -> TaskRunner:
+        """Open a created task as the workshop does."""
+        (record,) = [one for one in self.lifecycle.created() if one.task == task]
+        return TaskRunner(open_task(to_settings(record), self.folders, make_key=True), self.world)
+
+    def command(self, verb: Verb, version: int | None = None) -> tuple[str, str]:
+        """Ask for something as the command line does, let the service look, and return what came of it."""
+        number = self.lifecycle.ask(TASK, verb, version=version, unix_s=self.clock.unix_s())
+        self.clock.now += LOOK_EVERY_S
+        self.settle()
+        self.settle()  # what it changed is acted on
+        record = self.lifecycle.command(number)
+        return record.status, record.why
 
     def stop(self) -> None:
         """Drop the service as a kill does: nothing is said to anybody."""
         self.store.close()
+        self.sums.close()
+        self.lifecycle.close()
 
     def restart(self) -> None:
         """Kill the service and start it again on the same folder; unacknowledged messages come again."""

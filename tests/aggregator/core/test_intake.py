@@ -31,7 +31,9 @@ from tests.aggregator.workbench import FLEET, N_PARAMS, TASK, Bench, Device, Dev
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-REASONS: tuple[Reason, ...] = get_args(Reason)
+# What a secure sum refuses is in tests/aggregator/test_sum_round.py.
+OF_SUMS = {"no-certificate", "out-of-step", "not-shared", "not-survived", "wrong-privacy"}
+REASONS: tuple[Reason, ...] = tuple(one for one in get_args(Reason) if one not in OF_SUMS)
 FLOAT32 = Codec(name="float32")
 
 
@@ -134,6 +136,11 @@ def finished(bench: Bench, a: Device, b: Device) -> None:
     bench.device("c").join()
 
 
+def paused(bench: Bench, _a: Device, _b: Device) -> None:
+    assert bench.command("pause") == ("done", "")
+    bench.device("c").join()
+
+
 def revoked(bench: Bench, _a: Device, _b: Device) -> None:
     c = bench.device("c")
     bench.devices.revoked.add("c")
@@ -150,7 +157,7 @@ ATTACKS: dict[str, Callable[[Bench, Device, Device], None]] = {
     for function in (
         malformed, oversize, unknown_device, wrong_sender, bad_signature, wrong_task, wrong_bundle, wrong_round, late,
         wrong_version, not_selected, not_joined, replayed, duplicate, bad_seal, wrong_shape, not_finite, bad_encoding,
-        norm_exceeded, bad_examples, finished, revoked, bad_renewal,
+        norm_exceeded, bad_examples, finished, revoked, bad_renewal, paused,
     )
 }  # fmt: skip
 UNVERIFIED = {"malformed", "oversize", "unknown-device", "wrong-sender", "bad-signature", "revoked", "bad-renewal"}
