@@ -116,9 +116,6 @@ def adapt(source: Source, options: Options) -> Adapted:
         raise ConfigError(message) from error
     if options.is_text:
         _refuse_long_texts(model.config, family, options, source.name)
-        if "soft-prompt" in options.parts and not family.takes_prompt:
-            message = f"--adapter {options.adapter}: a soft prompt cannot be traced in the {family.name} family yet"
-            raise ConfigError(message)
     elif "soft-prompt" in options.parts:
         message = f"--adapter {options.adapter}: a soft prompt stands beside text, and {task.kind} has none"
         raise ConfigError(message)

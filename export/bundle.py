@@ -21,10 +21,10 @@ from export.lower import OPSET, lower
 from export.pack import pack
 from export.parity import (
     CLIP_GRAD_NORM,
-    OPTIMIZER,
     TOLERANCE,
     Report,
     compare,
+    optimizer_of,
     run_portable,
 )
 from export.problems import make_problem
@@ -158,7 +158,7 @@ def _write_rest(folder: Path, source: Source, adapted: Adapted) -> None:
 
 
 def _check(folder: Path, adapted: Adapted, options: Options) -> Report:
-    problem = make_problem(adapted.theta, adapted.inputs, seed=options.seed)
+    problem = make_problem(adapted.theta, adapted.layout, adapted.inputs, seed=options.seed)
     expected = run_torch(adapted, problem)
     loss, update, logits = compare(problem, expected, run_portable(folder, problem))
     return Report(
@@ -167,7 +167,7 @@ def _check(folder: Path, adapted: Adapted, options: Options) -> Report:
         seed=options.seed,
         vocabulary=adapted.inputs.vocabulary,
         shapes=tuple(batch[adapted.task.inputs[0]].shape for batch in problem.batches),
-        optimizer=asdict(OPTIMIZER),
+        optimizer=asdict(optimizer_of(problem)),
         clip_grad_norm=CLIP_GRAD_NORM,
         losses=expected.losses,
         max_relative_loss_error=loss,
@@ -203,7 +203,7 @@ def _adapter_facts(adapted: Adapted) -> AdapterFacts:
         rank=recipe.rank if has_lora else None,
         alpha=recipe.alpha if has_lora else None,
         targets=recipe.targets if has_lora else (),
-        n_virtual=recipe.n_virtual if "soft-prompt" in recipe.parts else None,
+        n_virtual=recipe.n_virtual if {"soft-prompt", "prefix"} & set(recipe.parts) else None,
         n_params=adapted.layout.n_params,
     )
 

@@ -47,6 +47,7 @@ def verify(folder: Path) -> Verified:
     manifest = bundle.manifest
     problem = make_problem(
         load_vector(bundle.path(ADAPTER), n_values=manifest.adapter.n_params),
+        bundle.layout,
         Inputs(
             vocabulary=vocabulary,
             max_tokens=manifest.tokens.max_tokens if manifest.tokens is not None else None,

@@ -47,6 +47,16 @@ _GPT2: dict[str, Any] = {
     "n_head": HEADS,
     "n_positions": POSITIONS,
 }
+_GPT_NEO: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "num_layers": LAYERS,
+    "num_heads": HEADS,
+    "intermediate_size": INNER,
+    "attention_types": [[["global", "local"], 1]],
+    "window_size": 8,
+    "max_position_embeddings": POSITIONS,
+}
 _DISTILBERT: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "dim": WIDTH,
@@ -82,6 +92,7 @@ TINY: dict[str, TinyModel] = {
     "electra": _encoder(hf.ElectraConfig(**_ENCODER, embedding_size=16)),
     "distilbert": _encoder(hf.DistilBertConfig(**_DISTILBERT, max_position_embeddings=POSITIONS)),
     "gpt2": _decoder(hf.GPT2Config(**_GPT2, **_NO_MARKS, initializer_range=SPREAD)),
+    "gpt_neo": _decoder(hf.GPTNeoConfig(**_GPT_NEO, **_NO_MARKS, initializer_range=SPREAD)),
     "opt": _decoder(hf.OPTConfig(**_ENCODER, **_NO_MARKS, ffn_dim=INNER, word_embed_proj_dim=WIDTH, init_std=SPREAD)),
     "llama": _decoder(hf.LlamaConfig(**_GROUPED)),
     "qwen2": _decoder(hf.Qwen2Config(**_GROUPED)),
