@@ -40,6 +40,7 @@ RESIDUAL_FILE: Final = "residual.f32"
 
 _Path = Annotated[str, Length(1, 4096)]
 _Threads = Annotated[int, Range(1, 256)]
+_Engine = Annotated[str, Length(1, 64)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,7 @@ class TrainJob:
     adapter: _Path | None = None  # an encoded payload; the bundle's initial adapter if absent
     residual: _Path | None = None  # raw float32: what earlier encodings rounded away
     threads: _Threads = 1
+    engine: _Engine = "portable"
     max_examples: Annotated[int, Range(1, 10**9)] = 1_000_000
 
 
@@ -68,6 +70,7 @@ class EvaluateJob:
     batch_size: Annotated[int, Range(1, 4096)] = 32
     max_tokens: Annotated[int, Range(1, 8192)] = 64
     threads: _Threads = 1
+    engine: _Engine = "portable"
     max_examples: Annotated[int, Range(1, 10**9)] = 1_000_000
 
 
@@ -88,6 +91,7 @@ class CheckJob:
     clip_grad_norm: Annotated[float, Range(1e-6, 1e9)] | None = None
     out: _Path
     threads: _Threads = 1
+    engine: _Engine = "portable"
 
 
 Job: TypeAlias = TrainJob | EvaluateJob | CheckJob

@@ -15,8 +15,8 @@ import numpy as np
 
 from edge_agent.trainer.batches import batches_in_order, shuffled_batches
 from edge_agent.trainer.datasets import Scores, judge, open_dataset
+from edge_agent.trainer.engines import open_engine
 from edge_agent.trainer.optimizers import clip_norm, l2_norm, make_optimizer
-from edge_agent.trainer.portable import PortableEngine
 from host.arrays import load_npz, load_vector, save_vector
 from host.bundle_folder import Bundle, open_bundle
 from host.durable import read_bytes, write_bytes
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_agent.trainer.batches import Dataset
+    from edge_agent.trainer.engines import Engine
 
     Report = Callable[[Progress], None]
 
@@ -62,7 +63,7 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
     data = open_dataset(bundle, Path(job.data), max_tokens=job.plan.max_tokens, max_examples=job.max_examples)
     theta_0 = _adapter(bundle, job.adapter)  # float32 [n_params]
     residual = _residual(job.residual, theta_0.size)
-    engine = PortableEngine.open(bundle.folder, bundle.manifest, threads=job.threads)
+    engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
     epochs = _Epochs(job.plan, data, report)
     theta = epochs.run(engine, theta_0)
     # Clipped with the residual inside: what is sent keeps the plan's bound, and what the clip cuts off is not kept.
@@ -91,7 +92,7 @@ def evaluate(job: EvaluateJob, report: Report, *, started: float) -> EvaluateRes
     """
     bundle = open_bundle(Path(job.bundle))
     theta = _adapter(bundle, job.adapter)
-    engine = PortableEngine.open(bundle.folder, bundle.manifest, threads=job.threads)
+    engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
     results = {}
     for done, (name, path) in enumerate(job.sets.items()):
         report(Progress(step=done, n_steps=len(job.sets)))
@@ -117,7 +118,7 @@ def check(job: CheckJob, _report: Report, *, started: float) -> CheckResult:
     bundle = open_bundle(Path(job.bundle))
     arrays = load_npz(Path(job.batches))
     theta = _vector(Path(job.theta), bundle.layout.n_params)
-    engine = PortableEngine.open(bundle.folder, bundle.manifest, threads=job.threads)
+    engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
     batches = [_nth_batch(arrays, step) for step in range(job.n_steps)]
     optimizer = make_optimizer(job.optimizer, theta.size)
     losses, train_s = [], 0.0
@@ -146,7 +147,7 @@ class _Epochs:
         self._plan, self._data, self._report = plan, data, report
         self.n_steps, self.train_s, self.last_loss = 0, 0.0, 0.0
 
-    def run(self, engine: PortableEngine, theta_0: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, engine: Engine, theta_0: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the local adapter, float32 [n_params]."""
         plan, theta = self._plan, theta_0.copy()
         rng = np.random.default_rng(plan.seed)
