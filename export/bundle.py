@@ -153,7 +153,7 @@ def _write_graphs(folder: Path, adapted: Adapted, options: Options, watch: Watch
 def _write_rest(folder: Path, source: Source, adapted: Adapted) -> None:
     (folder / LAYOUT).write_bytes(adapted.layout.to_bytes())
     (folder / ADAPTER).write_bytes(adapted.theta.astype("<f4").tobytes())
-    if adapted.inputs.images is None:
+    if adapted.inputs.vocabulary is not None:
         (folder / TOKENIZER).write_bytes((source.folder / TOKENIZER).read_bytes())
 
 
@@ -178,16 +178,17 @@ def _check(folder: Path, adapted: Adapted, options: Options) -> Report:
 
 
 def _write_manifest(folder: Path, source: Source, adapted: Adapted, options: Options) -> Manifest:
-    images = adapted.inputs.images
+    inputs, is_text = adapted.inputs, adapted.inputs.vocabulary is not None
     tokens = TokenFacts(file=TOKENIZER, pad_id=adapted.pad_id, max_tokens=options.max_tokens)
-    names = [TRAIN, EVALUATE, WEIGHTS, LAYOUT, ADAPTER, PARITY, *([TOKENIZER] if images is None else [])]
+    names = [TRAIN, EVALUATE, WEIGHTS, LAYOUT, ADAPTER, PARITY, *([TOKENIZER] if is_text else [])]
     manifest = Manifest(
         model=ModelFacts(source=source.name, family=adapted.family, n_parameters=adapted.n_parameters),
         task=TaskFacts(kind=adapted.task.kind, n_labels=options.n_labels),
         adapter=_adapter_facts(adapted),
         engines={"portable": EngineFiles(train=TRAIN, evaluate=EVALUATE, opset=OPSET)},
-        tokens=tokens if images is None else None,
-        images=images,
+        tokens=tokens if is_text else None,
+        images=inputs.images,
+        series=inputs.series,
         files={name: _facts(folder / name) for name in sorted(names)},
         tools={name: version(name) for name in TOOLS},
     )

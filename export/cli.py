@@ -27,8 +27,12 @@ __all__ = ["export", "quiet"]
 
 _TASKS = [
     "text-classification",
+    "token-classification",
+    "sentence-embedding",
     "causal-lm",
     "image-classification",
+    "image-text",
+    "forecasting",
 ]  # models.tasks names the same, but takes seconds to load
 _PARTS = "lora, ia3, bitfit, soft-prompt, prefix, full, head"
 _HEAD = "A task's new head is always trained."

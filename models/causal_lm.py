@@ -54,6 +54,7 @@ CAUSAL_LM = Task(
     families=(GPT2, GPT_NEO, OPT, LLAMA),
     auto=AutoModelForCausalLM,
     has_head=False,
+    has_labels=False,
     inputs=TEXT_INPUTS,
     sizes=TEXT_SIZES,
     outputs=("losses", "hits"),

@@ -66,6 +66,32 @@ _DISTILBERT: dict[str, Any] = {
 }
 
 
+_TOWER: dict[str, Any] = {
+    "hidden_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "intermediate_size": INNER,
+    "projection_dim": 20,
+}
+_CLIP: dict[str, Any] = {
+    "text_config": {**_TOWER, **_NO_MARKS, "vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS},
+    "vision_config": {**_TOWER, "image_size": 8, "patch_size": 4},
+    "projection_dim": 20,
+}
+_PATCHTST: dict[str, Any] = {
+    "num_input_channels": 2,
+    "context_length": 24,
+    "prediction_length": 6,
+    "patch_length": 4,
+    "patch_stride": 4,
+    "d_model": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "ffn_dim": INNER,
+    "init_std": SPREAD,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class TinyModel:
     """One architecture: the task it is for, and how its pretrained model is made."""
@@ -101,6 +127,8 @@ TINY: dict[str, TinyModel] = {
     "vit": _vision(hf.ViTConfig(**_VISION, intermediate_size=INNER)),
     "deit": _vision(hf.DeiTConfig(**_VISION, intermediate_size=INNER)),
     "dinov2": _vision(hf.Dinov2Config(**_VISION, mlp_ratio=2)),
+    "clip": TinyModel("image-text", lambda: hf.CLIPModel(hf.CLIPConfig(**_CLIP))),
+    "patchtst": TinyModel("forecasting", lambda: hf.PatchTSTForPrediction(hf.PatchTSTConfig(**_PATCHTST))),
 }
 
 
@@ -109,7 +137,7 @@ def write_tiny(name: str, folder: Path, *, seed: int = 0) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         TINY[name].make().save_pretrained(folder)
-    if TINY[name].task == "image-classification":
+    if TINY[name].task in {"image-classification", "forecasting"}:
         return
     words = {"[PAD]": 0, "[UNK]": 1, **{f"w{i}": i for i in range(2, VOCABULARY)}}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))  # noqa: S106 - no password
