@@ -5,6 +5,8 @@ Laws: as ``models.task``; there is no new head. As in ``models.sentence_embeddin
 Source: Radford et al. 2021, arXiv:2103.00020, figure 3.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import CLIPModel, PretrainedConfig
@@ -23,7 +25,7 @@ class Towers(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         """Wrap a Hugging Face CLIP model, adapted or not."""
         super().__init__()
-        self.model = model
+        self.model: Any = model
         cut_by_products(model)
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class Embedder(nn.Module):
         states = self.model(**inputs, return_dict=True).last_hidden_state  # [batch x 2, seq, width]
         weights = inputs["attention_mask"].unsqueeze(-1).to(states.dtype)  # [batch x 2, seq, 1]
         means = (states * weights).sum(1) / weights.sum(1)  # [batch x 2, width]
-        return normalised(means).unflatten(0, (-1, 2))
+        return normalised(means).reshape(-1, 2, means.shape[-1])
 
 
 def similarities(embeddings: Tensor) -> Tensor:

@@ -74,7 +74,13 @@ _TOWER: dict[str, Any] = {
     "projection_dim": 20,
 }
 _CLIP: dict[str, Any] = {
-    "text_config": {**_TOWER, **_NO_MARKS, "vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS},
+    "text_config": {
+        **_TOWER,
+        **_NO_MARKS,
+        "eos_token_id": 2,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": POSITIONS,
+    },
     "vision_config": {**_TOWER, "image_size": 8, "patch_size": 4},
     "projection_dim": 20,
 }

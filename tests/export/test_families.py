@@ -137,6 +137,27 @@ def test_a_vision_model_is_trained_from_pictures(tmp_path: Path) -> None:
     assert math.isfinite(verify(one.folder).max_relative_loss_error)
 
 
+@pytest.mark.slow
+def test_a_forecaster_is_trained_from_a_table(tmp_path: Path) -> None:
+    one = exported("patchtst", tmp_path, Options(task="forecasting", rank=2))
+    assert close(one)
+    wave = [(math.sin(i / 3), 5 + 20 * math.cos(i / 4)) for i in range(200)]
+    (tmp_path / "data.csv").write_text("a,b\n" + "".join(f"{a},{b}\n" for a, b in wave))
+    before, after = trained(one.folder, tmp_path / "data.csv", epochs=6)
+    assert after < 0.5 * before
+    assert math.isfinite(verify(one.folder).max_relative_loss_error)
+
+
+@pytest.mark.slow
+def test_an_encoder_learns_which_texts_belong_together(tmp_path: Path) -> None:
+    one = exported("bert", tmp_path, Options(task="sentence-embedding", rank=2, max_tokens=40))
+    assert close(one)
+    pairs = [{"text": f"w{i} w{i + 1}", "pair": f"w{i + 40} w{i + 41}"} for i in range(2, 34)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    before, after = trained(one.folder, tmp_path / "data.jsonl", epochs=6)
+    assert after < before
+
+
 def test_a_part_that_has_nothing_to_train_is_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
