@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from aggregator.config import TaskSettings
     from aggregator.conversation import Conversation
     from aggregator.core.folding import Strategy
-    from aggregator.ports import BlobStore, Clock, Store
+    from aggregator.ports import BlobStore, Clock, LifecycleStore, Store
     from host.bundle_folder import Bundle
     from protocol.sealing import TaskKey
 
@@ -43,6 +43,7 @@ class World:
     """What all tasks share."""
 
     store: Store
+    lifecycle: LifecycleStore
     blobs: BlobStore
     clock: Clock
     conversation: Conversation

@@ -99,6 +99,7 @@ Reason: TypeAlias = Literal[
     "bad-encoding",  # an update codec's rule is broken
     "norm-exceeded",  # longer than the plan's clip
     "bad-examples",  # more examples than the task takes from one device
+    "paused",  # the task takes nobody for now
     "finished",  # the task has ended
 ]
 REASONS: Final[tuple[Reason, ...]] = Reason.__args__  # type: ignore[attr-defined]  # Literal keeps its choices there
