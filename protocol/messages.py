@@ -163,6 +163,7 @@ class Plan:
 
     epochs: Annotated[int, Range(1, 1000)] = 1
     batch_size: Annotated[int, Range(1, 4096)] = 16
+    micro_batch: Annotated[int, Range(1, 4096)] | None = None  # examples at once; the gradient stays the batch's
     max_tokens: Annotated[int, Range(1, 8192)] = 64
     optimizer: Optimizer = field(default_factory=Optimizer)
     clip_grad_norm: Annotated[float, Range(1e-6, 1e9)] | None = None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from edge_agent.trainer.accumulation import loss_and_gradient
 from edge_agent.trainer.batches import batches_in_order, shuffled_batches
 from edge_agent.trainer.datasets import open_dataset
 from edge_agent.trainer.engines import open_engine
@@ -65,7 +66,7 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
     theta_0 = _adapter(bundle, job.adapter)  # float32 [n_params]
     residual = _residual(job.residual, theta_0.size)
     engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
-    epochs = _Epochs(job.plan, data, report)
+    epochs = _Epochs(job.plan, data, bundle.manifest.task.kind, report)
     theta = epochs.run(engine, theta_0)
     # Clipped with the residual inside: what is sent keeps the plan's bound, and what the clip cuts off is not kept.
     delta = clip_norm(theta - theta_0 + residual, job.plan.clip_update_norm)
@@ -144,8 +145,8 @@ def check(job: CheckJob, _report: Report, *, started: float) -> CheckResult:
 class _Epochs:
     """The local epochs of one plan over one device's examples; keeps the figures that a result reports."""
 
-    def __init__(self, plan: Plan, data: Dataset, report: Report) -> None:
-        self._plan, self._data, self._report = plan, data, report
+    def __init__(self, plan: Plan, data: Dataset, kind: str, report: Report) -> None:
+        self._plan, self._data, self._kind, self._report = plan, data, kind, report
         self.n_steps, self.train_s, self.last_loss = 0, 0.0, 0.0
 
     def run(self, engine: Engine, theta_0: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -159,7 +160,9 @@ class _Epochs:
             losses = []
             for batch in shuffled_batches(self._data, batch_size=plan.batch_size, rng=rng):
                 began = time.monotonic()
-                loss, gradient = engine.loss_and_gradient(theta, batch)
+                loss, gradient = loss_and_gradient(
+                    engine.loss_and_gradient, theta, batch, kind=self._kind, micro_batch=plan.micro_batch
+                )
                 _refuse_divergence(loss, gradient, self.n_steps)
                 optimizer.step(theta, clip_norm(gradient, plan.clip_grad_norm))
                 now = time.monotonic()
