@@ -1,6 +1,7 @@
 """Does the three jobs of ``protocol.jobs`` with an engine: train, evaluate, check.
 
-Laws: everything random comes from the plan's seed, so the same job gives the same bytes; a loss or gradient that is not
+Laws: everything random comes from the plan's seed, so the same job gives the same bytes, except where
+the plan has ``dp``: its coins and noise must be secret; a loss or gradient that is not
 finite ends the job before anything of it is written.
 """
 
@@ -18,6 +19,7 @@ from edge_agent.trainer.batches import batches_in_order, shuffled_batches
 from edge_agent.trainer.datasets import open_dataset
 from edge_agent.trainer.engines import open_engine
 from edge_agent.trainer.optimizers import clip_norm, l2_norm, make_optimizer
+from edge_agent.trainer.private_steps import PrivateEpochs
 from edge_agent.trainer.scores import Scores, judge
 from host.arrays import load_npz, load_vector, save_vector
 from host.bundle_folder import Bundle, open_bundle
@@ -27,6 +29,7 @@ from protocol import codec
 from protocol.bundle import ADAPTER
 from protocol.errors import ConfigError, EngineError
 from protocol.jobs import (
+    DELTA_FILE,
     RESIDUAL_FILE,
     UPDATE_FILE,
     CheckJob,
@@ -64,16 +67,16 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
     bundle = open_bundle(Path(job.bundle))
     data = open_dataset(bundle, Path(job.data), max_tokens=job.plan.max_tokens, max_examples=job.max_examples)
     theta_0 = _adapter(bundle, job.adapter)  # float32 [n_params]
-    residual = _residual(job.residual, theta_0.size)
+    # A residual may be of training without dp, and would then tell of examples what no noise covers.
+    residual = _residual(None if job.plan.dp is not None else job.residual, theta_0.size)
     engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
-    epochs = _Epochs(job.plan, data, bundle.manifest.task.kind, report)
+    dp, kind = job.plan.dp, bundle.manifest.task.kind
+    plain = _Epochs(job.plan, data, kind, report)
+    epochs = plain if dp is None else PrivateEpochs(job.plan, dp, data, report)
     theta = epochs.run(engine, theta_0)
     # Clipped with the residual inside: what is sent keeps the plan's bound, and what the clip cuts off is not kept.
     delta = clip_norm(theta - theta_0 + residual, job.plan.clip_update_norm)
-    payload = codec.encode(delta, job.plan.codec)
-    out = Path(job.out)
-    write_bytes(out / UPDATE_FILE, payload)
-    save_vector(out / RESIDUAL_FILE, delta - codec.decode(payload, n_values=delta.size))
+    n_bytes = _write_delta(Path(job.out), delta, job)
     return TrainResult(
         n_examples=len(data),
         n_steps=epochs.n_steps,
@@ -82,7 +85,7 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
         wall_s=time.monotonic() - started,
         peak_memory_bytes=peak_bytes(),
         update_norm=l2_norm(delta),
-        encoded_bytes=len(payload),
+        encoded_bytes=n_bytes,
     )
 
 
@@ -140,6 +143,21 @@ def check(job: CheckJob, _report: Report, *, started: float) -> CheckResult:
         wall_s=time.monotonic() - started,
         peak_memory_bytes=peak_bytes(),
     )
+
+
+def _write_delta(out: Path, delta: NDArray[np.float32], job: TrainJob) -> int:
+    """Write what the agent sends or masks; return the encoded length, 0 where the secure sum quantises instead."""
+    if job.sum_clip is not None:
+        # As a whole, so that its direction stays: a secure sum refuses values beyond its clip.
+        largest = float(np.abs(delta).max())
+        scale = min(1.0, job.sum_clip / largest) if largest > 0 else 1.0
+        bounded = np.clip(delta * np.float32(scale), -np.float32(job.sum_clip), np.float32(job.sum_clip))
+        save_vector(out / DELTA_FILE, np.nextafter(bounded, np.float32(0)) if scale < 1 else bounded)
+        return 0
+    payload = codec.encode(delta, job.plan.codec)
+    write_bytes(out / UPDATE_FILE, payload)
+    save_vector(out / RESIDUAL_FILE, delta - codec.decode(payload, n_values=delta.size))
+    return len(payload)
 
 
 class _Epochs:
