@@ -24,17 +24,16 @@ from protocol.messages import Optimizer
 
 __all__ = [
     "CLIP_GRAD_NORM",
-    "OPTIMIZER",
     "TOLERANCE",
     "Apart",
     "Errors",
     "Outcome",
     "Report",
     "compare",
+    "optimizer_of",
     "run_engine",
 ]
 
-OPTIMIZER = Optimizer(name="adamw", learning_rate=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.01)
 CLIP_GRAD_NORM = 1.0
 THREADS = 2
 DEADLINE_S = 600.0  # 20 steps take seconds on a laptop; an emulated or loaded machine may need minutes
@@ -116,6 +115,18 @@ class Report:
         return json.dumps(asdict(self), indent=2, sort_keys=True).encode() + b"\n"
 
 
+def optimizer_of(problem: Problem) -> Optimizer:
+    """Return the optimiser that both sides use."""
+    return Optimizer(
+        name="adamw",
+        learning_rate=problem.learning_rate,
+        beta1=0.9,
+        beta2=0.999,
+        epsilon=1e-8,
+        weight_decay=0.01,
+    )
+
+
 def run_engine(bundle: Path, problem: Problem, *, engine: str = "portable") -> Outcome:
     """Return what a trainer process makes of the problem with the engine's graphs in ``bundle``.
 
@@ -132,7 +143,7 @@ def run_engine(bundle: Path, problem: Problem, *, engine: str = "portable") -> O
             batches=str(folder / "batches.npz"),
             theta=str(folder / "theta_0.f32"),
             n_steps=len(problem.batches),
-            optimizer=OPTIMIZER,
+            optimizer=optimizer_of(problem),
             clip_grad_norm=CLIP_GRAD_NORM,
             threads=THREADS,
             engine=engine,

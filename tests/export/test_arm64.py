@@ -15,7 +15,7 @@ import pytest
 from export.adapt import Options
 from export.bundle import export_bundle
 from export.engines import default_bucket
-from export.parity import OPTIMIZER, Outcome
+from export.parity import Outcome, optimizer_of
 from export.problems import Inputs, Problem, make_problem
 from host.arrays import load_npz, load_vector, save_vector
 from host.bundle_folder import open_bundle
@@ -71,11 +71,12 @@ def _compare(bundle: Path, engine: str, arm64: Path, *, vocabulary: int) -> None
 
 
 def _problem(bundle: Path, vocabulary: int) -> Problem:
-    facts = open_bundle(bundle).manifest
+    opened = open_bundle(bundle)
+    facts = opened.manifest
     assert facts.tokens is not None
     inputs = Inputs(vocabulary=vocabulary, max_tokens=facts.tokens.max_tokens, n_labels=facts.task.n_labels)
     theta = load_vector(bundle / ADAPTER, n_values=facts.adapter.n_params)
-    return make_problem(theta, inputs, seed=5, n_steps=N_STEPS)
+    return make_problem(theta, opened.layout, inputs, seed=5, n_steps=N_STEPS)
 
 
 def _train(bundle: Path, problem: Problem, engine: str, launch: Launch) -> Outcome:
@@ -89,7 +90,7 @@ def _train(bundle: Path, problem: Problem, engine: str, launch: Launch) -> Outco
             batches=str(folder / "batches.npz"),
             theta=str(folder / "theta_0.f32"),
             n_steps=len(problem.batches),
-            optimizer=replace(OPTIMIZER, learning_rate=1e-2),
+            optimizer=replace(optimizer_of(problem), learning_rate=1e-2),
             out=str(folder),
             engine=engine,
         )

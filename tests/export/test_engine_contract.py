@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from export.bundle import Exported, export_bundle
-from export.parity import OPTIMIZER, compare, run_engine
+from export.parity import compare, optimizer_of, run_engine
 from export.problems import Problem, make_problem
 from export.reference import run_torch
 from export.verify import verify
@@ -27,7 +27,7 @@ from host.engines import environment_of
 from host.trainer_process import Launch, run_job
 from protocol.errors import BundleError, ConfigError, EngineError
 from protocol.jobs import CheckJob, EvaluateJob, TrainJob
-from protocol.messages import Codec, Plan
+from protocol.messages import Codec, Optimizer, Plan
 
 if TYPE_CHECKING:
     from export.adapt import Adapted, Options
@@ -66,7 +66,7 @@ def bundle(
 
 @pytest.fixture(scope="module")
 def problem(adapted: Adapted) -> Problem:
-    return make_problem(adapted.theta, adapted.inputs, seed=41, n_steps=8)
+    return make_problem(adapted.theta, adapted.layout, adapted.inputs, seed=41, n_steps=8)
 
 
 class EngineContract:
@@ -100,10 +100,10 @@ class EngineContract:
         assert first.theta.tobytes() == second.theta.tobytes()
         assert first.losses == second.losses
 
-    def test_it_trains_and_evaluates_examples(self, bundle: Exported, tmp_path: Path) -> None:
+    def test_it_trains_and_evaluates_examples(self, bundle: Exported, problem: Problem, tmp_path: Path) -> None:
         lines = [f'{{"text": "w{i} w{i + 1} w{2 * i}", "label": {i % 3}}}' for i in range(2, 13)]
         (tmp_path / "data.jsonl").write_text("\n".join(lines) + "\n")
-        plan = Plan(optimizer=OPTIMIZER, codec=Codec(), batch_size=4, max_tokens=20)
+        plan = Plan(optimizer=optimizer_of(problem), codec=Codec(), batch_size=4, max_tokens=20)
         job = TrainJob(
             bundle=str(bundle.folder),
             data=str(tmp_path / "data.jsonl"),
@@ -200,7 +200,7 @@ def _moved(bundle: Exported, problem: Problem, engine: str, *, learning_rate: fl
         folder = Path(name)
         np.savez(folder / "batches.npz", **{f"0/{key}": value for key, value in problem.batches[0].items()})
         save_vector(folder / "theta_0.f32", problem.theta)
-        optimizer = replace(OPTIMIZER, name="sgd", learning_rate=learning_rate, beta1=0.0, weight_decay=0.0)
+        optimizer = Optimizer(name="sgd", learning_rate=learning_rate, beta1=0.0, weight_decay=0.0)
         job = CheckJob(
             bundle=str(bundle.folder),
             batches=str(folder / "batches.npz"),
