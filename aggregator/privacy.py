@@ -2,7 +2,7 @@
 
 Laws: a round opens only if all that was spent and this round stay within the budget; what a fold costs is durable in
 the database and in the spent file before the fold gives anything out; noise is drawn once for a fixed set of updates
-and is never used for another (docs/adr/0011). Does not fold (``core.privacy.central``) and does not run rounds
+and is never used for another (docs/adr/0012). Does not fold (``core.privacy.central``) and does not run rounds
 (``task_runner``).
 """
 

@@ -3,7 +3,7 @@
 Source:
     McMahan, Ramage, Talwar, Zhang: Learning Differentially Private Recurrent Language Models, ICLR 2018,
     arXiv:1710.06963, Algorithm 1 with equal weights and a fixed divisor (estimator f_f); with ``adaptive`` also
-    Andrew et al., see ``adaptive_clip``. Departure: integers on a grid and discrete Gaussian noise (docs/adr/0011).
+    Andrew et al., see ``adaptive_clip``. Departure: integers on a grid and discrete Gaussian noise (docs/adr/0012).
 Laws: every device counts the same, whatever number of examples it claims; the divisor is the *expected* cohort, never
 the number that came; whatever a device sends, its part of the sum is at most the clip, since the clip is applied here
 and not taken from the device; what comes out of the fold depends on deltas through ``mean`` and ``next_clip`` alone.
@@ -74,7 +74,7 @@ def private_mean(deltas: Deltas, terms: CentralTerms, *, n_params: int, seed: by
         deltas: float32 [n_params] each, finite; their counts of examples are not used.
         terms: the mechanism.
         n_params: the adapter's length.
-        seed: secret, fresh for every set of deltas, gone after the fold (docs/adr/0011).
+        seed: secret, fresh for every set of deltas, gone after the fold (docs/adr/0012).
     """
     grid, stream = grid_for(terms.clip), SecretStream(seed)
     total = np.zeros(n_params, np.int64)  # [n_params]
