@@ -6,6 +6,7 @@ and the data are used again by the next run.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import shutil
 import subprocess
@@ -35,6 +36,8 @@ __all__ = ["DOMAINS", "PLAN", "export_bundle", "main", "prepare_data"]
 DOMAINS: Final = ("tweets", "products", "movies", "editorials")
 # One local epoch a round, batch 16, AdamW 1e-3: the settings of the reference run in the README, for every contender.
 PLAN: Final = Plan(epochs=1, batch_size=16, max_tokens=64, optimizer=Optimizer(), codec=Codec(), seed=0)
+# Four devices are a fleet that no delta suits; the clip is below the norm of an update of 31 AdamW steps.
+DP: Final = {"mode": "central", "delta": 1e-3, "clip": 1.0}
 _SEED: Final = 0
 _CHAOS_EVERY_S: Final = (1.0, 5.0)
 _N_KILLS: Final = 12
@@ -47,6 +50,7 @@ class Scale:
     n_train: int
     rounds: int
     n_test: int = 500
+    epsilon: float | None = None  # of central differential privacy; None: none
 
 
 QUICK: Final = Scale(n_train=500, rounds=6)
@@ -59,11 +63,15 @@ FULL: Final = Scale(n_train=2000, rounds=10)
 @click.option("--chaos", is_flag=True, help="Kill a random process with SIGKILL every few seconds, twelve times.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
 @click.option("--rounds", type=click.IntRange(1, 1000), help="Another number of rounds.")
+@click.option("--epsilon", type=click.FloatRange(0.01, 1000), help="Central differential privacy with this budget.")
 @click.option("--secure", is_flag=True, help="Certificates, enrolment and mutual TLS; needs Mosquitto.")
-def main(broker: str, out: Path, rounds: int | None, *, full: bool, chaos: bool, secure: bool) -> None:
+def main(  # noqa: PLR0913 - one for each option
+    broker: str, out: Path, rounds: int | None, epsilon: float | None, *, full: bool, chaos: bool, secure: bool
+) -> None:
     """Run the whole loop on this machine and write OUT/report.html."""
     try:
-        _demo(cast("BrokerKind", broker), out, FULL if full else QUICK, rounds, chaos=chaos, secure=secure)
+        scale = dataclasses.replace(FULL if full else QUICK, epsilon=epsilon)
+        _demo(cast("BrokerKind", broker), out, scale, rounds, chaos=chaos, secure=secure)
     except EdgefoldError as error:
         click.echo(f"demo: {' '.join(str(error).split())}", err=True)
         sys.exit(1)
@@ -92,11 +100,14 @@ def _demo(broker: BrokerKind, out: Path, scale: Scale, rounds: int | None, *, ch
         broker=broker,
         keep_updates=True,
         secure=secure,
+        privacy={} if scale.epsilon is None else {"dp": {**DP, "epsilon": scale.epsilon}},
     )
     with LocalFleet(spec) as fleet:
         storm = Storm(fleet, random.Random(), every_s=_CHAOS_EVERY_S, n_kills=_N_KILLS) if chaos else None  # noqa: S311
         record = watch(fleet, console, n_params=bundle.manifest.adapter.n_params, storm=storm)
     _verify(fleet)
+    if scale.epsilon is not None:
+        _show_privacy(fleet, scale.epsilon, n_params=bundle.manifest.adapter.n_params)
     if storm is not None:
         console.print(f"  killed: {', '.join(storm.victims)}; every update is in exactly one version")
     _step(console, 4, f"Baselines: each device alone, and all data in one place, {rounds} epochs each")
@@ -135,6 +146,16 @@ def _verify(fleet: LocalFleet) -> None:
     done = subprocess.run([sys.executable, "-m", "edgefold", *command], check=False, capture_output=True, text=True)
     if done.returncode != 0:
         raise ConfigError(f"the versions do not follow from the stored updates: {done.stderr or done.stdout}")
+
+
+def _show_privacy(fleet: LocalFleet, epsilon: float, *, n_params: int) -> None:
+    """Print the ledger, and why four devices cannot learn under it."""
+    cohort = str(len(fleet.spec.devices))
+    plan = ["--clients", cohort, "--cohort", cohort, "--rounds", str(fleet.spec.rounds), "--epsilon", str(epsilon)]
+    more = ["--delta", str(DP["delta"]), "--params", str(n_params), "--sampling", "none"]
+    ledger = ["ledger", fleet.spec.task, "--config", str(fleet.aggregator_config)]
+    for command in (ledger, ["plan", *plan, *more]):
+        subprocess.run([sys.executable, "-m", "edgefold", "privacy", *command], check=False)
 
 
 def _facts(bundle: Bundle, scale: Scale, record: FleetRecord, baselines: Baselines, wall_s: float) -> Facts:

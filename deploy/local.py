@@ -65,6 +65,7 @@ class FleetSpec:
         broker: which broker to start.
         threads: of each trainer.
         keep_updates: keep folded updates, so that ``edgefold task verify`` can fold them again.
+        privacy: the task's ``[task.privacy]`` table, as it is written.
         secure: certificates, enrolment and mutual TLS, as a real fleet has them; needs Mosquitto.
     """
 
@@ -81,6 +82,7 @@ class FleetSpec:
     broker: BrokerKind = "auto"
     threads: int = 1
     keep_updates: bool = False
+    privacy: Mapping[str, Any] = field(default_factory=dict)
     secure: bool = False
 
 
@@ -229,6 +231,8 @@ class LocalFleet:
             "deadline_s": self.spec.deadline_s,
             "plan": plain(self.spec.plan),
         }
+        if self.spec.privacy:
+            task["privacy"] = dict(self.spec.privacy)
         if self.spec.sets:
             task["evaluation"] = {"sets": {name: str(path.resolve()) for name, path in self.spec.sets.items()}}
         settings: dict[str, Any] = {
