@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-__all__ = ["broker", "devices", "serve", "task"]
+__all__ = ["broker", "devices", "serve", "strategies", "task"]
 
 _CONFIG = click.option(
     "--config",
@@ -127,6 +127,18 @@ def verify(task_id: str, config_path: Path, *, as_json: bool) -> None:
 
     with report.opened(config_path) as desk:
         desk.print_verification(task_id, as_json=as_json)
+
+
+@click.command()
+@_JSON
+def strategies(*, as_json: bool) -> None:
+    """List the fold strategies: what each needs of devices and bundle, and what it goes together with.
+
+    A task chooses one by `strategy = "NAME"`; options go into [task.strategy_options]. docs/strategies.md has more.
+    """
+    from aggregator.strategy_list import print_strategies  # noqa: PLC0415
+
+    print_strategies(as_json=as_json)
 
 
 @click.group()

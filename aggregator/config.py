@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from aggregator.core.strategy_choice import options_of
 from host.config import load
 from protocol.fields import FieldError, Length, Name, Range
 from protocol.messages import MAX_EXAMPLES, Codec, Optimizer, Plan
@@ -107,7 +108,8 @@ class TaskSettings:
 
     id: Name
     bundle: PathText
-    strategy: Literal["fedavg"] = "fedavg"
+    strategy: Name = "fedavg"  # `edgefold strategies` lists them
+    strategy_options: Annotated[dict[Name, Any], Length(0, 64)] = field(default_factory=dict)  # the strategy's own
     rounds: Annotated[int, Range(1, 10**6)]  # folded ones; abandoned rounds do not count
     cohort: Annotated[int, Range(1, 10**5)]  # a round closes as soon as so many updates are in
     min_cohort: Annotated[int, Range(1, 10**5)]  # fewer at the deadline and the round is abandoned
@@ -119,9 +121,12 @@ class TaskSettings:
     evaluation: TaskEvaluation | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a round that could never close."""
+        """Refuse a round that could never close, and options that the strategy does not have."""
         if self.min_cohort > self.cohort:
             raise FieldError(f"min_cohort: {self.min_cohort} is more than cohort = {self.cohort}")
+        options_of(self.strategy, self.strategy_options)
+        if self.plan.terms is not None:
+            raise FieldError("plan.terms: they are the strategy's to set, see strategy_options")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

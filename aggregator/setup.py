@@ -25,6 +25,7 @@ from aggregator.adapters.sql_store import SqlStore
 from aggregator.brokers import Brokers, make_brokers
 from aggregator.conversation import Conversation
 from aggregator.core.strategies import STRATEGIES
+from aggregator.core.strategy_choice import options_of, refuse_unfit
 from aggregator.evaluations import Evaluations
 from aggregator.task_runner import TaskRunner
 from aggregator.task_setup import TaskSetup, World
@@ -172,12 +173,14 @@ def open_task(settings: TaskSettings, folders: Folders, *, make_key: bool) -> Ta
         sweep(key_file.parent)
         save_key(key_file, TaskKey.generate())
     strategy = STRATEGIES[settings.strategy]
+    options = options_of(settings.strategy, settings.strategy_options)
+    refuse_unfit(settings.strategy, options, layout=bundle.layout, plan=settings.plan)
     return TaskSetup(settings=settings, bundle=bundle, key=load_task_key(key_file), strategy=strategy)
 
 
 def _largest_message(setup: TaskSetup) -> int:
     # An update, or the adapter as float32 in a work message.
-    return setup.max_message_bytes + 4 * setup.n_params
+    return setup.max_message_bytes + 4 * setup.max_values
 
 
 def service_key(path: Path) -> SigningKey:

@@ -72,7 +72,7 @@ def _check(  # noqa: PLR0913 - one version and its surroundings
     this: VersionRecord,
     rounds: dict[int, RoundRecord],
 ) -> str | None:
-    kept = load_state(this.state, blobs, n_params=setup.n_params)  # also checks the blobs against their names
+    kept = load_state(this.state, blobs)  # also checks the blobs against their names
     if before is None or this.round is None:
         return None
     round_ = rounds[this.round]
@@ -82,7 +82,7 @@ def _check(  # noqa: PLR0913 - one version and its surroundings
     if len(updates) != this.n_updates:
         return f"{this.n_updates} updates were folded, {len(updates)} are known"
     stored = StoredRound(setup, round_, updates, blobs=blobs, fleet=fleet)
-    again = stored.fold_into(load_state(before.state, blobs, n_params=setup.n_params))
+    again = stored.fold_into(load_state(before.state, blobs))
     differing = [name for name in kept if to_bytes(kept[name]) != to_bytes(again[name])]
     return f"folding again gives other bytes for {', '.join(differing)}" if differing else None
 

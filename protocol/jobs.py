@@ -18,6 +18,7 @@ from protocol.fields import Length, Range
 from protocol.messages import Optimizer, Plan  # noqa: TC001 - structure() resolves the annotations
 
 __all__ = [
+    "KEPT_FILE",
     "MAX_LINE_BYTES",
     "RESIDUAL_FILE",
     "UPDATE_FILE",
@@ -37,6 +38,7 @@ __all__ = [
 MAX_LINE_BYTES: Final = 1_000_000  # the longest line is a check's list of losses
 UPDATE_FILE: Final = "update.payload"
 RESIDUAL_FILE: Final = "residual.f32"
+KEPT_FILE: Final = "kept.f32"
 
 _Path = Annotated[str, Length(1, 4096)]
 _Threads = Annotated[int, Range(1, 256)]
@@ -44,7 +46,10 @@ _Threads = Annotated[int, Range(1, 256)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainJob:
-    """Train ``plan.epochs`` on ``data`` from ``adapter``; write the encoded delta and the new residual to ``out``."""
+    """Train ``plan.epochs`` on ``data`` from ``adapter``; write the encoded delta and the new residual to ``out``.
+
+    Where the plan's terms say that the device keeps something of its own, that is written too, as ``KEPT_FILE``.
+    """
 
     kind: Literal["train"] = "train"
     bundle: _Path
@@ -53,6 +58,7 @@ class TrainJob:
     plan: Plan
     adapter: _Path | None = None  # an encoded payload; the bundle's initial adapter if absent
     residual: _Path | None = None  # raw float32: what earlier encodings rounded away
+    kept: _Path | None = None  # raw float32 [n_params]: what the last accepted round of the task kept
     threads: _Threads = 1
     max_examples: Annotated[int, Range(1, 10**9)] = 1_000_000
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from edge_agent.trainer.batches import batches_in_order, shuffled_batches
 from edge_agent.trainer.datasets import Scores, judge, open_dataset
+from edge_agent.trainer.local_terms import LocalTerms, n_work_values
 from edge_agent.trainer.optimizers import clip_norm, l2_norm, make_optimizer
 from edge_agent.trainer.portable import PortableEngine
 from host.arrays import load_npz, load_vector, save_vector
@@ -25,6 +26,7 @@ from protocol import codec
 from protocol.bundle import ADAPTER
 from protocol.errors import ConfigError, EngineError
 from protocol.jobs import (
+    KEPT_FILE,
     RESIDUAL_FILE,
     UPDATE_FILE,
     CheckJob,
@@ -60,17 +62,20 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
     """
     bundle = open_bundle(Path(job.bundle))
     data = open_dataset(bundle, Path(job.data), max_tokens=job.plan.max_tokens, max_examples=job.max_examples)
-    theta_0 = _adapter(bundle, job.adapter)  # float32 [n_params]
-    residual = _residual(job.residual, theta_0.size)
+    n_params = bundle.layout.n_params
+    received = _adapter(bundle, job.adapter, n_values=n_work_values(job.plan, n_params))
+    kept = None if job.kept is None else _vector(Path(job.kept), n_params)
+    terms = LocalTerms(job.plan, bundle.layout, received=received, kept=kept)
+    residual = _residual(job.residual, n_params)
     engine = PortableEngine.open(bundle.folder, bundle.manifest, threads=job.threads)
     epochs = _Epochs(job.plan, data, report)
-    theta = epochs.run(engine, theta_0)
-    # Clipped with the residual inside: what is sent keeps the plan's bound, and what the clip cuts off is not kept.
-    delta = clip_norm(theta - theta_0 + residual, job.plan.clip_update_norm)
-    payload = codec.encode(delta, job.plan.codec)
+    theta = epochs.run(engine, terms)
+    payload, delta, left = terms.encode(theta, residual, n_steps=epochs.n_steps)
     out = Path(job.out)
     write_bytes(out / UPDATE_FILE, payload)
-    save_vector(out / RESIDUAL_FILE, delta - codec.decode(payload, n_values=delta.size))
+    save_vector(out / RESIDUAL_FILE, left)
+    if (keeps := terms.keeps(theta)) is not None:
+        save_vector(out / KEPT_FILE, keeps)
     return TrainResult(
         n_examples=len(data),
         n_steps=epochs.n_steps,
@@ -90,7 +95,7 @@ def evaluate(job: EvaluateJob, report: Report, *, started: float) -> EvaluateRes
         BundleError, ConfigError, UpdateError, EngineError: by blame, see ``protocol.errors``.
     """
     bundle = open_bundle(Path(job.bundle))
-    theta = _adapter(bundle, job.adapter)
+    theta = _adapter(bundle, job.adapter, n_values=bundle.layout.n_params)
     engine = PortableEngine.open(bundle.folder, bundle.manifest, threads=job.threads)
     results = {}
     for done, (name, path) in enumerate(job.sets.items()):
@@ -146,11 +151,11 @@ class _Epochs:
         self._plan, self._data, self._report = plan, data, report
         self.n_steps, self.train_s, self.last_loss = 0, 0.0, 0.0
 
-    def run(self, engine: PortableEngine, theta_0: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, engine: PortableEngine, terms: LocalTerms) -> NDArray[np.float32]:
         """Return the local adapter, float32 [n_params]."""
-        plan, theta = self._plan, theta_0.copy()
+        plan, theta = self._plan, terms.start.copy()
         rng = np.random.default_rng(plan.seed)
-        optimizer = make_optimizer(plan.optimizer, theta.size)
+        optimizer = make_optimizer(plan.optimizer, terms.n_trained)
         n_steps = plan.epochs * math.ceil(len(self._data) / plan.batch_size)
         reported = time.monotonic()
         for _ in range(plan.epochs):
@@ -159,7 +164,7 @@ class _Epochs:
                 began = time.monotonic()
                 loss, gradient = engine.loss_and_gradient(theta, batch)
                 _refuse_divergence(loss, gradient, self.n_steps)
-                optimizer.step(theta, clip_norm(gradient, plan.clip_grad_norm))
+                terms.step(optimizer, theta, gradient)
                 now = time.monotonic()
                 self.train_s += now - began
                 self.n_steps += 1
@@ -176,15 +181,15 @@ def _refuse_divergence(loss: float, gradient: NDArray[np.float32], step: int) ->
         raise EngineError(f"step {step}: loss or gradient is not finite; lower the learning rate or clip the gradient")
 
 
-def _adapter(bundle: Bundle, path: str | None) -> NDArray[np.float32]:
-    n_params = bundle.layout.n_params
+def _adapter(bundle: Bundle, path: str | None, *, n_values: int) -> NDArray[np.float32]:
     if path is None:
-        return load_vector(bundle.path(ADAPTER), n_values=n_params)
+        initial = load_vector(bundle.path(ADAPTER), n_values=bundle.layout.n_params)
+        return np.pad(initial, (0, n_values - initial.size))  # before the first round every control variate is zero
     try:
         payload = read_bytes(Path(path), max_bytes=MAX_MESSAGE_BYTES)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such adapter") from error
-    return codec.decode(payload, n_values=n_params)
+    return codec.decode(payload, n_values=n_values)
 
 
 def _first(scores: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
