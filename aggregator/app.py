@@ -198,6 +198,8 @@ class Service:
         for runner in self._runners.values():
             if runner.advance(is_reachable=self._is_up):
                 self._publish(runner.announcement)
+            for message in runner.outgoing():
+                self._publish(message)
             self._parts.evaluations.add_missing(runner)
 
     def _publish(self, message: Outgoing) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from aggregator.core.strategy_choice import options_of
+from aggregator.selection_settings import SelectionSettings
 from host.config import load
 from protocol.fields import FieldError, Length, Name, Range
 from protocol.messages import MAX_EXAMPLES, Codec, Optimizer, Plan
@@ -119,6 +120,7 @@ class TaskSettings:
     broadcast: Literal["float16", "float32"] = "float16"  # half the bytes; adapters' values are far inside its range
     plan: Plan = field(default_factory=_default_plan)
     evaluation: TaskEvaluation | None = None
+    selection: SelectionSettings = field(default_factory=SelectionSettings)
 
     def __post_init__(self) -> None:
         """Refuse a round that could never close, and options that the strategy does not have."""

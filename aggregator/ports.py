@@ -86,6 +86,8 @@ class StoreReader(Protocol):
     def versions(self, task: str) -> Sequence[VersionRecord]: ...  # noqa: D102
     def is_joined(self, task: str, round_: int, device: str) -> bool: ...  # noqa: D102
     def n_joined(self, task: str, round_: int) -> int: ...  # noqa: D102
+    def joined(self, task: str, round_: int) -> Sequence[str]: ...  # noqa: D102
+    def answer_times(self, task: str, round_: int) -> Mapping[str, float]: ...  # noqa: D102
     def taken(self, update_id: bytes) -> UpdateRecord | None: ...  # noqa: D102
     def taken_from(self, task: str, round_: int, device: str) -> UpdateRecord | None: ...  # noqa: D102
     def updates(self, task: str, round_: int) -> Sequence[UpdateRecord]: ...  # noqa: D102

@@ -1,4 +1,4 @@
-"""What ``edgefold strategies`` prints: each strategy, its options and its needs, read from the strategies themselves."""
+"""What ``edgefold strategies`` prints: each strategy, its options and needs, read from the strategies."""
 
 from __future__ import annotations
 
@@ -26,15 +26,13 @@ def print_strategies(*, as_json: bool) -> None:
         click.echo(json.dumps({"strategies": found}, indent=2))
         return
     table = Table(box=None, pad_edge=False)
-    for head in ("strategy", "options", "needs of devices", "bundle", "secure sum", "central dp", "source"):
+    for head in ("strategy", "needs of devices", "bundle", "secure sum", "central dp", "source"):
         table.add_column(head, overflow="fold")
     for name, strategy in STRATEGIES.items():
         facts = described(strategy)
         is_here = facts["refusal"] is None
-        options = ", ".join(f"{one}={'?' if default is None else default}" for one, default in facts["options"].items())
         table.add_row(
             name if is_here else f"{name} (refused)",
-            options,
             facts["device"],
             facts["layout"],
             "yes" if facts["secure_sum"] else "no",

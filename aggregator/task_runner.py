@@ -16,6 +16,7 @@ from aggregator.core.intake import TaskView
 from aggregator.core.records import RoundRecord, TaskRecord, Traffic, UpdateRecord, VersionRecord
 from aggregator.core.rounds import FINAL_STATES, RoundEvent, RoundProgress, due_event
 from aggregator.core.seeds import plan_for
+from aggregator.round_members import RoundMembers
 from aggregator.stored_fold import StoredRound
 from aggregator.vectors import broadcast_payload, load_state, save_state
 from host.arrays import load_vector
@@ -51,6 +52,8 @@ class TaskRunner:
         self.task = setup.settings.id
         self._state: TaskState = "open"
         self._round: RoundRecord
+        self._members: RoundMembers
+        self._outbox: list[Outgoing] = []  # besides announcements and answers
         self._deadline_s = 0.0  # monotonic
         self._n_accepted = 0
         self._payload: tuple[int, bytes] | None = None  # version and its encoded adapter
@@ -77,8 +80,9 @@ class TaskRunner:
 
     def extend_deadline(self) -> None:
         """Give devices that could not reach us at least a grace to answer."""
-        grace_s = min(GRACE_S, self.setup.settings.deadline_s)
-        self._deadline_s = max(self._deadline_s, self._world.clock.monotonic_s() + grace_s)
+        grace_s, now_s = min(GRACE_S, self.setup.settings.deadline_s), self._world.clock.monotonic_s()
+        self._deadline_s = max(self._deadline_s, now_s + grace_s)
+        self._members.attendance.restart(now_s)
 
     def advance(self, *, is_reachable: bool) -> bool:
         """Do what is due: close, fold, abandon; return whether anything changed, so that it is announced.
@@ -86,15 +90,20 @@ class TaskRunner:
         ``is_reachable`` is whether devices can reach us at all: while the broker is away no deadline passes.
         """
         changed = False
+        self._outbox += [
+            self._hand_work(one, n_bytes=n_bytes)
+            for one, n_bytes in self._members.chosen(now_s=self._world.clock.monotonic_s())
+        ]
         while (due := self._due(is_reachable=is_reachable)) is not None:
             changed = True
             match due:
                 case "folded":
                     self._fold()
-                case "deadline-with-too-few":
+                case "deadline-with-too-few" | "withdrawn":
                     self._abandon()
                 case _:
                     self._world.store.start_closing(self.task, self._round.round, due)
+                    event("round-closing", task=self.task, round=self._round.round, why=due)
                     self._round = dataclasses.replace(self._round, state="closing")
         return changed
 
@@ -123,7 +132,7 @@ class TaskRunner:
             n_params=self.setup.n_params,
             plan=settings.plan,
             max_examples=settings.max_examples,
-            cohort=settings.cohort,
+            n_places=self._members.n_places,
             key=self.setup.key,
             round=round_.round,
             round_state=round_.state,
@@ -133,7 +142,22 @@ class TaskRunner:
 
     # -- what devices asked for --------------------------------------------------------------------------------------
 
-    def admit(self, admitted: Admitted, *, n_bytes: int) -> Outgoing:
+    def outgoing(self) -> list[Outgoing]:
+        """Return, once, what is to be sent besides announcements and answers."""
+        sent, self._outbox = self._outbox, []
+        return sent
+
+    def admit(self, admitted: Admitted, *, n_bytes: int) -> Outgoing | None:
+        """Hand the device its work or, while the round gathers, let it wait; return what to tell whom, if anything."""
+        if not (admitted.is_first and self._members.is_gathering):
+            return self._hand_work(admitted, n_bytes=n_bytes)
+        out = self._members.offer(admitted, n_bytes=n_bytes, now_s=self._world.clock.monotonic_s())
+        if out is None:
+            return None
+        event("join-declined", reason="not-selected", device=out.device, task=self.task, round=out.join.round)
+        return self._world.conversation.decline(out.device, out.join, "not-selected")
+
+    def _hand_work(self, admitted: Admitted, *, n_bytes: int) -> Outgoing:
         """Keep that the device takes part and return its work."""
         device, round_ = admitted.device, self._round
         work = self._world.conversation.work(
@@ -152,6 +176,7 @@ class TaskRunner:
         heard = self._announcement.n_bytes if admitted.is_first else 0
         traffic = Traffic(up_bytes=n_bytes, down_bytes=work.n_bytes + heard)
         self._world.store.join(self.task, round_.round, device, traffic=traffic, unix_s=self._world.clock.unix_s())
+        self._members.attendance.join(device, self._world.clock.monotonic_s())
         if admitted.is_first:
             event(
                 "device-joined",
@@ -182,6 +207,7 @@ class TaskRunner:
         traffic = Traffic(up_bytes=n_bytes, down_bytes=receipt.n_bytes)
         self._world.store.accept(record, traffic=traffic, unix_s=self._world.clock.unix_s())
         self._n_accepted += 1
+        self._members.attendance.answer(taken.device, self._world.clock.monotonic_s())
         event(
             "update-accepted",
             task=self.task,
@@ -254,9 +280,11 @@ class TaskRunner:
         self._state = "open" if record is None else record.state
         self._round = store.latest_round(self.task)
         self._n_accepted = len(store.updates(self.task, self._round.round))
+        now_s = self._world.clock.monotonic_s()
+        self._members = RoundMembers(self.setup.settings, store, self._round, now_s=now_s)
         # A machine without a battery clock may wake up in 1970: no wait is longer than the settings say.
         left_s = min(self.setup.settings.deadline_s, self._round.deadline_unix_s - self._world.clock.unix_s())
-        self._deadline_s = self._world.clock.monotonic_s() + left_s
+        self._deadline_s = now_s + left_s
         self._announcement = self._world.conversation.announce(self._announce())
         if self._round.state == "open":
             event("round-opened", task=self.task, round=self._round.round, version=self._round.version)
@@ -271,6 +299,7 @@ class TaskRunner:
             round=self._round.round,
             version=version,
             bundle_id=self.setup.bundle.id,
+            spread_s=self.setup.settings.selection.spread_s or None,
         )
 
     def _new_round(self, number: int, *, version: int) -> RoundRecord:
@@ -287,12 +316,15 @@ class TaskRunner:
     def _due(self, *, is_reachable: bool) -> RoundEvent | None:
         if self._round.state in FINAL_STATES:
             return None
-        settings = self.setup.settings
+        settings, attendance = self.setup.settings, self._members.attendance
         progress = RoundProgress(
             state=self._round.state,
             n_accepted=self._n_accepted,
             cohort=settings.cohort,
             min_cohort=settings.min_cohort,
+            n_waiting=attendance.n_waiting,
+            quiet_s=attendance.quiet_s(self._world.clock.monotonic_s()) if is_reachable else 0.0,
+            patience_s=self._members.patience_s,
         )
         return due_event(progress, is_past_deadline=is_reachable and self.seconds_left <= 0)
 

@@ -241,13 +241,20 @@ class Agent:
 
     def _do(self, action: Action) -> None:
         match action:
-            case SendJoin() | SendUpdate():
+            case SendJoin(job=job):
+                self._sending = action
+                self._resend = Resend.begin(time.monotonic(), wait_s=self._random.uniform(0, self._spread_s(job)))
+            case SendUpdate():
                 self._sending, self._resend = action, Resend.begin(time.monotonic())
             case StartTraining(job=job):
                 if self._running is None:
                     self._train(job)
             case StopTraining():
                 self._stop_trainer()
+
+    def _spread_s(self, job: Job) -> float:
+        announce = self._announced.get(job.task)  # none after a restart: then nobody else calls at this moment
+        return 0.0 if announce is None or announce.round != job.round else announce.spread_s or 0.0
 
     def _send_what_is_due(self) -> None:
         now_s = time.monotonic()

@@ -33,6 +33,7 @@ __all__ = [
     "MAX_EXAMPLES",
     "MAX_MESSAGE_BYTES",
     "MAX_ROUND",
+    "MAX_SPREAD_S",
     "PROTOCOL_VERSION",
     "REASONS",
     "Announce",
@@ -72,6 +73,7 @@ MAX_MESSAGE_BYTES: Final = 64 * 2**20
 ENVELOPE_OVERHEAD_BYTES: Final = 4096
 MAX_EXAMPLES: Final = 10**9
 MAX_ROUND: Final = 2**31
+MAX_SPREAD_S: Final = 86_400.0  # a day: longer, and the round is over before a device calls
 
 Kind: TypeAlias = Literal["announce", "join", "work", "decline", "update", "receipt", "renew", "certificate"]
 
@@ -117,13 +119,14 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announce:
-    """Round ``round`` of ``task`` is open on adapter ``version``, or the task has finished."""
+    """Round ``round`` of ``task`` is open on adapter ``version``, none is open for now, or the task has finished."""
 
     task: Name
-    state: Literal["open", "finished"]
+    state: Literal["open", "paused", "finished"]
     round: Annotated[int, Range(0, MAX_ROUND)]
     version: Annotated[int, Range(0, MAX_ROUND)]
     bundle_id: Hex
+    spread_s: Annotated[float, Range(0.0, MAX_SPREAD_S)] | None = None  # wait a random part of it before joining
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -121,6 +121,21 @@ class SqlStore:
         """Return how many devices take part in the round."""
         return self._count(PARTICIPANTS, _of_round(PARTICIPANTS, task, round_))
 
+    def joined(self, task: str, round_: int) -> tuple[str, ...]:
+        """Return the devices that take part in the round, by name."""
+        query = select(PARTICIPANTS.c.device).where(_of_round(PARTICIPANTS, task, round_))
+        with self._reading() as connection:
+            return tuple(connection.execute(query.order_by(PARTICIPANTS.c.device)).scalars())
+
+    def answer_times(self, task: str, round_: int) -> dict[str, float]:
+        """Return the seconds between each device's join and its accepted update; 0 where the wall clock went back."""
+        p, u = PARTICIPANTS.c, UPDATES.c
+        pair = and_(p.task == u.task, p.round == u.round, p.device == u.device)
+        query = select(u.device, u.taken_unix_s - p.joined_unix_s).join_from(UPDATES, PARTICIPANTS, pair)
+        with self._reading() as connection:
+            rows = connection.execute(query.where(_of_round(UPDATES, task, round_)))
+            return {device: max(0.0, took_s) for device, took_s in rows}
+
     def taken(self, update_id: bytes) -> UpdateRecord | None:
         """Return the accepted update with this id."""
         return self._first(UpdateRecord, UPDATES, UPDATES.c.update_id == update_id)

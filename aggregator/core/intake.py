@@ -56,7 +56,7 @@ class TaskView:
     n_params: int
     plan: Plan
     max_examples: int
-    cohort: int
+    n_places: int  # devices that a round hands work to
     key: TaskKey
     round: int
     round_state: RoundState
@@ -241,7 +241,7 @@ def _closed_to(join: Join, view: TaskView) -> Reason | None:
 def _unwanted(device: str, join: Join, view: TaskView, ledger: Ledger, *, is_known: bool) -> Reason | None:
     if ledger.taken_from(join.task, join.round, device) is not None:
         return "duplicate"  # its update is in: training again would be for nothing
-    is_full = ledger.n_joined(join.task, join.round) >= view.cohort
+    is_full = ledger.n_joined(join.task, join.round) >= view.n_places
     return "not-selected" if is_full and not is_known else None
 
 

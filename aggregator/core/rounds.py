@@ -1,7 +1,7 @@
 """The life of a round as a table.
 
-    open ── cohort-complete | deadline-with-enough ──> closing ── folded ──> folded
-     └───── deadline-with-too-few ──> abandoned
+    open ── cohort-complete | all-answered | stragglers-left | deadline-with-enough ──> closing ── folded ──> folded
+     └───── deadline-with-too-few | withdrawn ──> abandoned
 
 Must live here: which event may follow which, and when one is due. Does not know about: clocks (the caller says whether
 the deadline has passed), storage, devices, adapters. ``closing`` is kept durably before the fold begins, so that the
@@ -23,15 +23,25 @@ __all__ = ["FINAL_STATES", "TABLE", "RoundEvent", "RoundProgress", "RoundState",
 
 RoundState: TypeAlias = Literal["open", "closing", "folded", "abandoned"]
 RoundEvent: TypeAlias = Literal[
-    "update-accepted", "cohort-complete", "deadline-with-enough", "deadline-with-too-few", "folded"
+    "update-accepted",
+    "cohort-complete",  # as many updates as were wanted
+    "all-answered",  # the task pauses: nobody else is let in, and nobody is waited for
+    "stragglers-left",  # most have answered, and the others take far longer than those did
+    "deadline-with-enough",
+    "deadline-with-too-few",
+    "withdrawn",  # its task was stopped or rolled back, or paused with too few at work
+    "folded",
 ]
 
 TABLE: Final[Mapping[tuple[RoundState, RoundEvent], RoundState]] = MappingProxyType(
     {
         ("open", "update-accepted"): "open",
         ("open", "cohort-complete"): "closing",
+        ("open", "all-answered"): "closing",
+        ("open", "stragglers-left"): "closing",
         ("open", "deadline-with-enough"): "closing",
         ("open", "deadline-with-too-few"): "abandoned",
+        ("open", "withdrawn"): "abandoned",
         ("closing", "folded"): "folded",
     }
 )
@@ -40,12 +50,23 @@ FINAL_STATES: Final[frozenset[RoundState]] = frozenset({"folded", "abandoned"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundProgress:
-    """How far a round is, and what it waits for."""
+    """How far a round is, and what it waits for.
+
+    Attributes:
+        n_waiting: devices that have work and have not answered.
+        is_draining: whether its task pauses, so that nobody else is let in.
+        quiet_s: for how long nobody has joined.
+        patience_s: how long it waits after the last join for those who have not answered; None: until its deadline.
+    """
 
     state: RoundState
     n_accepted: int
     cohort: int
     min_cohort: int
+    n_waiting: int = 0
+    is_draining: bool = False
+    quiet_s: float = 0.0
+    patience_s: float | None = None
 
 
 def fire(state: RoundState, event: RoundEvent) -> RoundState:
@@ -62,12 +83,21 @@ def fire(state: RoundState, event: RoundEvent) -> RoundState:
 
 def due_event(progress: RoundProgress, *, is_past_deadline: bool) -> RoundEvent | None:
     """Return the event that is due now, or None; a closing round is due to be ``folded``."""
-    if progress.state == "closing":
-        return "folded"
     if progress.state != "open":
-        return None
+        return "folded" if progress.state == "closing" else None
     if progress.n_accepted >= progress.cohort:
         return "cohort-complete"
-    if not is_past_deadline:
-        return None
-    return "deadline-with-enough" if progress.n_accepted >= progress.min_cohort else "deadline-with-too-few"
+    has_enough = progress.n_accepted >= progress.min_cohort
+    if progress.is_draining and progress.n_waiting == 0:
+        return "all-answered" if has_enough else "withdrawn"
+    if has_enough and _others_are_lost(progress):
+        return "stragglers-left"
+    if is_past_deadline:
+        return "deadline-with-enough" if has_enough else "deadline-with-too-few"
+    return None
+
+
+def _others_are_lost(progress: RoundProgress) -> bool:
+    # The median of a few quick ones says little about the rest: half of the cohort must have answered.
+    is_known = 2 * progress.n_accepted >= progress.cohort
+    return is_known and progress.patience_s is not None and progress.quiet_s > progress.patience_s

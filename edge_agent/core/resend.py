@@ -22,9 +22,9 @@ class Resend:
     n_sent: int
 
     @classmethod
-    def begin(cls, now_s: float) -> Resend:
-        """Send for the first time now."""
-        return cls(now_s, 0)
+    def begin(cls, now_s: float, *, wait_s: float = 0.0) -> Resend:
+        """Send for the first time after ``wait_s``."""
+        return cls(now_s + wait_s, 0)
 
     def sent(self, now_s: float, rng: random.Random) -> Resend:
         """Return when to send next if no answer comes: half of the wait is certain, half is random."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -183,6 +184,13 @@ def test_a_round_goes_from_announcement_to_a_sealed_update_that_the_service_can_
     content = unpack_content(rig.task_key.open(update.sealed, info=info))
     assert content.n_examples == 5
     assert codec.decode(content.delta, n_values=N).tolist() == [0.25] * N
+
+
+def test_a_call_is_spread_over_the_time_that_the_announcement_says(rig: Rig) -> None:
+    rig.say(replace(rig.announce(1), spread_s=80_000.0))
+    assert rig.heard(Join) == []
+    rig.say(replace(rig.announce(2), spread_s=0.0))
+    assert [join.round for join in rig.heard(Join)] == [2]
 
 
 def test_the_trainer_gets_the_adapter_the_plan_and_the_devices_own_data(rig: Rig) -> None:

@@ -22,3 +22,7 @@ def test_waits_double_are_jittered_and_bounded() -> None:
 def test_two_devices_do_not_come_back_together() -> None:
     waits = {Resend.begin(0.0).sent(0.0, random.Random(seed)).due_s for seed in range(20)}
     assert len(waits) == 20
+
+
+def test_a_first_call_can_be_put_off() -> None:
+    assert Resend.begin(10.0, wait_s=2.5).due_s == 12.5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -13,8 +13,8 @@ STATES = get_args(RoundState)
 EVENTS = get_args(RoundEvent)
 
 
-def progress(state: RoundState = "open", n_accepted: int = 0) -> RoundProgress:
-    return RoundProgress(state=state, n_accepted=n_accepted, cohort=4, min_cohort=2)
+def progress(state: RoundState = "open", n_accepted: int = 0, **changes: Any) -> RoundProgress:
+    return RoundProgress(state=state, n_accepted=n_accepted, cohort=4, min_cohort=2, **changes)
 
 
 @pytest.mark.parametrize(("step", "after"), TABLE.items())
@@ -63,6 +63,35 @@ def test_an_open_round_closes_when_it_is_full_or_its_time_is_up(
     assert due_event(progress("open", n_accepted), is_past_deadline=is_past_deadline) == expected
 
 
+@pytest.mark.parametrize(
+    ("n_accepted", "quiet_s", "patience_s", "expected"),
+    [
+        (2, 11.0, 10.0, "stragglers-left"),
+        (3, 11.0, 10.0, "stragglers-left"),
+        (2, 10.0, 10.0, None),  # not longer than the patience
+        (2, 1e9, None, None),  # nobody has answered yet, or the operator waits for all
+        (1, 1e9, 10.0, None),  # fewer than half of the cohort, and than min_cohort
+        (4, 0.0, 10.0, "cohort-complete"),
+    ],
+)
+def test_an_open_round_leaves_its_stragglers_when_its_patience_is_over(
+    n_accepted: int, quiet_s: float, patience_s: float | None, expected: RoundEvent | None
+) -> None:
+    now = progress("open", n_accepted, n_waiting=4 - n_accepted, quiet_s=quiet_s, patience_s=patience_s)
+    assert due_event(now, is_past_deadline=False) == expected
+
+
+@pytest.mark.parametrize(
+    ("n_accepted", "n_waiting", "expected"),
+    [(2, 0, "all-answered"), (3, 0, "all-answered"), (1, 0, "withdrawn"), (0, 0, "withdrawn"), (2, 1, None)],
+)
+def test_a_round_of_a_pausing_task_ends_when_nobody_is_at_work(
+    n_accepted: int, n_waiting: int, expected: RoundEvent | None
+) -> None:
+    now = progress("open", n_accepted, n_waiting=n_waiting, is_draining=True)
+    assert due_event(now, is_past_deadline=False) == expected
+
+
 def test_a_closing_round_is_due_to_be_folded_whatever_the_time() -> None:
     assert due_event(progress("closing", 2), is_past_deadline=False) == "folded"
 
@@ -71,5 +100,8 @@ def test_every_due_event_is_legal() -> None:
     for state in STATES:
         for n_accepted in range(6):
             for late in (False, True):
-                event = due_event(progress(state, n_accepted), is_past_deadline=late)
-                assert event is None or (state, event) in TABLE
+                for draining in (False, True):
+                    for patience_s in (None, 1.0):
+                        now = progress(state, n_accepted, is_draining=draining, quiet_s=2.0, patience_s=patience_s)
+                        event = due_event(now, is_past_deadline=late)
+                        assert event is None or (state, event) in TABLE
