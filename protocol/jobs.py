@@ -42,6 +42,7 @@ KEPT_FILE: Final = "kept.f32"
 
 _Path = Annotated[str, Length(1, 4096)]
 _Threads = Annotated[int, Range(1, 256)]
+_Engine = Annotated[str, Length(1, 64)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,7 @@ class TrainJob:
     residual: _Path | None = None  # raw float32: what earlier encodings rounded away
     kept: _Path | None = None  # raw float32 [n_params]: what the last accepted round of the task kept
     threads: _Threads = 1
+    engine: _Engine = "portable"
     max_examples: Annotated[int, Range(1, 10**9)] = 1_000_000
 
 
@@ -74,6 +76,7 @@ class EvaluateJob:
     batch_size: Annotated[int, Range(1, 4096)] = 32
     max_tokens: Annotated[int, Range(1, 8192)] = 64
     threads: _Threads = 1
+    engine: _Engine = "portable"
     max_examples: Annotated[int, Range(1, 10**9)] = 1_000_000
 
 
@@ -94,6 +97,7 @@ class CheckJob:
     clip_grad_norm: Annotated[float, Range(1e-6, 1e9)] | None = None
     out: _Path
     threads: _Threads = 1
+    engine: _Engine = "portable"
 
 
 Job: TypeAlias = TrainJob | EvaluateJob | CheckJob

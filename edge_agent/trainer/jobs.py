@@ -15,9 +15,9 @@ import numpy as np
 
 from edge_agent.trainer.batches import batches_in_order, shuffled_batches
 from edge_agent.trainer.datasets import Scores, judge, open_dataset
+from edge_agent.trainer.engines import open_engine
 from edge_agent.trainer.local_terms import LocalTerms, n_work_values
 from edge_agent.trainer.optimizers import clip_norm, l2_norm, make_optimizer
-from edge_agent.trainer.portable import PortableEngine
 from host.arrays import load_npz, load_vector, save_vector
 from host.bundle_folder import Bundle, open_bundle
 from host.durable import read_bytes, write_bytes
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_agent.trainer.batches import Dataset
+    from edge_agent.trainer.engines import Engine
 
     Report = Callable[[Progress], None]
 
@@ -67,7 +68,7 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
     kept = None if job.kept is None else _vector(Path(job.kept), n_params)
     terms = LocalTerms(job.plan, bundle.layout, received=received, kept=kept)
     residual = _residual(job.residual, n_params)
-    engine = PortableEngine.open(bundle.folder, bundle.manifest, threads=job.threads)
+    engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
     epochs = _Epochs(job.plan, data, report)
     theta = epochs.run(engine, terms)
     payload, delta, left = terms.encode(theta, residual, n_steps=epochs.n_steps)
@@ -96,7 +97,7 @@ def evaluate(job: EvaluateJob, report: Report, *, started: float) -> EvaluateRes
     """
     bundle = open_bundle(Path(job.bundle))
     theta = _adapter(bundle, job.adapter, n_values=bundle.layout.n_params)
-    engine = PortableEngine.open(bundle.folder, bundle.manifest, threads=job.threads)
+    engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
     results = {}
     for done, (name, path) in enumerate(job.sets.items()):
         report(Progress(step=done, n_steps=len(job.sets)))
@@ -122,7 +123,7 @@ def check(job: CheckJob, _report: Report, *, started: float) -> CheckResult:
     bundle = open_bundle(Path(job.bundle))
     arrays = load_npz(Path(job.batches))
     theta = _vector(Path(job.theta), bundle.layout.n_params)
-    engine = PortableEngine.open(bundle.folder, bundle.manifest, threads=job.threads)
+    engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
     batches = [_nth_batch(arrays, step) for step in range(job.n_steps)]
     optimizer = make_optimizer(job.optimizer, theta.size)
     losses, train_s = [], 0.0
@@ -151,7 +152,7 @@ class _Epochs:
         self._plan, self._data, self._report = plan, data, report
         self.n_steps, self.train_s, self.last_loss = 0, 0.0, 0.0
 
-    def run(self, engine: PortableEngine, terms: LocalTerms) -> NDArray[np.float32]:
+    def run(self, engine: Engine, terms: LocalTerms) -> NDArray[np.float32]:
         """Return the local adapter, float32 [n_params]."""
         plan, theta = self._plan, terms.start.copy()
         rng = np.random.default_rng(plan.seed)
