@@ -65,6 +65,7 @@ class FleetSpec:
         broker: which broker to start.
         threads: of each trainer.
         keep_updates: keep folded updates, so that ``edgefold task verify`` can fold them again.
+        strategy, strategy_options: how updates become versions; `edgefold strategies` lists them.
         secure: certificates, enrolment and mutual TLS, as a real fleet has them; needs Mosquitto.
     """
 
@@ -82,6 +83,8 @@ class FleetSpec:
     threads: int = 1
     keep_updates: bool = False
     secure: bool = False
+    strategy: str = "fedavg"
+    strategy_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class LocalFleet:
@@ -222,7 +225,8 @@ class LocalFleet:
         task = {
             "id": self.spec.task,
             "bundle": str(self.spec.bundle.resolve()),
-            "strategy": "fedavg",
+            "strategy": self.spec.strategy,
+            "strategy_options": dict(self.spec.strategy_options),
             "rounds": self.spec.rounds,
             "cohort": self.spec.cohort or len(self.spec.devices),
             "min_cohort": self.spec.min_cohort,
