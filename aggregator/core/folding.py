@@ -89,8 +89,8 @@ class Needs:
 
     device: str = "nothing"  # beyond plain local training, in words
     layout: Literal["any", "lora"] = "any"
-    secure_sum: bool  # the fold depends on nothing but sum n_i and sum n_i delta_i
-    central_dp: bool  # one clipped device moves the fold's input by a bounded amount
+    secure_sum: bool  # the fold works from the one mean of all whole deltas, which is all that a secure sum shows
+    central_dp: bool  # the same for one noisy mean: noise on values that nobody sends would move what is frozen
     plain_sgd: bool = False  # the device's steps must be SGD without momentum, and its update unclipped
     memory: str = "O(adapter)"
     refusal: str | None = None  # why no task can ask for it, where that is so
@@ -116,6 +116,11 @@ class Strategy:
     options: type[Any] = NoOptions
     terms: Callable[[Any, TermsContext], DeviceTerms | None] = _no_terms
     broadcast: Callable[[State], NDArray[np.float32]] = _adapter_of  # what a device is sent
+
+    @property
+    def needs_single_deltas(self) -> bool:
+        """Whether one mean of all deltas is not enough to fold."""
+        return not self.needs.secure_sum
 
 
 def canonical_order(updates: Iterable[UpdateRecord]) -> list[UpdateRecord]:

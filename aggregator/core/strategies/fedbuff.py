@@ -71,6 +71,6 @@ STRATEGY: Final = Strategy(
     fold=fold,
     title="a buffer of updates, each weighted by its age; in synchronous rounds none has any",
     source="Nguyen et al. 2022, arXiv:2106.06639",
-    needs=Needs(secure_sum=False, central_dp=True),
+    needs=Needs(secure_sum=False, central_dp=False),
     options=Options,
 )

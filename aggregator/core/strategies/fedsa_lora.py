@@ -40,7 +40,7 @@ STRATEGY: Final = Strategy(
     fold=fold,
     title="LoRA with A shared and B personal: what is sent is less than half",
     source="Guo et al. 2025, arXiv:2410.01463",
-    needs=Needs(device="personal roles, kept on the device", layout="lora", secure_sum=True, central_dp=True),
+    needs=Needs(device="personal roles, kept on the device", layout="lora", secure_sum=False, central_dp=False),
     options=Options,
     terms=terms,
 )

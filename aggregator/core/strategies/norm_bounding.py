@@ -49,6 +49,6 @@ STRATEGY: Final = Strategy(
     fold=fold,
     title="averaging of deltas cut to a length",
     source="Sun et al. 2019, arXiv:1911.07963",
-    needs=Needs(secure_sum=False, central_dp=True),
+    needs=Needs(secure_sum=False, central_dp=False),
     options=Options,
 )

@@ -32,6 +32,6 @@ STRATEGY: Final = Strategy(
     fold=fold,
     title="LoRA with B and A in turn: averaging is exact, updates are about half",
     source="Chen et al. 2025, arXiv:2502.01755",
-    needs=Needs(device="frozen roles, by round", layout="lora", secure_sum=True, central_dp=True),
+    needs=Needs(device="frozen roles, by round", layout="lora", secure_sum=False, central_dp=False),
     terms=terms,
 )
