@@ -26,7 +26,7 @@ _COMMANDS: Final = {
     "export": ("export.cli", "export", "Turn a foundation model into a bundle that devices can train."),
     "serve": ("aggregator.cli", "serve", "Run the aggregator: open tasks, run rounds, fold updates."),
     "broker": ("aggregator.cli", "broker", "Run only the MQTT broker, apart from the aggregator."),
-    "task": ("aggregator.cli", "task", "Look at tasks: rounds, versions, metrics, refusals."),
+    "task": ("aggregator.task_cli", "task", "Create tasks, look at them, pause, stop, roll back, export."),
     "strategies": ("aggregator.cli", "strategies", "List the fold strategies and what each needs."),
     "devices": ("aggregator.cli", "devices", "Let devices in and shut them out."),
     "agent": ("edge_agent.cli", "agent", "Make this machine a learning device."),

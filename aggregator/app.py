@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from aggregator.issuance import ClaimDesk, Issuance
     from aggregator.ports import Supervisor
     from aggregator.revocations import Revocations
+    from aggregator.steering import Steering
     from aggregator.task_runner import TaskRunner
     from aggregator.task_setup import World
     from host.link import Link
@@ -61,6 +62,7 @@ class Parts:
     evaluations: Evaluations
     supervisors: Sequence[Supervisor] = ()
     trust: Trust | None = None
+    steering: Steering | None = None
 
 
 class Service:
@@ -71,11 +73,15 @@ class Service:
         self._parts, self._world, self._link = parts, parts.world, parts.link
         self._runners = {runner.task: runner for runner in parts.runners}
         self._is_up = False
-        self._intake = IntakeContext(
-            fleet=parts.world.conversation.fleet,
-            devices=parts.devices,
-            ledger=_StoreLedger(parts.world, self._runners),
-            max_bytes=max([ENVELOPE_OVERHEAD_BYTES, *(runner.setup.max_message_bytes for runner in parts.runners)]),
+        self._intake = self._context()
+
+    def _context(self) -> IntakeContext:
+        sizes = (runner.setup.max_message_bytes for runner in self._runners.values())
+        return IntakeContext(
+            fleet=self._world.conversation.fleet,
+            devices=self._parts.devices,
+            ledger=_StoreLedger(self._world, self._runners),
+            max_bytes=max([ENVELOPE_OVERHEAD_BYTES, *sizes]),
         )
 
     def start(self) -> None:
@@ -107,6 +113,7 @@ class Service:
             self._parts.trust.revocations.tick(now_s)
             self._parts.trust.desk.tick()
         self._advance()
+        self._steer(now_s)
         self._parts.evaluations.tick()
         return link_event is not None
 
@@ -118,7 +125,7 @@ class Service:
     @property
     def is_done(self) -> bool:
         """Whether every task is finished, announced and measured."""
-        all_finished = all(runner.is_finished for runner in self._runners.values())
+        all_finished = all(runner.is_settled for runner in self._runners.values())
         return all_finished and self._is_up and self._parts.evaluations.is_idle
 
     def close(self) -> None:
@@ -201,6 +208,17 @@ class Service:
             for message in runner.outgoing():
                 self._publish(message)
             self._parts.evaluations.add_missing(runner)
+
+    def _steer(self, now_s: float) -> None:
+        if self._parts.steering is not None:
+            for runner in self._parts.steering.tick(now_s, self._runners, add=self._add):
+                self._publish(runner.announcement)
+
+    def _add(self, runner: TaskRunner) -> None:
+        runner.resume()
+        self._runners[runner.task] = runner
+        self._intake = self._context()
+        self._publish(runner.announcement)
 
     def _publish(self, message: Outgoing) -> None:
         # If the link is down the message is dropped: announcements are sent again at LinkUp, and devices ask again.

@@ -1,4 +1,4 @@
-"""The aggregator's commands: ``serve``, ``broker``, ``task`` and ``devices``. Errors leave to the front door."""
+"""The aggregator's commands: ``serve``, ``broker`` and ``devices``; ``task`` is in ``task_cli``. Errors leave here."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-__all__ = ["broker", "devices", "serve", "strategies", "task"]
+__all__ = ["CONFIG_OPTION", "JSON_OPTION", "broker", "devices", "serve", "strategies"]
 
-_CONFIG = click.option(
+CONFIG_OPTION = click.option(
     "--config",
     "config_path",
     required=True,
@@ -18,7 +18,7 @@ _CONFIG = click.option(
 )
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _YEAR_S = 365 * 86_400
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 
 
 class _Expiry(click.ParamType[float]):
@@ -77,7 +77,7 @@ def init(folder: Path, **values: object) -> None:
 
 
 @click.command()
-@_CONFIG
+@CONFIG_OPTION
 def broker(config_path: Path) -> None:
     """Run only the MQTT broker of the settings' [broker] table, apart from the aggregator."""
     from aggregator.config import load_config  # noqa: PLC0415
@@ -87,50 +87,8 @@ def broker(config_path: Path) -> None:
 
 
 @click.group()
-def task() -> None:
-    """Look at tasks: rounds, versions, metrics, refusals. Works beside a running service."""
-
-
-@task.command("list")
-@_CONFIG
-@_JSON
-def list_(config_path: Path, *, as_json: bool) -> None:
-    """List the tasks: state, rounds folded, newest accuracy."""
-    from aggregator import report  # noqa: PLC0415
-
-    with report.opened(config_path) as desk:
-        desk.print_tasks(as_json=as_json)
-
-
-@task.command()
-@click.argument("task_id", metavar="TASK")
-@_CONFIG
-@_JSON
-def show(task_id: str, config_path: Path, *, as_json: bool) -> None:
-    """Show one task: every round, version and metric, and why messages were refused."""
-    from aggregator import report  # noqa: PLC0415
-
-    with report.opened(config_path) as desk:
-        desk.print_task(task_id, as_json=as_json)
-
-
-@task.command()
-@click.argument("task_id", metavar="TASK")
-@_CONFIG
-@_JSON
-def verify(task_id: str, config_path: Path, *, as_json: bool) -> None:
-    """Fold every version again from the stored updates and compare byte for byte.
-
-    Needs service.keep_folded_updates = true from the task's first round on.
-    """
-    from aggregator import report  # noqa: PLC0415
-
-    with report.opened(config_path) as desk:
-        desk.print_verification(task_id, as_json=as_json)
-
-
 @click.command()
-@_JSON
+@JSON_OPTION
 def strategies(*, as_json: bool) -> None:
     """List the fold strategies: what each needs of devices and bundle, and what it goes together with.
 
@@ -147,10 +105,10 @@ def devices() -> None:
 
 
 @devices.command()
-@_CONFIG
+@CONFIG_OPTION
 @click.option("--count", type=click.IntRange(1, 1000), default=1, show_default=True, help="How many.")
 @click.option("--expires", type=_Expiry(), default="24h", show_default=True, help="After how long: 90s, 30m, 24h, 7d.")
-@_JSON
+@JSON_OPTION
 def token(config_path: Path, *, count: int, expires: float, as_json: bool) -> None:
     """Print tokens, each of which lets in one device once. They are shown now and never again."""
     from aggregator import device_desk  # noqa: PLC0415
@@ -160,8 +118,8 @@ def token(config_path: Path, *, count: int, expires: float, as_json: bool) -> No
 
 
 @devices.command("list")
-@_CONFIG
-@_JSON
+@CONFIG_OPTION
+@JSON_OPTION
 def list_devices(config_path: Path, *, as_json: bool) -> None:
     """List the devices: status, and until when their certificates hold."""
     from aggregator import device_desk  # noqa: PLC0415
@@ -172,8 +130,8 @@ def list_devices(config_path: Path, *, as_json: bool) -> None:
 
 @devices.command("show")
 @click.argument("device", metavar="DEVICE")
-@_CONFIG
-@_JSON
+@CONFIG_OPTION
+@JSON_OPTION
 def show_device(device: str, config_path: Path, *, as_json: bool) -> None:
     """Show one device: key, certificate, status."""
     from aggregator import device_desk  # noqa: PLC0415
@@ -184,7 +142,7 @@ def show_device(device: str, config_path: Path, *, as_json: bool) -> None:
 
 @devices.command()
 @click.argument("device", metavar="DEVICE")
-@_CONFIG
+@CONFIG_OPTION
 def approve(device: str, config_path: Path) -> None:
     """Let in a device that waits, where devices.approve = "manual"."""
     from aggregator import device_desk  # noqa: PLC0415
@@ -195,7 +153,7 @@ def approve(device: str, config_path: Path) -> None:
 
 @devices.command()
 @click.argument("device", metavar="DEVICE")
-@_CONFIG
+@CONFIG_OPTION
 def revoke(device: str, config_path: Path) -> None:
     """Shut a device out, for good: its messages, its certificate and its live connection."""
     from aggregator import device_desk  # noqa: PLC0415

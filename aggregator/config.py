@@ -9,16 +9,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from aggregator.core.strategy_choice import options_of
+from aggregator.gate_settings import GateSettings  # noqa: TC001 - read from the annotation at run time
 from aggregator.selection_settings import SelectionSettings
 from host.config import load
 from protocol.fields import FieldError, Length, Name, Range
 from protocol.messages import MAX_EXAMPLES, Codec, Optimizer, Plan
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = [
     "AuthoritySettings",
@@ -30,6 +28,7 @@ __all__ = [
     "TaskEvaluation",
     "TaskSettings",
     "load_config",
+    "resolve_task",
 ]
 
 PathText = Annotated[str, Length(1, 4096)]
@@ -121,9 +120,15 @@ class TaskSettings:
     plan: Plan = field(default_factory=_default_plan)
     evaluation: TaskEvaluation | None = None
     selection: SelectionSettings = field(default_factory=SelectionSettings)
+    gate: GateSettings | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a round that could never close, and options that the strategy does not have."""
+        """Refuse a round that could never close, a gate that measures nothing, options of another strategy."""
+        if self.gate is not None:
+            missing = sorted(set(self.gate.sets) - set(self.evaluation.sets if self.evaluation else {}))
+            if self.evaluation is None or missing:
+                what = f"it names {missing[0]}, which" if missing else "it"
+                raise FieldError(f"gate: {what} needs a set in [task.evaluation]")
         if self.min_cohort > self.cohort:
             raise FieldError(f"min_cohort: {self.min_cohort} is more than cohort = {self.cohort}")
         options_of(self.strategy, self.strategy_options)
@@ -173,11 +178,16 @@ def load_config(path: Path) -> Config:
         service=dataclasses.replace(service, folder=resolve(service.folder), key=resolve(service.key)),
         authority=authority,
         devices=dataclasses.replace(devices, registry=registry),
-        task=tuple(_resolve_task(task, resolve) for task in config.task),
+        task=tuple(resolve_task(task, folder) for task in config.task),
     )
 
 
-def _resolve_task(task: TaskSettings, resolve: Callable[[str], str]) -> TaskSettings:
+def resolve_task(task: TaskSettings, folder: Path) -> TaskSettings:
+    """Return ``task`` with its paths relative to ``folder`` made absolute."""
+
+    def resolve(text: str) -> str:
+        return str(folder / Path(text).expanduser())
+
     evaluation = task.evaluation
     if evaluation is not None:
         sets = {name: resolve(text) for name, text in evaluation.sets.items()}

@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 
     from aggregator.core.enrolment import CertificateRecord, DeviceRecord, TokenRecord
     from aggregator.core.records import (
+        Change,
+        CommandRecord,
+        CreatedTask,
         Evaluation,
         RoundRecord,
         RoundSummary,
+        Standing,
         TaskRecord,
         Traffic,
         UpdateRecord,
@@ -39,6 +43,7 @@ __all__ = [
     "EvaluationRequest",
     "Evaluator",
     "Issuer",
+    "LifecycleStore",
     "Store",
     "StoreReader",
     "Supervisor",
@@ -123,21 +128,47 @@ class Store(StoreReader, Protocol):
         """Fix the round's updates for the reason ``round_event``: no other is taken from here on."""
 
     def fold(
-        self, task: str, round_: int, *, version: VersionRecord, next_round: RoundRecord | None, unix_s: float
+        self,
+        task: str,
+        round_: int,
+        *,
+        version: VersionRecord,
+        next_round: RoundRecord | None,
+        is_last: bool = False,
+        unix_s: float,
     ) -> None:
-        """Close the round by its version and open the next, or finish the task if there is none."""
+        """Close the round by its version; open the next if there is one, finish the task if it was the last."""
 
-    def abandon(self, task: str, round_: int, *, next_round: RoundRecord, unix_s: float) -> None:
-        """Close the round without a version, discard its updates and open the next."""
+    def abandon(
+        self, task: str, round_: int, round_event: RoundEvent, *, next_round: RoundRecord | None, unix_s: float
+    ) -> None:
+        """Close the round without a version, discard its updates and open the next, if there is one."""
 
-    def reopen(self, task: str, next_round: RoundRecord) -> None:
-        """Go on with a finished task that was given more rounds."""
+    def open_round(self, round_: RoundRecord) -> None:
+        """Open a round of a task that has none."""
 
     def finish(self, task: str, round_: int, *, unix_s: float) -> None:
         """End a task that was given fewer rounds than it has; its open round is abandoned."""
 
     def add_evaluation(self, evaluation: Evaluation) -> None:
         """Keep a version's metrics."""
+
+
+class LifecycleStore(Protocol):
+    """Commands, and what was decided about tasks; every method raises ``StorageError`` if the database fails."""
+
+    def created(self) -> Sequence[CreatedTask]: ...  # noqa: D102
+    def waiting(self) -> Sequence[CommandRecord]: ...  # noqa: D102
+    def standings(self, task: str) -> Mapping[int, Standing]: ...  # noqa: D102
+
+    def apply(self, change: Change) -> None:
+        """Make one decision durable, all of it or nothing."""
+
+    def done(self, command: int) -> None:
+        """Keep that a command was obeyed."""
+
+    def refuse(self, command: CommandRecord, why: str) -> None:
+        """Keep why a command was not obeyed; a task that was to be created is forgotten."""
 
 
 class DeviceStore(Protocol):

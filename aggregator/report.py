@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from aggregator.adapters.blob_store import FolderBlobStore
+from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.config import load_config
+from aggregator.core.gates import statuses
+from aggregator.created_tasks import with_created
 from aggregator.setup import Folders, open_task
 from aggregator.verification import verify_task
 from protocol.errors import ConfigError, TrustError
@@ -21,8 +24,9 @@ from protocol.fields import plain
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from aggregator.config import Config
-    from aggregator.core.records import Evaluation, RoundRecord, TaskRecord, VersionRecord
+    from aggregator.config import Config, TaskSettings
+    from aggregator.core.gates import VersionStatus
+    from aggregator.core.records import Evaluation, RoundRecord, Standing, TaskRecord, VersionRecord
 
 __all__ = ["Desk", "opened"]
 
@@ -30,16 +34,17 @@ __all__ = ["Desk", "opened"]
 class Desk:
     """Answers questions about the tasks of one service."""
 
-    def __init__(self, config: Config, folders: Folders, store: SqlStore) -> None:
-        """Read from ``store``."""
-        self._config, self._folders, self._store = config, folders, store
+    def __init__(self, config: Config, folders: Folders, store: SqlStore, lifecycle: SqlLifecycle) -> None:
+        """Read from ``store`` and ``lifecycle``."""
+        self._config, self._folders, self._store, self._lifecycle = config, folders, store, lifecycle
+        self._settings = {one.id: one for one in with_created(config.task, lifecycle.created())}
 
     def print_tasks(self, *, as_json: bool) -> None:
         """Print one line a task."""
         facts = [self._overview(one) for one in self._store.tasks()]
         if as_json:
             return _print_json({"tasks": facts})
-        columns = ["task", "state", "version", "round", "round_state", "pooled_accuracy", "loss"]
+        columns = ["task", "state", "version", "promoted", "round", "pooled_accuracy", "loss"]
         return _print_table("tasks", columns, [[one[name] for name in columns] for one in facts])
 
     def print_task(self, task: str, *, as_json: bool) -> None:
@@ -60,9 +65,7 @@ class Desk:
             TrustError: it does not.
         """
         self._known(task)
-        settings = next((one for one in self._config.task if one.id == task), None)
-        if settings is None:
-            raise ConfigError(f"task {task} is in the database but not in the configuration: its bundle is needed")
+        settings = self.settings(task)
         if not self._config.service.keep_folded_updates:
             raise ConfigError(
                 "service.keep_folded_updates is false: folded updates are gone, nothing can be folded again"
@@ -82,6 +85,29 @@ class Desk:
                 + "".join(f"; {one}" for one in found.problems[:5])
             )
 
+    def settings(self, task: str) -> TaskSettings:
+        """Return a task's settings.
+
+        Raises:
+            ConfigError: neither the configuration nor the database has them (the user's fault).
+        """
+        settings = self._settings.get(task)
+        if settings is None:
+            raise ConfigError(f"task {task} is in the database but not in the configuration: its bundle is needed")
+        return settings
+
+    def version(self, task: str, version: int) -> VersionRecord:
+        """Return a version's record.
+
+        Raises:
+            ConfigError: there is no such task or version (the user's fault).
+        """
+        self._known(task)
+        versions = self._store.versions(task)
+        if version >= len(versions):
+            raise ConfigError(f"task {task}: there is no version {version}; the newest is {len(versions) - 1}")
+        return versions[version]
+
     def _known(self, task: str) -> TaskRecord:
         known = self._store.task(task)
         if known is None:
@@ -98,6 +124,7 @@ class Desk:
             "bundle_id": task.bundle_id,
             "strategy": task.strategy,
             "version": version.version,
+            "promoted": max(n for n, status in self._statuses(task.task).items() if status == "promoted"),
             "round": latest.round,
             "round_state": latest.state,
             **_metrics(evaluation),
@@ -105,14 +132,26 @@ class Desk:
 
     def _facts(self, task: TaskRecord) -> dict[str, Any]:
         evaluations = self._store.evaluations(task.task)
-        versions = self._store.versions(task.task)
+        standings, statuses_ = self._lifecycle.standings(task.task), self._statuses(task.task)
+        versions = [
+            {
+                **_version_facts(one, evaluations.get(one.version)),
+                **_decision(statuses_[one.version], standings.get(one.version)),
+            }
+            for one in self._store.versions(task.task)
+        ]
         return {
             **self._overview(task),
             "rounds": [self._round_facts(one) for one in self._store.rounds(task.task)],
-            "versions": [_version_facts(one, evaluations.get(one.version)) for one in versions],
+            "versions": versions,
             "refusals": self._store.refusals(task.task),
             "refusals_of_no_task": self._store.refusals(""),
         }
+
+    def _statuses(self, task: str) -> dict[int, VersionStatus]:
+        settings = self._settings.get(task)
+        has_gate = settings is not None and settings.gate is not None
+        return statuses(self._store.versions(task), self._lifecycle.standings(task), has_gate=has_gate)
 
     def _round_facts(self, round_: RoundRecord) -> dict[str, Any]:
         seconds = None if round_.closed_unix_s is None else round(round_.closed_unix_s - round_.opened_unix_s, 3)
@@ -138,11 +177,18 @@ def opened(config_path: Path) -> Iterator[Desk]:
         raise ConfigError(
             f"{folders.root}: no service has run here yet; start one: edgefold serve --config {config_path}"
         )
-    store = SqlStore(folders.database)
-    try:
-        yield Desk(config, folders, store)
-    finally:
-        store.close()
+    with ExitStack() as stack:
+        store = SqlStore(folders.database)
+        stack.callback(store.close)
+        lifecycle = SqlLifecycle(folders.database)
+        stack.callback(lifecycle.close)
+        yield Desk(config, folders, store, lifecycle)
+
+
+def _decision(status: VersionStatus, standing: Standing | None) -> dict[str, Any]:
+    if standing is None:
+        return {"status": status, "origin": None, "why": "waits for its figures" if status == "candidate" else None}
+    return {"status": status, "origin": standing.origin, "why": standing.why}
 
 
 def _metrics(evaluation: Evaluation | None) -> dict[str, Any]:

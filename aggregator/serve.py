@@ -52,6 +52,7 @@ def run_service(config: Config, *, exit_when_done: bool = False) -> None:
             evaluations=workshop.evaluations,
             supervisors=brokers.supervisors,
             trust=make_trust(workshop, brokers),
+            steering=workshop.steering,
         )
         service = Service(parts)
         try:

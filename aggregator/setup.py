@@ -21,12 +21,15 @@ from aggregator.adapters.clock import SystemClock
 from aggregator.adapters.evaluator import ProcessEvaluator
 from aggregator.adapters.registry import DeviceRegistry, EnrolledDevices
 from aggregator.adapters.sql_devices import SqlDevices
+from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.brokers import Brokers, make_brokers
 from aggregator.conversation import Conversation
 from aggregator.core.strategies import STRATEGIES
 from aggregator.core.strategy_choice import options_of, refuse_unfit
+from aggregator.created_tasks import to_settings, with_created
 from aggregator.evaluations import Evaluations
+from aggregator.steering import Steering
 from aggregator.task_runner import TaskRunner
 from aggregator.task_setup import TaskSetup, World
 from host.bundle_folder import open_bundle
@@ -40,8 +43,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from aggregator.config import Config, TaskSettings
+    from host.bundle_folder import Bundle
 
-__all__ = ["Folders", "Workshop", "open_task", "service_key", "upgrade"]
+__all__ = ["Folders", "Workshop", "check_files", "open_task", "service_key", "upgrade"]
 
 _MIGRATION_DEADLINE_S: Final = 60.0  # a start of Python and of Alembic: 0.7 s here, 10 s on a slow card
 
@@ -116,11 +120,14 @@ class Workshop:
         registry = self.config.devices.registry
         file = None if registry is None else DeviceRegistry(Path(registry))
         self.key = service_key(Path(service.key))
-        setups = [open_task(task, self.folders, make_key=True) for task in self.config.task]
+        upgrade(self.folders.database)
+        self._lifecycle = SqlLifecycle(self.folders.database)
+        self._stack.callback(self._lifecycle.close)
+        tasks = with_created(self.config.task, self._lifecycle.created())
+        setups = [open_task(task, self.folders, make_key=True) for task in tasks]
         self.max_packet_bytes = max(
             [self.config.broker.max_packet_bytes, *(2 * _largest_message(setup) for setup in setups)]
         )
-        upgrade(self.folders.database)
         store = SqlStore(self.folders.database)
         self._stack.callback(store.close)
         self.enrolled = SqlDevices(self.folders.database)
@@ -130,6 +137,7 @@ class Workshop:
         blobs.keep_only(store.blobs_in_use(keep_folded=service.keep_folded_updates))
         self.world = World(
             store=store,
+            lifecycle=self._lifecycle,
             blobs=blobs,
             clock=SystemClock(),
             conversation=Conversation(fleet=service.fleet, key=self.key),
@@ -142,6 +150,18 @@ class Workshop:
             deadline_s=self.config.evaluation.deadline_s,
         )
         self.evaluations = Evaluations(evaluator, store)
+        self.steering = Steering(self._lifecycle, self._open_created)
+
+    def _open_created(self, task: str) -> TaskRunner:
+        record = next(one for one in self._lifecycle.created() if one.task == task)
+        setup = open_task(to_settings(record), self.folders, make_key=True)
+        needed = 2 * _largest_message(setup)
+        if self.config.broker.url is None and needed > self.max_packet_bytes:
+            raise ConfigError(
+                f"the broker that runs takes messages of {self.max_packet_bytes} bytes, this task needs {needed}: set "
+                "broker.max_packet_bytes, start the service again, and create the task then"
+            )
+        return TaskRunner(setup, self.world)
 
     def start_brokers(self) -> Brokers:
         """Return where the brokers are, after starting them if they are ours.
@@ -162,11 +182,7 @@ def open_task(settings: TaskSettings, folders: Folders, *, make_key: bool) -> Ta
         ConfigError: a file of the task is missing or no key (the user's fault).
         BundleError: the bundle is not what its manifest says.
     """
-    bundle = open_bundle(Path(settings.bundle))
-    if settings.evaluation is not None:
-        for name, path in settings.evaluation.sets.items():
-            if not Path(path).is_file():
-                raise ConfigError(f"{path}: no such file; it is the evaluation set {name} of task {settings.id}")
+    bundle = check_files(settings)
     key_file = folders.task_key(settings.id)
     if make_key and not key_file.exists():
         make_folder(key_file.parent)
@@ -176,6 +192,21 @@ def open_task(settings: TaskSettings, folders: Folders, *, make_key: bool) -> Ta
     options = options_of(settings.strategy, settings.strategy_options)
     refuse_unfit(settings.strategy, options, layout=bundle.layout, plan=settings.plan)
     return TaskSetup(settings=settings, bundle=bundle, key=load_task_key(key_file), strategy=strategy)
+
+
+def check_files(settings: TaskSettings) -> Bundle:
+    """Return the task's bundle after looking that its files are there and what they claim to be.
+
+    Raises:
+        ConfigError: an evaluation set is missing (the user's fault).
+        BundleError: the bundle is not what its manifest says.
+    """
+    bundle = open_bundle(Path(settings.bundle))
+    if settings.evaluation is not None:
+        for name, path in settings.evaluation.sets.items():
+            if not Path(path).is_file():
+                raise ConfigError(f"{path}: no such file; it is the evaluation set {name} of task {settings.id}")
+    return bundle
 
 
 def _largest_message(setup: TaskSetup) -> int:

@@ -9,15 +9,16 @@ Memory: O(adapter): the broadcast payload, and during a fold two float64 vectors
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from aggregator.core.folding import ADAPTER, StrategyConfig, canonical_order
 from aggregator.core.intake import TaskView
-from aggregator.core.records import RoundRecord, TaskRecord, Traffic, UpdateRecord, VersionRecord
+from aggregator.core.records import Change, RoundRecord, TaskRecord, Traffic, UpdateRecord, VersionRecord
 from aggregator.core.rounds import FINAL_STATES, RoundEvent, RoundProgress, due_event
 from aggregator.core.seeds import plan_for
 from aggregator.round_members import RoundMembers
 from aggregator.stored_fold import StoredRound
+from aggregator.task_control import TaskControl
 from aggregator.vectors import broadcast_payload, load_state, save_state
 from host.arrays import load_vector
 from host.logs import event
@@ -26,13 +27,15 @@ from protocol.errors import ConfigError
 from protocol.messages import Announce, Work
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy as np
     from numpy.typing import NDArray
 
     from aggregator.conversation import Outgoing
     from aggregator.core.folding import State
     from aggregator.core.intake import Admitted, Taken
-    from aggregator.core.records import TaskState
+    from aggregator.core.records import CommandRecord, TaskState
     from aggregator.task_setup import TaskSetup, World
     from protocol.messages import Plan
 
@@ -50,6 +53,7 @@ class TaskRunner:
         """Prepare; nothing is read or written before ``resume``."""
         self.setup, self._world = setup, world
         self.task = setup.settings.id
+        self._control = TaskControl(setup.settings, world)
         self._state: TaskState = "open"
         self._round: RoundRecord
         self._members: RoundMembers
@@ -100,17 +104,38 @@ class TaskRunner:
                 case "folded":
                     self._fold()
                 case "deadline-with-too-few" | "withdrawn":
-                    self._abandon()
+                    self._abandon(due)
                 case _:
                     self._world.store.start_closing(self.task, self._round.round, due)
                     event("round-closing", task=self.task, round=self._round.round, why=due)
                     self._round = dataclasses.replace(self._round, state="closing")
-        return changed
+        return self._go_on() or changed
+
+    def obey(self, command: CommandRecord) -> str | None:
+        """Carry out what the operator asked for; return why not, or None."""
+        latest = self._round
+        updates = self._world.store.updates(self.task, latest.round) if latest.state == "open" else ()
+        why = self._control.obey(command)
+        if why is None:
+            self._load()
+            if self._round.round == latest.round and self._round.state == "abandoned":
+                self._remove(updates)
+        return why
 
     @property
     def is_finished(self) -> bool:
-        """Whether all rounds were folded."""
-        return self._state == "finished"
+        """Whether no round will open any more: all were folded, or the task was stopped."""
+        return self._state in {"finished", "stopped"}
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is finished and no version that was measured waits for its verdict."""
+        return self.is_finished and not self._control.can_judge()
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether a round is being folded."""
+        return self._round.state == "closing"
 
     @property
     def seconds_left(self) -> float:
@@ -268,11 +293,34 @@ class TaskRunner:
 
     def _fit_rounds(self, known: TaskRecord) -> None:
         store, latest = self._world.store, self._world.store.latest_round(self.task)
-        n_folded = store.latest_version(self.task).version
-        if known.state == "finished" and n_folded < self.setup.settings.rounds:
-            store.reopen(self.task, self._new_round(latest.round + 1, version=n_folded))
-        elif known.state == "open" and n_folded >= self.setup.settings.rounds and latest.state == "open":
+        is_enough = self._n_folded() >= self.setup.settings.rounds
+        if known.state == "finished" and not is_enough:
+            self._set_state("open")
+        elif known.state == "open" and is_enough and latest.state == "open":
             store.finish(self.task, latest.round, unix_s=self._world.clock.unix_s())
+
+    def _n_folded(self) -> int:
+        return sum(one.round is not None for one in self._world.store.versions(self.task))
+
+    def _set_state(self, state: TaskState) -> None:
+        now = self._world.clock.unix_s()
+        self._world.lifecycle.apply(Change(task=self.task, state=state, unix_s=now))
+
+    def _go_on(self) -> bool:
+        """Between two rounds: let the gate judge, and open the next round when it may; return whether anything did."""
+        if self._round.state not in FINAL_STATES:
+            return False
+        changed = self._control.pass_verdict()
+        if self._state == "open" and self._control.may_open_round():
+            changed = True
+            if self._n_folded() >= self.setup.settings.rounds:
+                self._set_state("finished")
+            else:
+                newest = self._world.store.latest_version(self.task).version
+                self._world.store.open_round(self._new_round(self._round.round + 1, version=newest))
+        if changed:
+            self._load()
+        return changed
 
     def _load(self) -> None:
         store = self._world.store
@@ -290,17 +338,22 @@ class TaskRunner:
             event("round-opened", task=self.task, round=self._round.round, version=self._round.version)
 
     def _announce(self) -> Announce:
-        version = self._round.version
-        if self.is_finished:
+        version, state = self._round.version, self._announced_state()
+        if state == "finished":
             version = self._world.store.latest_version(self.task).version
         return Announce(
             task=self.task,
-            state=self._state,
+            state=state,
             round=self._round.round,
             version=version,
             bundle_id=self.setup.bundle.id,
             spread_s=self.setup.settings.selection.spread_s or None,
         )
+
+    def _announced_state(self) -> Literal["open", "paused", "finished"]:
+        if self.is_finished:
+            return "finished"
+        return "paused" if self._round.state in FINAL_STATES else "open"
 
     def _new_round(self, number: int, *, version: int) -> RoundRecord:
         now = self._world.clock.unix_s()
@@ -323,6 +376,7 @@ class TaskRunner:
             cohort=settings.cohort,
             min_cohort=settings.min_cohort,
             n_waiting=attendance.n_waiting,
+            is_draining=self._state == "paused",
             quiet_s=attendance.quiet_s(self._world.clock.monotonic_s()) if is_reachable else 0.0,
             patience_s=self._members.patience_s,
         )
@@ -361,9 +415,16 @@ class TaskRunner:
             n_updates=len(updates),
             created_unix_s=self._world.clock.unix_s(),
         )
-        is_last = version.version >= self.setup.settings.rounds
-        next_round = None if is_last else self._new_round(round_.round + 1, version=version.version)
-        store.fold(self.task, round_.round, version=version, next_round=next_round, unix_s=version.created_unix_s)
+        is_last = self._n_folded() + 1 >= self.setup.settings.rounds
+        goes_on = self._state == "open" and self.setup.settings.gate is None and not is_last
+        store.fold(
+            self.task,
+            round_.round,
+            version=version,
+            next_round=self._new_round(round_.round + 1, version=version.version) if goes_on else None,
+            is_last=is_last,
+            unix_s=version.created_unix_s,
+        )
         self._log_fold(version, state)
         self._forget(updates)
         self._load()
@@ -389,17 +450,20 @@ class TaskRunner:
         if figures:
             event("fold-figures", task=self.task, version=version.version, figures=figures)
 
-    def _abandon(self) -> None:
+    def _abandon(self, why: RoundEvent) -> None:
         store, round_ = self._world.store, self._round
         updates = store.updates(self.task, round_.round)
-        next_round = self._new_round(round_.round + 1, version=round_.version)
-        store.abandon(self.task, round_.round, next_round=next_round, unix_s=self._world.clock.unix_s())
+        goes_on = self._state == "open"
+        next_round = self._new_round(round_.round + 1, version=round_.version) if goes_on else None
+        store.abandon(self.task, round_.round, why, next_round=next_round, unix_s=self._world.clock.unix_s())
         event("round-abandoned", task=self.task, round=round_.round, n_updates=len(updates))
-        for update in updates:
-            self._world.blobs.remove(update.blob)
+        self._remove(updates)
         self._load()
 
     def _forget(self, updates: list[UpdateRecord]) -> None:
         if not self._world.keep_folded_updates:
-            for update in updates:
-                self._world.blobs.remove(update.blob)
+            self._remove(updates)
+
+    def _remove(self, updates: Iterable[UpdateRecord]) -> None:
+        for update in updates:
+            self._world.blobs.remove(update.blob)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from aggregator.conversation import Conversation
     from aggregator.core.folding import Strategy
     from aggregator.core.update_shape import UpdateShape
-    from aggregator.ports import BlobStore, Clock, Store
+    from aggregator.ports import BlobStore, Clock, LifecycleStore, Store
     from host.bundle_folder import Bundle
     from protocol.messages import DeviceTerms
     from protocol.sealing import TaskKey
@@ -71,6 +71,7 @@ class World:
     """What all tasks share."""
 
     store: Store
+    lifecycle: LifecycleStore
     blobs: BlobStore
     clock: Clock
     conversation: Conversation

@@ -73,8 +73,12 @@ def _check(  # noqa: PLR0913 - one version and its surroundings
     rounds: dict[int, RoundRecord],
 ) -> str | None:
     kept = load_state(this.state, blobs)  # also checks the blobs against their names
-    if before is None or this.round is None:
+    if before is None:
         return None
+    if this.round is None:  # an older version again: a rollback
+        older = [one for one in store.versions(setup.settings.id) if one.version < this.version]
+        is_copy = any(one.state == this.state for one in older)
+        return None if is_copy else "it is no fold, and no older version has its content"
     round_ = rounds[this.round]
     if round_.version != before.version or this.version != before.version + 1:
         return f"round {this.round} was on version {round_.version}, expected {before.version}"

@@ -95,8 +95,7 @@ def main() -> None:
                 sets=splits.test,
                 plan=plan,
                 rounds=n_rounds,
-                strategy=one.strategy,
-                strategy_options=one.options,
+                task_settings={"strategy": one.strategy, "strategy_options": dict(one.options)},
             )
             print(f"{name}, seed {seed}")
             with LocalFleet(spec) as fleet:

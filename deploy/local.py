@@ -65,8 +65,9 @@ class FleetSpec:
         broker: which broker to start.
         threads: of each trainer.
         keep_updates: keep folded updates, so that ``edgefold task verify`` can fold them again.
-        strategy, strategy_options: how updates become versions; `edgefold strategies` lists them.
         secure: certificates, enrolment and mutual TLS, as a real fleet has them; needs Mosquitto.
+        more_bundles: that devices have too, for tasks that are created later.
+        task_settings: more keys of the task's table, such as ``selection``.
     """
 
     folder: Path
@@ -83,8 +84,8 @@ class FleetSpec:
     threads: int = 1
     keep_updates: bool = False
     secure: bool = False
-    strategy: str = "fedavg"
-    strategy_options: Mapping[str, Any] = field(default_factory=dict)
+    more_bundles: tuple[Path, ...] = ()
+    task_settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class LocalFleet:
@@ -205,7 +206,7 @@ class LocalFleet:
                     "fleet": FLEET_NAME,
                     "id": device,
                     "key": "device.key",
-                    "bundles": [str(self.spec.bundle.resolve())],
+                    "bundles": [str(one.resolve()) for one in (self.spec.bundle, *self.spec.more_bundles)],
                 },
                 "data": {"train": str(data.resolve())},
                 "trainer": {"threads": self.spec.threads},
@@ -225,13 +226,13 @@ class LocalFleet:
         task = {
             "id": self.spec.task,
             "bundle": str(self.spec.bundle.resolve()),
-            "strategy": self.spec.strategy,
-            "strategy_options": dict(self.spec.strategy_options),
+            "strategy": "fedavg",
             "rounds": self.spec.rounds,
             "cohort": self.spec.cohort or len(self.spec.devices),
             "min_cohort": self.spec.min_cohort,
             "deadline_s": self.spec.deadline_s,
             "plan": plain(self.spec.plan),
+            **self.spec.task_settings,
         }
         if self.spec.sets:
             task["evaluation"] = {"sets": {name: str(path.resolve()) for name, path in self.spec.sets.items()}}

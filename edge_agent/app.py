@@ -357,7 +357,7 @@ class Agent:
         content = UpdateContent(
             n_examples=result.n_examples,
             n_steps=result.n_steps,
-            loss=result.loss,
+            loss=0.0 if work.plan.dp is not None else result.loss,  # the noise does not cover it
             train_s=result.train_s,
             delta=read_bytes(self._folder.scratch / UPDATE_FILE, max_bytes=MAX_MESSAGE_BYTES),
         )

@@ -12,12 +12,11 @@ from host.durable import read_bytes, write_bytes
 from protocol.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["MAX_NPZ_BYTES", "indices_of", "load_npz", "load_vector", "save_vector"]
+__all__ = ["MAX_NPZ_BYTES", "load_npz", "load_vector", "save_vector"]
 
 MAX_NPZ_BYTES: Final = 2 * 2**30  # twenty batches or their logits take less than 100 MB
 
@@ -58,10 +57,3 @@ def load_npz(path: Path, *, max_bytes: int = MAX_NPZ_BYTES) -> dict[str, NDArray
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise StorageError(f"{path}: not a file of arrays: {error}") from error
-
-
-def indices_of(ranges: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
-    """Return the positions in half-open ``ranges``, in their order; int64 [sum of their lengths]."""
-    if not ranges:
-        return np.zeros(0, np.int64)
-    return np.concatenate([np.arange(begin, end, dtype=np.int64) for begin, end in ranges])

@@ -50,6 +50,7 @@ __all__ = [
     "Reason",
     "Receipt",
     "Renew",
+    "SampleDp",
     "Update",
     "UpdateContent",
     "Work",
@@ -101,6 +102,7 @@ Reason: TypeAlias = Literal[
     "bad-encoding",  # an update codec's rule is broken
     "norm-exceeded",  # longer than the plan's clip
     "bad-examples",  # more examples than the task takes from one device
+    "paused",  # the task takes nobody for now
     "finished",  # the task has ended
 ]
 REASONS: Final[tuple[Reason, ...]] = Reason.__args__  # type: ignore[attr-defined]  # Literal keeps its choices there
@@ -179,17 +181,30 @@ class DeviceTerms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SampleDp:
+    """Differential privacy of single examples, made on the device: DP-SGD with Poisson batches of ``Plan.batch_size``.
+
+    The device draws coins and noise by itself and does not use ``Plan.seed`` for them.
+    """
+
+    clip: Annotated[float, Range(1e-6, 1e6)]  # L2 norm of one example's gradient, over all tensors
+    noise_multiplier: Annotated[float, Range(0.05, 1e4)]  # the noise's standard deviation over the clip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What a device does with its examples in one round."""
 
     epochs: Annotated[int, Range(1, 1000)] = 1
     batch_size: Annotated[int, Range(1, 4096)] = 16
+    micro_batch: Annotated[int, Range(1, 4096)] | None = None  # examples at once; the gradient stays the batch's
     max_tokens: Annotated[int, Range(1, 8192)] = 64
     optimizer: Optimizer = field(default_factory=Optimizer)
     clip_grad_norm: Annotated[float, Range(1e-6, 1e9)] | None = None
     clip_update_norm: Annotated[float, Range(1e-6, 1e9)] | None = None  # L2 of the delta before it is encoded
     codec: Codec = field(default_factory=Codec)
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
+    dp: SampleDp | None = None
     terms: DeviceTerms | None = None  # absent for plain federated averaging
 
 
@@ -234,7 +249,7 @@ class UpdateContent:
 
     n_examples: Annotated[int, Range(1, MAX_EXAMPLES)]
     n_steps: Annotated[int, Range(1, 10**9)]
-    loss: Annotated[float, Range(0.0, 1e9)]  # mean over the last local epoch
+    loss: Annotated[float, Range(0.0, 1e9)]  # mean over the last local epoch; 0 where the plan has dp: it is not noised
     train_s: Annotated[float, Range(0.0, 1e7)]  # time in training steps, for the operator's pacing
     delta: Annotated[bytes, Length(1, MAX_MESSAGE_BYTES)]  # encoded by protocol.codec
 

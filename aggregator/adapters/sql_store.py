@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from protocol.enrolment import ClaimReason
     from protocol.messages import Reason
 
-__all__ = ["SqlStore", "open_engine", "translated", "upgrade_database"]
+__all__ = ["SqlStore", "end_round", "open_engine", "translated", "upgrade_database", "version_row"]
 
 _BUSY_TIMEOUT_MS: Final = 5000  # a reader never blocks us; only a checkpoint or a backup does, for milliseconds
 
@@ -199,7 +199,7 @@ class SqlStore:
         """Keep a new task with version 0 and its first round."""
         with self._writing() as connection:
             connection.execute(TASKS.insert(), plain(task))
-            connection.execute(VERSIONS.insert(), _version_row(version))
+            connection.execute(VERSIONS.insert(), version_row(version))
             connection.execute(ROUNDS.insert(), plain(first_round))
 
     def join(self, task: str, round_: int, device: str, *, traffic: Traffic, unix_s: float) -> None:
@@ -240,34 +240,43 @@ class SqlStore:
             _fire(connection, task, round_, round_event)
 
     def fold(
-        self, task: str, round_: int, *, version: VersionRecord, next_round: RoundRecord | None, unix_s: float
+        self,
+        task: str,
+        round_: int,
+        *,
+        version: VersionRecord,
+        next_round: RoundRecord | None,
+        is_last: bool = False,
+        unix_s: float,
     ) -> None:
-        """Close the round by its version and open the next, or finish the task if there is none."""
+        """Close the round by its version; open the next if there is one, finish the task if it was the last."""
         with self._writing() as connection:
             _fire(connection, task, round_, "folded", closed_unix_s=unix_s)
-            connection.execute(VERSIONS.insert(), _version_row(version))
+            connection.execute(VERSIONS.insert(), version_row(version))
             connection.execute(UPDATES.update().where(_of_round(UPDATES, task, round_)).values(status="folded"))
-            if next_round is None:
+            if is_last:
                 connection.execute(TASKS.update().where(TASKS.c.task == task).values(state="finished"))
-            else:
+            if next_round is not None:
                 connection.execute(ROUNDS.insert(), plain(next_round))
 
-    def abandon(self, task: str, round_: int, *, next_round: RoundRecord, unix_s: float) -> None:
-        """Close the round without a version, discard its updates and open the next."""
+    def abandon(
+        self, task: str, round_: int, round_event: RoundEvent, *, next_round: RoundRecord | None, unix_s: float
+    ) -> None:
+        """Close the round without a version, discard its updates and open the next, if there is one."""
         with self._writing() as connection:
-            _abandon(connection, task, round_, unix_s)
-            connection.execute(ROUNDS.insert(), plain(next_round))
+            end_round(connection, task, round_, round_event, unix_s=unix_s)
+            if next_round is not None:
+                connection.execute(ROUNDS.insert(), plain(next_round))
 
-    def reopen(self, task: str, next_round: RoundRecord) -> None:
-        """Go on with a finished task that was given more rounds."""
+    def open_round(self, round_: RoundRecord) -> None:
+        """Open a round of a task that has none."""
         with self._writing() as connection:
-            connection.execute(TASKS.update().where(TASKS.c.task == task).values(state="open"))
-            connection.execute(ROUNDS.insert(), plain(next_round))
+            connection.execute(ROUNDS.insert(), plain(round_))
 
     def finish(self, task: str, round_: int, *, unix_s: float) -> None:
         """End a task that was given fewer rounds than it has; its open round is abandoned."""
         with self._writing() as connection:
-            _abandon(connection, task, round_, unix_s)
+            end_round(connection, task, round_, "withdrawn", unix_s=unix_s)
             connection.execute(TASKS.update().where(TASKS.c.task == task).values(state="finished"))
 
     def add_evaluation(self, evaluation: Evaluation) -> None:
@@ -353,7 +362,8 @@ def _of_device(table: Table, task: str, round_: int, device: str) -> ColumnEleme
     return and_(_of_round(table, task, round_), table.c.device == device)
 
 
-def _version_row(version: VersionRecord) -> Mapping[str, object]:
+def version_row(version: VersionRecord) -> Mapping[str, object]:
+    """Return a version as a row."""
     return {**plain(version), "round": version.round, "state": json.dumps(plain(version.state), sort_keys=True)}
 
 
@@ -371,6 +381,7 @@ def _fire(
     connection.execute(ROUNDS.update().where(this).values(state=state, closed_unix_s=closed_unix_s))
 
 
-def _abandon(connection: Connection, task: str, round_: int, unix_s: float) -> None:
-    _fire(connection, task, round_, "deadline-with-too-few", closed_unix_s=unix_s)
+def end_round(connection: Connection, task: str, round_: int, round_event: RoundEvent, *, unix_s: float) -> None:
+    """Abandon a round for the reason ``round_event`` and discard its updates."""
+    _fire(connection, task, round_, round_event, closed_unix_s=unix_s)
     connection.execute(UPDATES.update().where(_of_round(UPDATES, task, round_)).values(status="discarded"))

@@ -21,12 +21,15 @@ from sqlalchemy import (
 
 __all__ = [
     "CERTIFICATES",
+    "COMMANDS",
+    "CREATED_TASKS",
     "DEVICES",
     "EVALUATIONS",
     "METADATA",
     "PARTICIPANTS",
     "REFUSALS",
     "ROUNDS",
+    "STANDINGS",
     "TASKS",
     "TOKENS",
     "UPDATES",
@@ -152,4 +155,35 @@ TOKENS: Final = Table(
     Column("serial", String(40)),
     ForeignKeyConstraint(["device"], ["devices.device"]),
     ForeignKeyConstraint(["serial"], ["certificates.serial"]),
+)
+# Tasks that came by command, beside those of the configuration file.
+CREATED_TASKS: Final = Table(
+    "created_tasks",
+    METADATA,
+    Column("task", NAME, primary_key=True),
+    Column("settings", Text, nullable=False),  # canonical JSON of config.TaskSettings
+    Column("digest", DIGEST, nullable=False),
+    Column("created_unix_s", Float, nullable=False),
+)
+COMMANDS: Final = Table(
+    "commands",
+    METADATA,
+    Column("command", Integer, primary_key=True),
+    Column("task", NAME, nullable=False),
+    Column("verb", String(16), nullable=False),
+    Column("version", Integer),
+    Column("status", String(16), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("asked_unix_s", Float, nullable=False),
+)
+STANDINGS: Final = Table(
+    "standings",
+    METADATA,
+    Column("task", NAME, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("status", String(16), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("origin", Integer),
+    Column("decided_unix_s", Float, nullable=False),
+    ForeignKeyConstraint(["task", "version"], ["versions.task", "versions.version"]),
 )

@@ -231,7 +231,7 @@ def _decide_join(device: str, join: Join, ledger: Ledger) -> Decision:
 def _closed_to(join: Join, view: TaskView) -> Reason | None:
     if join.bundle_id != view.bundle_id:
         return "wrong-bundle"
-    if view.state == "finished":
+    if view.state in {"finished", "stopped"}:
         return "finished"
     if join.round > view.round:
         return "wrong-round"
@@ -241,6 +241,8 @@ def _closed_to(join: Join, view: TaskView) -> Reason | None:
 def _unwanted(device: str, join: Join, view: TaskView, ledger: Ledger, *, is_known: bool) -> Reason | None:
     if ledger.taken_from(join.task, join.round, device) is not None:
         return "duplicate"  # its update is in: training again would be for nothing
+    if view.state == "paused" and not is_known:
+        return "paused"
     is_full = ledger.n_joined(join.task, join.round) >= view.n_places
     return "not-selected" if is_full and not is_known else None
 

@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from aggregator.core.lifecycle import Verb
     from aggregator.core.rounds import RoundState
 
 __all__ = [
+    "Change",
+    "CommandRecord",
+    "CreatedTask",
     "Evaluation",
     "RoundRecord",
     "RoundSummary",
     "SetScore",
+    "Standing",
     "TaskRecord",
     "TaskState",
     "Traffic",
@@ -23,7 +28,12 @@ __all__ = [
     "VersionRecord",
 ]
 
-TaskState: TypeAlias = Literal["open", "finished"]
+TaskState: TypeAlias = Literal[
+    "open",
+    "paused",  # its open round, if it has one, goes on with those who have work; no other opens
+    "finished",  # as many rounds as were asked for were folded
+    "stopped",  # by its operator, for good
+]
 UpdateStatus: TypeAlias = Literal[
     "accepted",  # durable, waits for its round's fold
     "folded",  # is in exactly one version
@@ -134,3 +144,60 @@ class RoundSummary:
     loss: float | None
     bytes_up: int
     bytes_down: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What was decided about a version; ``origin`` is the older version that it repeats."""
+
+    task: str
+    version: int
+    status: Literal["promoted", "rejected"]
+    why: str
+    origin: int | None = None
+    decided_unix_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreatedTask:
+    """A task that came by command; ``settings`` is canonical JSON, ``digest`` its SHA-256 in hex."""
+
+    task: str
+    settings: str
+    digest: str
+    created_unix_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandRecord:
+    """What an operator asked for; ``why`` says why it was refused."""
+
+    command: int
+    task: str
+    verb: Verb
+    version: int | None
+    status: Literal["waiting", "done", "refused"]
+    why: str
+    asked_unix_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """All that one decision changes about a task, in one transaction.
+
+    Attributes:
+        state: the task's new state.
+        withdrawn_round: an open round that ends without a version.
+        standings: what was decided about versions.
+        version: a new version that repeats ``copied``, whose figures it takes over.
+        command: the command that is done by this.
+    """
+
+    task: str
+    unix_s: float
+    state: TaskState | None = None
+    withdrawn_round: int | None = None
+    standings: tuple[Standing, ...] = ()
+    version: VersionRecord | None = None
+    copied: int | None = None
+    command: int | None = None

@@ -69,6 +69,8 @@ def refuse_unfit(strategy: str, options: Any, *, layout: Layout, plan: Plan) -> 
         _refuse_other_than_sgd(strategy, plan)
     for version in (0, 1):  # terms may alternate
         terms = STRATEGIES[strategy].terms(options, TermsContext(version=version, device="device"))
+        if plan.dp is not None and terms is not None:
+            raise ConfigError(f"strategy {strategy}: what it asks of devices does not go with plan.dp yet")
         if shape_of(layout, terms).n_values == 0:
             raise ConfigError(f"strategy {strategy}: a device would have nothing to send of this bundle's adapter")
 

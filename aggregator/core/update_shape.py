@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from host.arrays import indices_of
 from protocol.layout import Layout  # noqa: TC001 - functools.cache hashes it
 from protocol.messages import DeviceTerms  # noqa: TC001
 from protocol.selection import n_update_values, sent_ranges
@@ -45,7 +44,8 @@ class UpdateShape:
 @functools.lru_cache(maxsize=256)
 def shape_of(layout: Layout, terms: DeviceTerms | None) -> UpdateShape:
     """Return the shape of an update under ``terms``; cached, since a fold asks for every update."""
-    positions = indices_of(sent_ranges(layout, terms))
+    sent = [np.arange(begin, end, dtype=np.int64) for begin, end in sent_ranges(layout, terms)]
+    positions = np.concatenate(sent) if sent else np.zeros(0, np.int64)  # [n_sent]
     return UpdateShape(
         n_params=layout.n_params,
         n_values=n_update_values(layout, terms),

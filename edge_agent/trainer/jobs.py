@@ -1,6 +1,7 @@
 """Does the three jobs of ``protocol.jobs`` with an engine: train, evaluate, check.
 
-Laws: everything random comes from the plan's seed, so the same job gives the same bytes; a loss or gradient that is not
+Laws: everything random comes from the plan's seed, so the same job gives the same bytes, except where
+the plan has ``dp``: its coins and noise must be secret; a loss or gradient that is not
 finite ends the job before anything of it is written.
 """
 
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from edge_agent.trainer.accumulation import loss_and_gradient
 from edge_agent.trainer.batches import batches_in_order, shuffled_batches
 from edge_agent.trainer.datasets import Scores, judge, open_dataset
 from edge_agent.trainer.engines import open_engine
 from edge_agent.trainer.local_terms import LocalTerms, n_work_values
 from edge_agent.trainer.optimizers import clip_norm, l2_norm, make_optimizer
+from edge_agent.trainer.private_steps import PrivateEpochs
 from host.arrays import load_npz, load_vector, save_vector
 from host.bundle_folder import Bundle, open_bundle
 from host.durable import read_bytes, write_bytes
@@ -63,14 +66,22 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
     """
     bundle = open_bundle(Path(job.bundle))
     data = open_dataset(bundle, Path(job.data), max_tokens=job.plan.max_tokens, max_examples=job.max_examples)
-    n_params = bundle.layout.n_params
+    n_params, dp = bundle.layout.n_params, job.plan.dp
+    if dp is not None and job.plan.terms is not None:
+        raise ConfigError("plan: sample-level privacy does not go with a strategy's terms yet")
     received = _adapter(bundle, job.adapter, n_values=n_work_values(job.plan, n_params))
     kept = None if job.kept is None else _vector(Path(job.kept), n_params)
     terms = LocalTerms(job.plan, bundle.layout, received=received, kept=kept)
-    residual = _residual(job.residual, n_params)
+    # A residual may be of training without dp, and would then tell of examples what no noise covers.
+    residual = _residual(None if dp is not None else job.residual, n_params)
     engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
-    epochs = _Epochs(job.plan, data, report)
-    theta = epochs.run(engine, terms)
+    epochs: _Epochs | PrivateEpochs
+    if dp is None:
+        epochs = _Epochs(job.plan, data, bundle.manifest.task.kind, report)
+        theta = epochs.run(engine, terms)
+    else:
+        epochs = PrivateEpochs(job.plan, dp, data, report)
+        theta = epochs.run(engine, terms.start)
     payload, delta, left = terms.encode(theta, residual, n_steps=epochs.n_steps)
     out = Path(job.out)
     write_bytes(out / UPDATE_FILE, payload)
@@ -148,8 +159,8 @@ def check(job: CheckJob, _report: Report, *, started: float) -> CheckResult:
 class _Epochs:
     """The local epochs of one plan over one device's examples; keeps the figures that a result reports."""
 
-    def __init__(self, plan: Plan, data: Dataset, report: Report) -> None:
-        self._plan, self._data, self._report = plan, data, report
+    def __init__(self, plan: Plan, data: Dataset, kind: str, report: Report) -> None:
+        self._plan, self._data, self._kind, self._report = plan, data, kind, report
         self.n_steps, self.train_s, self.last_loss = 0, 0.0, 0.0
 
     def run(self, engine: Engine, terms: LocalTerms) -> NDArray[np.float32]:
@@ -163,7 +174,9 @@ class _Epochs:
             losses = []
             for batch in shuffled_batches(self._data, batch_size=plan.batch_size, rng=rng):
                 began = time.monotonic()
-                loss, gradient = engine.loss_and_gradient(theta, batch)
+                loss, gradient = loss_and_gradient(
+                    engine.loss_and_gradient, theta, batch, kind=self._kind, micro_batch=plan.micro_batch
+                )
                 _refuse_divergence(loss, gradient, self.n_steps)
                 terms.step(optimizer, theta, gradient)
                 now = time.monotonic()

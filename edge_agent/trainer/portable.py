@@ -37,6 +37,8 @@ _EXTEND_AS_REQUESTED: Final = 1
 # Split a free block for a smaller tensor when more than this would lie idle; the default is 128 MB, which never splits.
 _MAX_IDLE_BYTES: Final = 4096
 _MADV_DONTNEED: Final = 4  # <sys/mman.h>; of a private read-only file mapping it drops the mapping, not the data
+# They would widen stored weights once for all, in private memory, and keep what the graph says to compute again.
+_NOT_WANTED: Final = ["ConstantFolding", "CommonSubexpressionElimination"]
 _ERRORS_ONLY: Final = 3  # onnxruntime's severity: its warnings are for graph authors
 
 # onnxruntime's exceptions share no base of their own; each is blamed here. A table is read from the top.
@@ -115,7 +117,7 @@ def _session(path: Path, threads: int) -> ort.InferenceSession:
     _share_arena()
     options.add_session_config_entry("session.use_env_allocators", "1")
     with _translated(path.name, _WHILE_LOADING):
-        return ort.InferenceSession(str(path), options, providers=_PROVIDERS)
+        return ort.InferenceSession(str(path), options, providers=_PROVIDERS, disabled_optimizers=_NOT_WANTED)
 
 
 class _MappedWeights:

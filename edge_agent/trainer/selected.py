@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from host.arrays import indices_of
 from protocol.selection import personal_ranges, rank_ranges, sent_ranges, trained_ranges
 
 if TYPE_CHECKING:
@@ -70,4 +69,6 @@ def starting_point(
 
 
 def _positions(ranges: Ranges, layout: Layout) -> Positions:
-    return slice(None) if ranges == ((0, layout.n_params),) else indices_of(ranges)
+    if ranges == ((0, layout.n_params),):
+        return slice(None)
+    return np.concatenate([np.zeros(0, np.int64), *(np.arange(begin, end) for begin, end in ranges)])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import edgefold
 from aggregator.adapters.sql_store import upgrade_database
+from tests.aggregator.front_door import Ran
 from tests.aggregator.workbench import Bench
 
 if TYPE_CHECKING:
@@ -42,3 +45,18 @@ def make_bench(tmp_path: Path, empty_database: Path) -> Iterator[Callable[..., B
 def bench(make_bench: Callable[..., Bench]) -> Bench:
     """A service with one task of two rounds, two devices a round."""
     return make_bench()
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Run the front door in this process."""
+
+    def run_(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["edgefold", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            edgefold.main()
+        said = capsys.readouterr()
+        code = ended.value.code
+        return Ran(code if isinstance(code, int) else 0, said.out, said.err)
+
+    return run_

@@ -3,74 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import edgefold
-from protocol.signing import SigningKey
+from tests.aggregator.front_door import Ran, write_config
 from tests.aggregator.workbench import TASK, Bench, evaluation_sets, make_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-CONFIG = """
-[service]
-fleet = "test"
-folder = "state"
-key = "service.key"
-keep_folded_updates = {keep}
-[broker]
-url = "mqtt://127.0.0.1:9"
-connect_deadline_s = 0.3
-[devices]
-registry = "devices.toml"
-[[task]]
-id = "{task}"
-bundle = "bundle"
-rounds = 2
-cohort = 2
-min_cohort = 2
-"""
-
-
-def write_config(folder: Path, *, task: str = TASK, keep: bool = True) -> Path:
-    path = folder / "aggregator.toml"
-    path.write_text(CONFIG.format(task=task, keep=str(keep).lower()))
-    (folder / "devices.toml").write_text(f'[devices]\na = "{SigningKey(bytes(32)).public.raw.hex()}"\n')
-    return path
-
-
-class Ran:
-    """What one command said."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def line(self) -> str:
-        """The one line of an error."""
-        lines = self.err.strip().splitlines()
-        assert len(lines) == 1, self.err
-        assert lines[0].startswith("edgefold: ")
-        return lines[0]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """Run the front door in this process."""
-
-    def run_(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["edgefold", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            edgefold.main()
-        said = capsys.readouterr()
-        code = ended.value.code
-        return Ran(code if isinstance(code, int) else 0, said.out, said.err)
-
-    return run_
 
 
 @pytest.fixture

@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from aggregator.adapters.blob_store import FolderBlobStore
+from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_store import SqlStore, upgrade_database
 from aggregator.app import Parts, Service
 from aggregator.config import TaskEvaluation, TaskSettings
 from aggregator.conversation import Conversation
+from aggregator.created_tasks import to_settings
 from aggregator.evaluations import Evaluations
 from aggregator.setup import Folders, open_task
+from aggregator.steering import LOOK_EVERY_S, Steering
 from aggregator.task_runner import TaskRunner
 from aggregator.task_setup import World
 from host.link import Received
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from aggregator.core.lifecycle import Verb
     from aggregator.ports import EvaluationRequest
     from host.link import Link
     from protocol.errors import EdgefoldError
@@ -266,7 +270,19 @@ class Hooked:
         return call
 
 
-STORE_EFFECTS = ("add_task", "join", "accept", "refuse", "start_closing", "fold", "abandon", "finish", "add_evaluation")
+LIFECYCLE_EFFECTS = ("apply", "done", "refuse")
+STORE_EFFECTS = (
+    "add_task",
+    "join",
+    "accept",
+    "refuse",
+    "start_closing",
+    "fold",
+    "abandon",
+    "finish",
+    "open_round",
+    "add_evaluation",
+)
 BLOB_EFFECTS = ("put", "remove")
 LINK_EFFECTS = ("publish", "acknowledge")
 
@@ -303,9 +319,12 @@ class Bench:
         self.blobs = blobs
         hooked_store: Any = Hooked(self.store, STORE_EFFECTS, self.hooks)
         hooked_blobs: Any = Hooked(blobs, BLOB_EFFECTS, self.hooks)
+        self.lifecycle = SqlLifecycle(self.folders.database)
+        hooked_lifecycle: Any = Hooked(self.lifecycle, LIFECYCLE_EFFECTS, self.hooks)
         hooked_link: Any = Hooked(self.link, LINK_EFFECTS, self.hooks)
-        self.world = World(
+        self.world = world = World(
             store=hooked_store,
+            lifecycle=hooked_lifecycle,
             blobs=hooked_blobs,
             clock=self.clock,
             conversation=Conversation(fleet=FLEET, key=self.service_key),
@@ -316,14 +335,34 @@ class Bench:
         self.runner = TaskRunner(self.setup, self.world)
         self.evaluations = Evaluations(self.evaluator, hooked_store)
         parts = Parts(
-            world=self.world, link=link, devices=self.devices, runners=[self.runner], evaluations=self.evaluations
+            world=world,
+            link=link,
+            devices=self.devices,
+            runners=[self.runner],
+            evaluations=self.evaluations,
+            steering=Steering(hooked_lifecycle, self.open_created),
         )
         self.service = Service(parts)
         self.service.start()
 
+    def open_created(self, task: str) -> TaskRunner:
+        """Open a created task as the workshop does."""
+        (record,) = [one for one in self.lifecycle.created() if one.task == task]
+        return TaskRunner(open_task(to_settings(record), self.folders, make_key=True), self.world)
+
+    def command(self, verb: Verb, version: int | None = None) -> tuple[str, str]:
+        """Ask for something as the command line does, let the service look, and return what came of it."""
+        number = self.lifecycle.ask(TASK, verb, version=version, unix_s=self.clock.unix_s())
+        self.clock.now += LOOK_EVERY_S
+        self.settle()
+        self.settle()  # what it changed is acted on
+        record = self.lifecycle.command(number)
+        return record.status, record.why
+
     def stop(self) -> None:
         """Drop the service as a kill does: nothing is said to anybody."""
         self.store.close()
+        self.lifecycle.close()
 
     def restart(self) -> None:
         """Kill the service and start it again on the same folder; unacknowledged messages come again."""

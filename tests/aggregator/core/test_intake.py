@@ -134,6 +134,11 @@ def finished(bench: Bench, a: Device, b: Device) -> None:
     bench.device("c").join()
 
 
+def paused(bench: Bench, _a: Device, _b: Device) -> None:
+    assert bench.command("pause") == ("done", "")
+    bench.device("c").join()
+
+
 def revoked(bench: Bench, _a: Device, _b: Device) -> None:
     c = bench.device("c")
     bench.devices.revoked.add("c")
@@ -150,7 +155,7 @@ ATTACKS: dict[str, Callable[[Bench, Device, Device], None]] = {
     for function in (
         malformed, oversize, unknown_device, wrong_sender, bad_signature, wrong_task, wrong_bundle, wrong_round, late,
         wrong_version, not_selected, not_joined, replayed, duplicate, bad_seal, wrong_shape, not_finite, bad_encoding,
-        norm_exceeded, bad_examples, finished, revoked, bad_renewal,
+        norm_exceeded, bad_examples, finished, revoked, bad_renewal, paused,
     )
 }  # fmt: skip
 UNVERIFIED = {"malformed", "oversize", "unknown-device", "wrong-sender", "bad-signature", "revoked", "bad-renewal"}
