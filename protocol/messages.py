@@ -9,6 +9,11 @@ fleet. The conversation of one round:
     device   update     a sealed delta
     service  receipt    durably taken, or refused and why
 
+In a secure sum (docs/secure-sum.md) five steps take the place of the update, each with a receipt:
+
+    device   sum-step   one sealed message of ``protocol.secure_sum``
+    service  sum-next   what the device needs for its next step
+
 And, before its certificate ends, with the service that enrolled it (``protocol.enrolment``):
 
     device   renew         a new certificate request
@@ -34,6 +39,8 @@ __all__ = [
     "MAX_MESSAGE_BYTES",
     "MAX_ROUND",
     "MAX_SPREAD_S",
+    "MAX_SUM_COHORT",
+    "MIN_SUM_COHORT",
     "PROTOCOL_VERSION",
     "REASONS",
     "Announce",
@@ -51,6 +58,11 @@ __all__ = [
     "Receipt",
     "Renew",
     "SampleDp",
+    "SumNext",
+    "SumNextName",
+    "SumStep",
+    "SumStepName",
+    "SumTerms",
     "Update",
     "UpdateContent",
     "Work",
@@ -76,7 +88,15 @@ MAX_EXAMPLES: Final = 10**9
 MAX_ROUND: Final = 2**31
 MAX_SPREAD_S: Final = 86_400.0  # a day: longer, and the round is over before a device calls
 
-Kind: TypeAlias = Literal["announce", "join", "work", "decline", "update", "receipt", "renew", "certificate"]
+Kind: TypeAlias = Literal[
+    "announce", "join", "work", "decline", "update", "receipt", "renew", "certificate", "sum-step", "sum-next"
+]
+
+# The messages of a secure sum in their order: what a device sends, and what it needs for the next.
+SumStepName: TypeAlias = Literal["adverts", "shares", "inputs", "consents", "unmasking"]
+SumNextName: TypeAlias = Literal["roster", "delivery", "survivors", "agreement"]
+MIN_SUM_COHORT: Final = 3  # ``secure_sum.graph.MIN_COHORT``
+MAX_SUM_COHORT: Final = 1000  # ``secure_sum.graph.MAX_COHORT``
 
 # Why a message was not taken. Operators see these names in counters, devices in receipts.
 Reason: TypeAlias = Literal[
@@ -104,6 +124,11 @@ Reason: TypeAlias = Literal[
     "bad-examples",  # more examples than the task takes from one device
     "paused",  # the task takes nobody for now
     "finished",  # the task has ended
+    "wrong-privacy",  # a single update where the task asks for a secure sum, or the reverse
+    "no-certificate",  # a secure sum, and the device's certificate does not name its signing key
+    "out-of-step",  # a secure sum's message for another step than the present one
+    "not-shared",  # a masked vector of a device that gave no shares
+    "not-survived",  # a consent or shares of a device whose vector is not in the sum
 ]
 REASONS: Final[tuple[Reason, ...]] = Reason.__args__  # type: ignore[attr-defined]  # Literal keeps its choices there
 
@@ -209,6 +234,20 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SumTerms:
+    """What a task's secure sums are agreed on; with fleet, task, round, version and size they are a ``SumPlan``."""
+
+    clip: Annotated[float, Range(1e-12, 1e12)]
+    weight_cap: Annotated[int, Range(1, MAX_EXAMPLES)]
+    input_bits: Annotated[int, Range(2, 31)]
+    min_cohort: Annotated[int, Range(MIN_SUM_COHORT, MAX_SUM_COHORT)]
+    max_cohort: Annotated[int, Range(MIN_SUM_COHORT, MAX_SUM_COHORT)]
+    corrupt_fraction: Annotated[float, Range(0, 0.99)]
+    dropout_fraction: Annotated[float, Range(0, 0.99)]
+    server: Literal["curious", "lying"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """All that a device needs for one round."""
 
@@ -220,6 +259,7 @@ class Work:
     adapter: Annotated[bytes, Length(1, MAX_MESSAGE_BYTES)]  # encoded by protocol.codec
     task_key: Annotated[bytes, Bytes(1184 + 32)]  # ML-KEM-768 and X25519 public keys, see protocol.sealing
     seconds_left: Annotated[float, Range(0.0, 1e7)]
+    secure_sum: SumTerms | None = None  # no single update is wanted: the vector goes into a secure sum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,7 +319,32 @@ class Certificate:
     chain: Annotated[tuple[Annotated[bytes, Length(1, 4096)], ...], Length(1, 4)]
 
 
-Body: TypeAlias = Announce | Join | Work | Decline | Update | Receipt | Renew | Certificate
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumStep:
+    """One message of a device in a secure sum, sealed to the task's key (``sealing.step_binding``)."""
+
+    task: Name
+    round: Annotated[int, Range(1, MAX_ROUND)]
+    version: Annotated[int, Range(0, MAX_ROUND)]
+    bundle_id: Hex
+    step: SumStepName
+    update_id: Annotated[bytes, Bytes(16)]
+    sealed: Annotated[bytes, Length(1, MAX_MESSAGE_BYTES)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumNext:
+    """What a device needs for its next step; with a roster come its neighbours' certificates, where there are any."""
+
+    task: Name
+    round: Annotated[int, Range(1, MAX_ROUND)]
+    step: SumNextName
+    message: Annotated[bytes, Length(1, MAX_MESSAGE_BYTES)]
+    certificates: Annotated[tuple[Annotated[bytes, Length(1, 4096)], ...], Length(0, MAX_SUM_COHORT)] = ()
+    issuers: Annotated[tuple[Annotated[bytes, Length(1, 4096)], ...], Length(0, 4)] = ()  # the last is the root's own
+
+
+Body: TypeAlias = Announce | Join | Work | Decline | Update | Receipt | Renew | Certificate | SumStep | SumNext
 
 _BODIES: Final[dict[Kind, type[Body]]] = {
     "announce": Announce,
@@ -290,6 +355,8 @@ _BODIES: Final[dict[Kind, type[Body]]] = {
     "receipt": Receipt,
     "renew": Renew,
     "certificate": Certificate,
+    "sum-step": SumStep,
+    "sum-next": SumNext,
 }
 
 _KINDS: Final[dict[type[Body], Kind]] = {cls: kind for kind, cls in _BODIES.items()}

@@ -29,6 +29,7 @@ from protocol import codec
 from protocol.bundle import ADAPTER
 from protocol.errors import ConfigError, EngineError
 from protocol.jobs import (
+    DELTA_FILE,
     KEPT_FILE,
     RESIDUAL_FILE,
     UPDATE_FILE,
@@ -82,12 +83,12 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
     else:
         epochs = PrivateEpochs(job.plan, dp, data, report)
         theta = epochs.run(engine, terms.start)
-    payload, delta, left = terms.encode(theta, residual, n_steps=epochs.n_steps)
+    delta = terms.delta(theta, residual)  # [n_sent]
     out = Path(job.out)
-    write_bytes(out / UPDATE_FILE, payload)
-    save_vector(out / RESIDUAL_FILE, left)
-    if (keeps := terms.keeps(theta)) is not None:
-        save_vector(out / KEPT_FILE, keeps)
+    if job.sum_clip is not None:
+        n_bytes = _write_bounded(out, delta, job.sum_clip)
+    else:
+        n_bytes = _write_update(out, terms, theta, residual, n_steps=epochs.n_steps)
     return TrainResult(
         n_examples=len(data),
         n_steps=epochs.n_steps,
@@ -96,7 +97,7 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
         wall_s=time.monotonic() - started,
         peak_memory_bytes=peak_bytes(),
         update_norm=l2_norm(delta),
-        encoded_bytes=len(payload),
+        encoded_bytes=n_bytes,
     )
 
 
@@ -154,6 +155,28 @@ def check(job: CheckJob, _report: Report, *, started: float) -> CheckResult:
         wall_s=time.monotonic() - started,
         peak_memory_bytes=peak_bytes(),
     )
+
+
+def _write_bounded(out: Path, delta: NDArray[np.float32], sum_clip: float) -> int:
+    """Write what the agent masks; return 0, since the secure sum quantises it and nothing is encoded."""
+    # As a whole, so that its direction stays: a secure sum refuses values beyond its clip.
+    largest = float(np.abs(delta).max())
+    scale = min(1.0, sum_clip / largest) if largest > 0 else 1.0
+    bounded = np.clip(delta * np.float32(scale), -np.float32(sum_clip), np.float32(sum_clip))
+    save_vector(out / DELTA_FILE, np.nextafter(bounded, np.float32(0)) if scale < 1 else bounded)
+    return 0
+
+
+def _write_update(
+    out: Path, terms: LocalTerms, theta: NDArray[np.float32], residual: NDArray[np.float32], *, n_steps: int
+) -> int:
+    """Write what the agent seals, and what it keeps; return the encoded length."""
+    payload, left = terms.encode(theta, residual, n_steps=n_steps)
+    write_bytes(out / UPDATE_FILE, payload)
+    save_vector(out / RESIDUAL_FILE, left)
+    if (keeps := terms.keeps(theta)) is not None:
+        save_vector(out / KEPT_FILE, keeps)
+    return len(payload)
 
 
 class _Epochs:

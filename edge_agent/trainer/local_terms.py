@@ -71,28 +71,31 @@ class LocalTerms:
         optimizer.step(part, slope if self._controls is None else self._controls.corrected(slope))
         theta[where] = part
 
+    def delta(self, theta: NDArray[np.float32], residual: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return local minus received of what is sent, float32 [n_sent], with what earlier encodings rounded away."""
+        # Clipped with the residual inside: what is sent keeps the plan's bound, and what the clip cuts off is not kept.
+        return clip_norm((theta - self.start + residual)[self._selection.sent], self._plan.clip_update_norm)
+
     def encode(
         self, theta: NDArray[np.float32], residual: NDArray[np.float32], *, n_steps: int
-    ) -> tuple[bytes, NDArray[np.float32], NDArray[np.float32]]:
-        """Return the update's payload, its delta [n_sent], and the residual for the next round [n_params].
+    ) -> tuple[bytes, NDArray[np.float32]]:
+        """Return the update's payload and the residual for the next round [n_params].
 
         ``residual`` is what earlier encodings rounded away; of values that are not sent it waits for its turn.
         """
-        where, settings = self._selection.sent, self._plan.codec
-        # Clipped with the residual inside: what is sent keeps the plan's bound, and what the clip cuts off is not kept.
-        delta = clip_norm((theta - self.start + residual)[where], self._plan.clip_update_norm)  # [n_sent]
-        values = delta
+        where = self._selection.sent
+        values = delta = self.delta(theta, residual)  # [n_sent]
         if self._controls is not None:
             change = self._controls.change(
                 self.start, theta, n_steps=n_steps, learning_rate=self._plan.optimizer.learning_rate
             )
             values = np.concatenate([delta, change])  # [2 n_params]
-        payload = codec.encode(values, settings)
+        payload = codec.encode(values, self._plan.codec)
         decoded = codec.decode(payload, n_values=values.size)
         after = residual.copy()
         after[where] = delta - decoded[: delta.size]
         self._decoded = decoded
-        return payload, delta, after
+        return payload, after
 
     def keeps(self, theta: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """Return what the device's next round of the task begins with, float32 [n_params]; call ``encode`` first."""
