@@ -86,7 +86,6 @@ def broker(config_path: Path) -> None:
     run_broker(load_config(config_path))
 
 
-@click.group()
 @click.command()
 @JSON_OPTION
 def strategies(*, as_json: bool) -> None:
