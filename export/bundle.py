@@ -22,10 +22,10 @@ from export.memory_plan import plan_memory, sizes_for
 from export.pack import pack
 from export.parity import (
     CLIP_GRAD_NORM,
-    OPTIMIZER,
     TOLERANCE,
     Report,
     compare,
+    optimizer_of,
     run_portable,
 )
 from export.problems import make_problem
@@ -167,12 +167,12 @@ def _write_graphs(folder: Path, adapted: Adapted, options: Options, watch: Watch
 def _write_rest(folder: Path, source: Source, adapted: Adapted) -> None:
     (folder / LAYOUT).write_bytes(adapted.layout.to_bytes())
     (folder / ADAPTER).write_bytes(adapted.theta.astype("<f4").tobytes())
-    if adapted.inputs.images is None:
+    if adapted.inputs.vocabulary is not None:
         (folder / TOKENIZER).write_bytes((source.folder / TOKENIZER).read_bytes())
 
 
 def _check(folder: Path, adapted: Adapted, options: Options) -> Report:
-    problem = make_problem(adapted.theta, adapted.inputs, seed=options.seed)
+    problem = make_problem(adapted.theta, adapted.layout, adapted.inputs, seed=options.seed)
     expected = run_torch(adapted, problem)
     loss, update, logits = compare(problem, expected, run_portable(folder, problem))
     return Report(
@@ -181,7 +181,7 @@ def _check(folder: Path, adapted: Adapted, options: Options) -> Report:
         seed=options.seed,
         vocabulary=adapted.inputs.vocabulary,
         shapes=tuple(batch[adapted.task.inputs[0]].shape for batch in problem.batches),
-        optimizer=asdict(OPTIMIZER),
+        optimizer=asdict(optimizer_of(problem)),
         clip_grad_norm=CLIP_GRAD_NORM,
         losses=expected.losses,
         max_relative_loss_error=loss,
@@ -194,9 +194,9 @@ def _check(folder: Path, adapted: Adapted, options: Options) -> Report:
 def _write_manifest(
     folder: Path, source: Source, adapted: Adapted, options: Options, memory: tuple[MemoryPeak, ...]
 ) -> Manifest:
-    images = adapted.inputs.images
+    inputs, is_text = adapted.inputs, adapted.inputs.vocabulary is not None
     tokens = TokenFacts(file=TOKENIZER, pad_id=adapted.pad_id, max_tokens=options.max_tokens)
-    names = [TRAIN, EVALUATE, WEIGHTS, LAYOUT, ADAPTER, PARITY, *([TOKENIZER] if images is None else [])]
+    names = [TRAIN, EVALUATE, WEIGHTS, LAYOUT, ADAPTER, PARITY, *([TOKENIZER] if is_text else [])]
     manifest = Manifest(
         model=ModelFacts(source=source.name, family=adapted.family, n_parameters=adapted.n_parameters),
         task=TaskFacts(kind=adapted.task.kind, n_labels=options.n_labels),
@@ -206,8 +206,9 @@ def _write_manifest(
         tier=options.tier,
         checkpointed=options.checkpoint or None,
         precision=None if options.precision == "fp32" else options.precision,
-        tokens=tokens if images is None else None,
-        images=images,
+        tokens=tokens if is_text else None,
+        images=inputs.images,
+        series=inputs.series,
         files={name: _facts(folder / name) for name in sorted(names)},
         tools={name: version(name) for name in TOOLS},
     )
@@ -227,7 +228,7 @@ def _adapter_facts(adapted: Adapted) -> AdapterFacts:
         rank=recipe.rank if has_lora else None,
         alpha=recipe.alpha if has_lora else None,
         targets=recipe.targets if has_lora else (),
-        n_virtual=recipe.n_virtual if "soft-prompt" in recipe.parts else None,
+        n_virtual=recipe.n_virtual if {"soft-prompt", "prefix"} & set(recipe.parts) else None,
         n_params=adapted.layout.n_params,
     )
 

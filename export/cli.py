@@ -30,12 +30,16 @@ __all__ = ["export", "quiet"]
 
 _TASKS = [
     "text-classification",
+    "token-classification",
+    "sentence-embedding",
     "causal-lm",
     "image-classification",
+    "image-text",
+    "forecasting",
 ]  # models.tasks names the same, but takes seconds to load
 _TIERS = "pi-zero2, pi4, pi5, jetson-orin-nano, phone, laptop"
 _PRECISIONS = ["fp32", "fp16", "int8", "nb8", "nb4"]  # export.quantise names the same
-_PARTS = "lora, ia3, bitfit, soft-prompt, full, head"
+_PARTS = "lora, ia3, bitfit, soft-prompt, prefix, full, head"
 _HEAD = "A task's new head is always trained."
 # The passes in their order, with their share of MiniLM's time on two cores: what makes a bar honest.
 _PASSES = {"load": 1, "adapt": 2, "trace": 22, "lower": 60, "pack": 3, "parity": 12, "seal": 1}
@@ -84,7 +88,7 @@ def export() -> None:
 @click.option("--rank", type=int, default=8, show_default=True, help="Inner width of each LoRA pair.")
 @click.option("--alpha", type=float, default=16.0, show_default=True, help="LoRA's scale is alpha / rank.")
 @click.option("--rslora", is_flag=True, help="Let LoRA's scale be alpha / sqrt(rank).")
-@click.option("--prompt-tokens", type=int, default=8, show_default=True, help="Virtual tokens of a soft prompt.")
+@click.option("--prompt-tokens", type=int, default=8, show_default=True, help="Virtual tokens of a prompt or prefix.")
 @click.option("--targets", default="auto", show_default=True, help="Layers to adapt, for instance query,value.")
 @click.option("--max-tokens", type=int, default=128, show_default=True, help="The longest text a device may train on.")
 @click.option(

@@ -24,15 +24,14 @@ from protocol.messages import Optimizer
 
 __all__ = [
     "CLIP_GRAD_NORM",
-    "OPTIMIZER",
     "TOLERANCE",
     "Outcome",
     "Report",
     "compare",
+    "optimizer_of",
     "run_portable",
 ]
 
-OPTIMIZER = Optimizer(name="adamw", learning_rate=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.01)
 CLIP_GRAD_NORM = 1.0
 THREADS = 2
 DEADLINE_S = 600.0  # 20 steps take seconds on a laptop; an emulated or loaded machine may need minutes
@@ -96,6 +95,18 @@ class Report:
         return json.dumps(asdict(self), indent=2, sort_keys=True).encode() + b"\n"
 
 
+def optimizer_of(problem: Problem) -> Optimizer:
+    """Return the optimiser that both sides use."""
+    return Optimizer(
+        name="adamw",
+        learning_rate=problem.learning_rate,
+        beta1=0.9,
+        beta2=0.999,
+        epsilon=1e-8,
+        weight_decay=0.01,
+    )
+
+
 def run_portable(bundle: Path, problem: Problem) -> Outcome:
     """Return what a trainer process makes of the problem with the graphs in ``bundle``.
 
@@ -112,7 +123,7 @@ def run_portable(bundle: Path, problem: Problem) -> Outcome:
             batches=str(folder / "batches.npz"),
             theta=str(folder / "theta_0.f32"),
             n_steps=len(problem.batches),
-            optimizer=OPTIMIZER,
+            optimizer=optimizer_of(problem),
             clip_grad_norm=CLIP_GRAD_NORM,
             threads=THREADS,
             out=str(folder),

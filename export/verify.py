@@ -47,10 +47,13 @@ def verify(folder: Path) -> Verified:
     manifest = bundle.manifest
     problem = make_problem(
         load_vector(bundle.path(ADAPTER), n_values=manifest.adapter.n_params),
+        bundle.layout,
         Inputs(
+            kind=manifest.task.kind,
             vocabulary=vocabulary,
             max_tokens=manifest.tokens.max_tokens if manifest.tokens is not None else None,
             images=manifest.images,
+            series=manifest.series,
             n_labels=manifest.task.n_labels,
         ),
         seed=seed,

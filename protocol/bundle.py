@@ -17,6 +17,7 @@ from protocol.layout import MAX_PARAMS
 
 __all__ = [
     "ADAPTER",
+    "IGNORED",
     "LAYOUT",
     "MANIFEST",
     "MAX_MANIFEST_BYTES",
@@ -28,6 +29,7 @@ __all__ = [
     "Manifest",
     "MemoryPeak",
     "ModelFacts",
+    "SeriesFacts",
     "TaskFacts",
     "TierFacts",
     "TokenFacts",
@@ -39,6 +41,7 @@ LAYOUT: Final = "layout.json"
 ADAPTER: Final = "adapter.f32"
 PARITY: Final = "parity.json"
 MAX_MANIFEST_BYTES: Final = 256 * 1024  # a real one has 3 kB
+IGNORED: Final = -100  # the label of what has none, as torch's cross entropy has it
 MAX_FILE_BYTES: Final = 64 * 2**30
 
 FileName = Annotated[str, Length(1, 128), Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a plain file name without folders")]
@@ -109,6 +112,15 @@ class ImageFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesFacts:
+    """What a forecaster sees, and how far it looks ahead; both in time steps."""
+
+    context: Annotated[int, Range(1, 100_000)]
+    horizon: Annotated[int, Range(1, 100_000)]
+    channels: Annotated[int, Range(1, 10_000)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileFacts:
     """Length and content of one file."""
 
@@ -146,6 +158,7 @@ class Manifest:
     engines: Annotated[dict[_Short, EngineFiles], Length(1, 64)]
     tokens: TokenFacts | None = None  # of a task on text
     images: ImageFacts | None = None  # of a task on pictures
+    series: SeriesFacts | None = None  # of a task on time series
     memory: Annotated[tuple[MemoryPeak, ...], Length(1, 1024)] | None = None  # the portable engine's trainer
     tier: TierFacts | None = None
     checkpointed: bool | None = None  # whether the backward computes layers again; None: no
@@ -155,8 +168,8 @@ class Manifest:
 
     def __post_init__(self) -> None:
         """Refuse a manifest that names files it does not vouch for."""
-        if (self.tokens is None) == (self.images is None):
-            raise FieldError("tokens, images: exactly one of them says what the examples are")
+        if self.tokens is None and self.images is None and self.series is None:
+            raise FieldError("tokens, images, series: at least one of them says what the examples are")
         needed = {LAYOUT, ADAPTER, PARITY}
         if self.tokens is not None:
             needed.add(self.tokens.file)
