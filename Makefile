@@ -30,7 +30,7 @@ MUTATIONS ?=
 CHECK_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 BENCHES := $(sort $(subst _,-,$(patsubst benchmarks/bench_%.py,bench-%,$(wildcard benchmarks/bench_*.py))))
 
-.PHONY: help demo test test-mutations fuzz check fix bench $(BENCHES) clean
+.PHONY: help demo test test-mutations fuzz test-arm64 engines check fix bench $(BENCHES) clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,13 @@ test-mutations: $(STAMPS)/dev ## Take each defence of the threat model out and s
 
 fuzz: $(STAMPS)/fuzz ## Search every decoder of outside bytes for crashes, FUZZ_SECONDS=300 each
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) --workers $(WORKERS) $(FUZZ_ARGS)
+
+engines: $(STAMPS)/dev ## Install every training engine into .cache/engines, where the tests look for them
+	@for name in ort-training litert litert-export; do \
+	  $(BIN)/python -m edgefold engine install "$$name" --folder .cache/engines; done
+
+test-arm64: engines ## Train on an emulated arm64 (needs qemu-user-static and mmdebstrap; minutes)
+	EDGEFOLD_ARM64=1 EDGEFOLD_ENGINES=$(CURDIR)/.cache/engines $(BIN)/python -m pytest -m arm64 -s tests/export/test_arm64.py
 
 check: $(STAMPS)/dev ## Check lint, format, types and the dependency rules
 	$(BIN)/ruff check .
