@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from aggregator.core.strategy_choice import options_of
+from aggregator.dp_settings import check_dp
 from aggregator.gate_settings import GateSettings  # noqa: TC001 - read from the annotation at run time
 from aggregator.privacy_settings import PrivacySettings
 from aggregator.selection_settings import SelectionSettings
@@ -125,7 +126,7 @@ class TaskSettings:
     gate: GateSettings | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a round that could never close, a gate that measures nothing, options of another strategy."""
+        """Refuse a round that could never close, a gate that measures nothing, and what no strategy can keep."""
         if self.gate is not None:
             missing = sorted(set(self.gate.sets) - set(self.evaluation.sets if self.evaluation else {}))
             if self.evaluation is None or missing:
@@ -137,6 +138,7 @@ class TaskSettings:
         options_of(self.strategy, self.strategy_options)
         if self.plan.terms is not None:
             raise FieldError("plan.terms: they are the strategy's to set, see strategy_options")
+        check_dp(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,4 +197,5 @@ def resolve_task(task: TaskSettings, folder: Path) -> TaskSettings:
     if evaluation is not None:
         sets = {name: resolve(text) for name, text in evaluation.sets.items()}
         evaluation = dataclasses.replace(evaluation, sets=sets)
-    return dataclasses.replace(task, bundle=resolve(task.bundle), evaluation=evaluation)
+    privacy = task.privacy.resolved(resolve)
+    return dataclasses.replace(task, bundle=resolve(task.bundle), evaluation=evaluation, privacy=privacy)

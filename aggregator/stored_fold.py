@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from aggregator.core.folding import State
+    from aggregator.core.folding import Deltas, State
     from aggregator.core.records import RoundRecord, UpdateRecord
     from aggregator.ports import BlobStore
     from aggregator.task_setup import TaskSetup
@@ -43,6 +43,10 @@ class StoredRound:
         Raises:
             StorageError: a blob is missing or has changed; nothing was folded.
         """
+        return self.fold_deltas(state, self)
+
+    def fold_deltas(self, state: State, deltas: Deltas) -> State:
+        """Return the strategy's next state from ``deltas``, such as one noisy mean in place of the updates."""
         layout = self._setup.bundle.layout
         context = FoldContext(
             layout=layout,
@@ -51,10 +55,16 @@ class StoredRound:
             options=self._setup.options,
             members=tuple(Member(device=record.device) for record in self._updates),
         )
-        return fold_checked(self._setup.strategy, state, self, context)
+        return fold_checked(self._setup.strategy, state, deltas, context)
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.float32], int]]:
-        """Yield each delta and its count of examples, opened anew: some folds pass more than once."""
+        """Open the updates one by one, anew each time, since some folds pass more than once.
+
+        Each is float32 [n_params], with controls [2 n_params], and its examples.
+
+        Raises:
+            StorageError: a blob is missing or has changed.
+        """
         # Not the plan's bound: the plan may have changed since the update was taken.
         max_bytes = payload_bytes(Codec(name="float32"), self._setup.max_values) + ENVELOPE_OVERHEAD_BYTES
         for record in self._updates:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from aggregator.core.privacy.sampling import PoissonSampling
     from aggregator.core.records import TaskState, UpdateRecord
     from aggregator.core.rounds import RoundState
     from protocol.sealing import TaskKey
@@ -74,6 +75,7 @@ class TaskView:
     round: int
     round_state: RoundState
     version: int
+    sampling: PoissonSampling | None = None  # None: whoever comes first
     max_step_bytes: int | None = None  # of a secure sum's longest message; None where single updates are taken
     n_values_of: Callable[[str], int] | None = None  # of a device's update, where that is not n_params
 
@@ -268,6 +270,8 @@ def _unwanted(device: str, join: Join, view: TaskView, ledger: Ledger, *, is_kno
         return "duplicate"  # its update is in: training again would be for nothing
     if view.state == "paused" and not is_known:
         return "paused"
+    if view.sampling is not None and not view.sampling.takes(round_=join.round, device=device):
+        return "not-selected"
     is_full = ledger.n_joined(join.task, join.round) >= view.n_places
     return "not-selected" if is_full and not is_known else None
 
