@@ -12,7 +12,17 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from aggregator.core.intake import Admitted, Declined, IntakeContext, Refused, Renewing, Taken, TakenBefore, decide
+from aggregator.core.intake import (
+    Admitted,
+    Declined,
+    IntakeContext,
+    Refused,
+    Renewing,
+    Stepped,
+    Taken,
+    TakenBefore,
+    decide,
+)
 from aggregator.core.records import Traffic
 from host.link import LinkDown, LinkUp, Received
 from host.logs import event
@@ -34,7 +44,7 @@ if TYPE_CHECKING:
     from aggregator.task_runner import TaskRunner
     from aggregator.task_setup import World
     from host.link import Link
-    from protocol.messages import Join, Reason, Update
+    from protocol.messages import Join, Reason, SumStep, Update
 
 __all__ = ["TICK_S", "Parts", "Service", "Trust"]
 
@@ -143,6 +153,7 @@ class Service:
         for runner in self._runners.values():
             runner.extend_deadline()
             self._publish(runner.announcement)
+            runner.say_again()
 
     def _receive(self, message: Received) -> None:
         n_bytes = len(message.payload) + len(message.topic)
@@ -150,6 +161,7 @@ class Service:
         answer = self._carry_out(decision, n_bytes)
         if answer is not None:
             self._publish(answer)
+        self._publish_outgoing()
         self._link.acknowledge(message)
 
     def _carry_out(self, decision: Decision, n_bytes: int) -> Outgoing | None:  # noqa: PLR0911 - one for each decision
@@ -169,6 +181,8 @@ class Service:
                 return answer
             case Renewing(device=device):
                 return self._renew(decision, n_bytes)
+            case Stepped():
+                return self._take_step(decision, n_bytes)
             case Refused(reason=reason, device=str(device), update=update) if update is not None:
                 answer = self._world.conversation.refused(device, update, reason)
                 self._refuse(reason, device, update, n_bytes, answer, detail=decision.detail)
@@ -179,6 +193,16 @@ class Service:
                 device = (claimed or "")[:64]
                 event("update-refused", reason=reason, device=device, task=None, round=None, detail=decision.detail)
                 return None
+
+    def _take_step(self, stepped: Stepped, n_bytes: int) -> Outgoing | None:
+        try:
+            self._runners[stepped.step.task].take_step(stepped, n_bytes=n_bytes)
+        except RemoteProtocolError as error:
+            reason: Reason = error.reason  # type: ignore[assignment]  # a sum's own reasons are among them
+            answer = self._world.conversation.refused(stepped.device, stepped.step, reason)
+            self._refuse(reason, stepped.device, stepped.step, n_bytes, answer, detail=str(error))
+            return answer
+        return None
 
     def _renew(self, renewing: Renewing, n_bytes: int) -> Outgoing | None:
         try:
@@ -191,12 +215,14 @@ class Service:
         return self._world.conversation.certificate(renewing.device, certificate)
 
     def _refuse(
-        self, reason: Reason, device: str, update: Update, n_bytes: int, answer: Outgoing, *, detail: str = ""
+        self, reason: Reason, device: str, update: Update | SumStep, n_bytes: int, answer: Outgoing, *, detail: str = ""
     ) -> None:
         self._count(reason, device, update, n_bytes, answer)
         event("update-refused", reason=reason, device=device, task=update.task, round=update.round, detail=detail)
 
-    def _count(self, reason: Reason, device: str, body: Join | Update, n_bytes: int, answer: Outgoing) -> None:
+    def _count(
+        self, reason: Reason, device: str, body: Join | Update | SumStep, n_bytes: int, answer: Outgoing
+    ) -> None:
         task = body.task if body.task in self._runners else ""  # names of strangers must not make the table grow
         traffic = Traffic(up_bytes=n_bytes, down_bytes=answer.n_bytes)
         self._world.store.refuse(reason, task=task, round_=body.round, device=device, traffic=traffic)
@@ -205,9 +231,13 @@ class Service:
         for runner in self._runners.values():
             if runner.advance(is_reachable=self._is_up):
                 self._publish(runner.announcement)
+            self._parts.evaluations.add_missing(runner)
+        self._publish_outgoing()
+
+    def _publish_outgoing(self) -> None:
+        for runner in self._runners.values():
             for message in runner.outgoing():
                 self._publish(message)
-            self._parts.evaluations.add_missing(runner)
 
     def _steer(self, now_s: float) -> None:
         if self._parts.steering is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from aggregator.gate_settings import GateSettings  # noqa: TC001 - read from the annotation at run time
+from aggregator.privacy_settings import PrivacySettings
 from aggregator.selection_settings import SelectionSettings
 from host.config import load
 from protocol.fields import FieldError, Length, Name, Range
@@ -117,6 +118,7 @@ class TaskSettings:
     broadcast: Literal["float16", "float32"] = "float16"  # half the bytes; adapters' values are far inside its range
     plan: Plan = field(default_factory=_default_plan)
     evaluation: TaskEvaluation | None = None
+    privacy: PrivacySettings = field(default_factory=PrivacySettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
     gate: GateSettings | None = None
 
@@ -129,6 +131,7 @@ class TaskSettings:
                 raise FieldError(f"gate: {what} needs a set in [task.evaluation]")
         if self.min_cohort > self.cohort:
             raise FieldError(f"min_cohort: {self.min_cohort} is more than cohort = {self.cohort}")
+        self.privacy.check_cohort(self.cohort, self.min_cohort)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from protocol import topics
-from protocol.messages import Announce, Certificate, Decline, Receipt, Work, kind_of
+from protocol.messages import Announce, Certificate, Decline, Receipt, SumNext, Work, kind_of
 from protocol.signing import SERVICE, sign
 
 if TYPE_CHECKING:
-    from protocol.messages import Join, Reason, Update
+    from protocol.messages import Join, Reason, SumStep, Update
     from protocol.signing import SigningKey
 
 __all__ = ["Conversation", "Outgoing"]
@@ -57,19 +57,23 @@ class Conversation:
         """Return why a device does not take part."""
         return self._down(device, Decline(task=join.task, round=join.round, reason=reason))
 
-    def accepted(self, device: str, update: Update) -> Outgoing:
-        """Return the receipt of an update that is durable."""
+    def accepted(self, device: str, update: Update | SumStep) -> Outgoing:
+        """Return the receipt of an update, or of a step of a sum, that is durable."""
         return self._receipt(device, update, None)
 
-    def refused(self, device: str, update: Update, reason: Reason) -> Outgoing:
+    def refused(self, device: str, update: Update | SumStep, reason: Reason) -> Outgoing:
         """Return the receipt of an update that is not taken."""
         return self._receipt(device, update, reason)
+
+    def following(self, device: str, following: SumNext) -> Outgoing:
+        """Return what a device needs for its next step of a sum."""
+        return self._down(device, following)
 
     def certificate(self, device: str, certificate: Certificate) -> Outgoing:
         """Return a device's renewed certificate."""
         return self._down(device, certificate)
 
-    def _receipt(self, device: str, update: Update, reason: Reason | None) -> Outgoing:
+    def _receipt(self, device: str, update: Update | SumStep, reason: Reason | None) -> Outgoing:
         receipt = Receipt(
             task=update.task,
             round=update.round,
@@ -79,6 +83,6 @@ class Conversation:
         )
         return self._down(device, receipt)
 
-    def _down(self, device: str, body: Work | Decline | Receipt | Certificate) -> Outgoing:
+    def _down(self, device: str, body: Work | Decline | Receipt | Certificate | SumNext) -> Outgoing:
         payload = sign(body, fleet=self.fleet, sender=SERVICE, key=self._key)
         return Outgoing(topic=topics.down(self.fleet, device, kind_of(body)), payload=payload)

@@ -115,7 +115,13 @@ class Issuance:
                 raise RemoteProtocolError(f"{device} has a young certificate for another key", reason="bad-renewal")
             return Certificate(chain=self._issuer.chain(held.der))
         try:
-            made = self._issuer.issue(device, renew.request, life_s=self.terms.life_s, unix_s=now_unix_s)
+            made = self._issuer.issue(
+                device,
+                renew.request,
+                verify_key=record.verify_key,
+                life_s=self.terms.life_s,
+                unix_s=now_unix_s,
+            )
         except MalformedMessageError as error:
             raise RemoteProtocolError(str(error), reason="bad-renewal") from error
         self._devices.add_certificate(made)
@@ -147,7 +153,13 @@ class Issuance:
             case Enrol(serial=str(serial)) if (made := self._devices.certificate(serial)) is not None:
                 pass  # the same claim again
             case Enrol():
-                made = self._issuer.issue(claim.device, claim.request, life_s=self.terms.life_s, unix_s=now_unix_s)
+                made = self._issuer.issue(
+                    claim.device,
+                    claim.request,
+                    verify_key=claim.verify_key,
+                    life_s=self.terms.life_s,
+                    unix_s=now_unix_s,
+                )
                 token = dataclasses.replace(token, serial=made.serial)
                 self._devices.use_token(token, dataclasses.replace(record, status="approved"), made)
             case _:

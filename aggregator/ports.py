@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from protocol.enrolment import ClaimReason
     from protocol.errors import EdgefoldError
     from protocol.jobs import EvaluateResult
-    from protocol.messages import Reason
+    from protocol.messages import Reason, SumNextName, SumStepName
 
 __all__ = [
     "BlobStore",
@@ -46,6 +46,7 @@ __all__ = [
     "LifecycleStore",
     "Store",
     "StoreReader",
+    "SumStore",
     "Supervisor",
 ]
 
@@ -154,6 +155,44 @@ class Store(StoreReader, Protocol):
         """Keep a version's metrics."""
 
 
+class SumStore(Protocol):
+    """The secure sums of rounds; every method raises ``StorageError`` if nothing of it could be read or kept."""
+
+    def state(self, task: str, round_: int) -> bytes | None: ...  # noqa: D102
+    def taken(self, task: str, round_: int, device: str, step: SumStepName) -> bytes | None: ...  # noqa: D102
+    def messages(self, task: str, round_: int) -> Mapping[str, tuple[SumNextName, bytes]]: ...  # noqa: D102
+
+    def accept(  # noqa: PLR0913 - one message and what follows from it
+        self,
+        task: str,
+        round_: int,
+        device: str,
+        *,
+        step: SumStepName,
+        update_id: bytes,
+        state: bytes,
+        traffic: Traffic,
+    ) -> None:
+        """Keep that a device's message was taken, and the state that has it."""
+
+    def close_step(  # noqa: PLR0913 - the end of one step
+        self,
+        task: str,
+        round_: int,
+        round_event: RoundEvent,
+        *,
+        state: bytes,
+        step: SumNextName | None,
+        messages: Mapping[str, bytes],
+        n_bytes: Mapping[str, int],
+        deadline_unix_s: float,
+    ) -> None:
+        """End a step: the new state, the round's next state and deadline, and what each device is sent."""
+
+    def forget(self, task: str, round_: int, *, keep_state: bool) -> None:
+        """Drop what only a running sum needs and, unless it is to be folded again later, the sum itself."""
+
+
 class LifecycleStore(Protocol):
     """Commands, and what was decided about tasks; every method raises ``StorageError`` if the database fails."""
 
@@ -194,8 +233,10 @@ class DeviceStore(Protocol):
 class Issuer(Protocol):
     """Signs certificates for the fleet."""
 
-    def issue(self, device: str, request: bytes, *, life_s: float, unix_s: float) -> CertificateRecord:
-        """Return a new certificate for a device's own request.
+    def issue(
+        self, device: str, request: bytes, *, verify_key: bytes, life_s: float, unix_s: float
+    ) -> CertificateRecord:
+        """Return a new certificate for a device's own request, which names its Ed25519 key too.
 
         Raises:
             MalformedMessageError: the request is not the device's (the peer's fault).

@@ -13,6 +13,7 @@ import click
 from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_store import SqlStore
+from aggregator.adapters.sql_sums import SqlSums
 from aggregator.config import load_config
 from aggregator.core.gates import statuses
 from aggregator.created_tasks import with_created
@@ -72,7 +73,11 @@ class Desk:
             )
         setup = open_task(settings, self._folders, make_key=False)
         blobs = FolderBlobStore(self._folders.blobs)
-        found = verify_task(setup, self._store, blobs, fleet=self._config.service.fleet)
+        sums = SqlSums(self._folders.database)
+        try:
+            found = verify_task(setup, self._store, blobs, fleet=self._config.service.fleet, sums=sums)
+        finally:
+            sums.close()
         if as_json:
             _print_json({**plain(found), "ok": found.is_good})
         else:

@@ -19,16 +19,19 @@ from aggregator.adapters import migrations
 from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.adapters.clock import SystemClock
 from aggregator.adapters.evaluator import ProcessEvaluator
+from aggregator.adapters.introductions import DeviceDirectory, chain_source
 from aggregator.adapters.registry import DeviceRegistry, EnrolledDevices
 from aggregator.adapters.sql_devices import SqlDevices
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_store import SqlStore
+from aggregator.adapters.sql_sums import SqlSums
 from aggregator.brokers import Brokers, make_brokers
 from aggregator.conversation import Conversation
 from aggregator.core.strategies import STRATEGIES
 from aggregator.created_tasks import to_settings, with_created
 from aggregator.evaluations import Evaluations
 from aggregator.steering import Steering
+from aggregator.sum_round import SumParts, check_terms
 from aggregator.task_runner import TaskRunner
 from aggregator.task_setup import TaskSetup, World
 from host.bundle_folder import open_bundle
@@ -132,6 +135,8 @@ class Workshop:
         self.enrolled = SqlDevices(self.folders.database)
         self._stack.callback(self.enrolled.close)
         self.devices = EnrolledDevices(self.enrolled, file)
+        sums = SqlSums(self.folders.database)
+        self._stack.callback(sums.close)
         blobs = FolderBlobStore(self.folders.blobs)
         blobs.keep_only(store.blobs_in_use(keep_folded=service.keep_folded_updates))
         self.world = World(
@@ -141,6 +146,9 @@ class Workshop:
             clock=SystemClock(),
             conversation=Conversation(fleet=service.fleet, key=self.key),
             keep_folded_updates=service.keep_folded_updates,
+            sums=SumParts(
+                store=sums, directory=DeviceDirectory(self.devices), chain_of=chain_source(self.config, self.enrolled)
+            ),
         )
         self.runners = [TaskRunner(setup, self.world) for setup in setups]
         evaluator = ProcessEvaluator(
@@ -188,6 +196,14 @@ def open_task(settings: TaskSettings, folders: Folders, *, make_key: bool) -> Ta
         sweep(key_file.parent)
         save_key(key_file, TaskKey.generate())
     strategy = STRATEGIES[settings.strategy]
+    terms = settings.privacy.terms(settings.cohort, settings.min_cohort)
+    if terms is not None:
+        check_terms(settings.id, terms)
+        if strategy.needs_single_deltas:
+            raise ConfigError(
+                f"task {settings.id}: strategy {settings.strategy} looks at single deltas, and with privacy.level = "
+                "'secure-sum' there are none; take fedavg, or level 'sealed'"
+            )
     return TaskSetup(settings=settings, bundle=bundle, key=load_task_key(key_file), strategy=strategy)
 
 
@@ -207,8 +223,8 @@ def check_files(settings: TaskSettings) -> Bundle:
 
 
 def _largest_message(setup: TaskSetup) -> int:
-    # An update, or the adapter as float32 in a work message.
-    return setup.max_message_bytes + 4 * setup.n_params
+    # An update, the adapter as float32 in a work message, or what a secure sum needs.
+    return setup.max_message_bytes + setup.max_answer_bytes
 
 
 def service_key(path: Path) -> SigningKey:

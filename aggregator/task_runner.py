@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Final, Literal
 from aggregator.core.folding import ADAPTER, StrategyConfig, canonical_order
 from aggregator.core.intake import TaskView
 from aggregator.core.records import Change, RoundRecord, TaskRecord, Traffic, UpdateRecord, VersionRecord
-from aggregator.core.rounds import FINAL_STATES, RoundEvent, RoundProgress, due_event
+from aggregator.core.rounds import FINAL_STATES, SUM_STATES, RoundEvent, RoundProgress, due_event
 from aggregator.core.seeds import plan_for
 from aggregator.round_members import RoundMembers
 from aggregator.stored_fold import StoredRound
+from aggregator.sum_round import SumRound, fold_sum
 from aggregator.task_control import TaskControl
 from aggregator.vectors import broadcast_payload, load_state, save_state
 from host.arrays import load_vector
 from host.logs import event
 from protocol.bundle import ADAPTER as ADAPTER_FILE
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, RemoteProtocolError
 from protocol.messages import Announce, Work
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from aggregator.conversation import Outgoing
     from aggregator.core.folding import State
-    from aggregator.core.intake import Admitted, Taken
+    from aggregator.core.intake import Admitted, Stepped, Taken
     from aggregator.core.records import CommandRecord, TaskState
     from aggregator.task_setup import TaskSetup, World
 
@@ -59,6 +60,7 @@ class TaskRunner:
         self._outbox: list[Outgoing] = []  # besides announcements and answers
         self._deadline_s = 0.0  # monotonic
         self._n_accepted = 0
+        self._sum: SumRound | None = None  # of a round whose vectors go into a secure sum, until its fold
         self._payload: tuple[int, bytes] | None = None  # version and its encoded adapter
         self._announcement: Outgoing
 
@@ -78,7 +80,9 @@ class TaskRunner:
             self._check_same(known)
             self._fit_rounds(known)
         self._load()
-        if self._round.state == "open":
+        if self._is_of_another_privacy():
+            self._abandon("withdrawn")
+        if self._round.state not in FINAL_STATES:
             self.extend_deadline()
 
     def extend_deadline(self) -> None:
@@ -104,6 +108,8 @@ class TaskRunner:
                     self._fold()
                 case "deadline-with-too-few" | "withdrawn":
                     self._abandon(due)
+                case _ if self._sum is not None:
+                    self._close_sum_step()
                 case _:
                     self._world.store.start_closing(self.task, self._round.round, due)
                     event("round-closing", task=self.task, round=self._round.round, why=due)
@@ -141,6 +147,11 @@ class TaskRunner:
         """Until the open round's deadline; 0 or more."""
         return max(0.0, self._deadline_s - self._world.clock.monotonic_s())
 
+    def say_again(self) -> None:
+        """Send again what a secure sum's devices may not have heard while we were away."""
+        if self._sum is not None:
+            self._outbox += self._sum.unanswered()
+
     @property
     def announcement(self) -> Outgoing:
         """What everyone should know now."""
@@ -161,6 +172,7 @@ class TaskRunner:
             round=round_.round,
             round_state=round_.state,
             version=round_.version,
+            max_step_bytes=self.setup.max_step_bytes,
         )
 
     # -- what devices asked for --------------------------------------------------------------------------------------
@@ -194,6 +206,7 @@ class TaskRunner:
                 adapter=self._broadcast(),
                 task_key=self.setup.key.public_raw,
                 seconds_left=self.seconds_left,
+                secure_sum=self.setup.sum_terms,
             ),
         )
         heard = self._announcement.n_bytes if admitted.is_first else 0
@@ -244,6 +257,18 @@ class TaskRunner:
             train_s=content.train_s,
         )
         return receipt
+
+    def take_step(self, stepped: Stepped, *, n_bytes: int) -> None:
+        """Keep a message of this round's secure sum durably; its receipt is among the ``outgoing``.
+
+        Raises:
+            RemoteProtocolError: refused; nothing has changed (the peer's fault).
+        """
+        if self._sum is None:
+            raise RemoteProtocolError(f"the sum of round {stepped.step.round} has ended", reason="late")
+        self._outbox += self._sum.take(stepped, n_bytes=n_bytes)
+        if stepped.step.step == "adverts":
+            self._members.attendance.answer(stepped.device, self._world.clock.monotonic_s())
 
     # -- versions ----------------------------------------------------------------------------------------------------
 
@@ -297,6 +322,15 @@ class TaskRunner:
         elif known.state == "open" and is_enough and latest.state == "open":
             store.finish(self.task, latest.round, unix_s=self._world.clock.unix_s())
 
+    def _is_of_another_privacy(self) -> bool:
+        """Whether the round was begun under other privacy settings: what was taken then cannot go into this one."""
+        if self._round.state in FINAL_STATES or self._round.state == "closing":
+            return False
+        if self._sum is not None:
+            return self._n_accepted > 0 or not self._sum.is_as_configured
+        parts = self._world.sums
+        return parts is not None and parts.store.state(self.task, self._round.round) is not None
+
     def _n_folded(self) -> int:
         return sum(one.round is not None for one in self._world.store.versions(self.task))
 
@@ -328,8 +362,12 @@ class TaskRunner:
         self._n_accepted = len(store.updates(self.task, self._round.round))
         now_s = self._world.clock.monotonic_s()
         self._members = RoundMembers(self.setup.settings, store, self._round, now_s=now_s)
+        is_summing = self.setup.sum_terms is not None and self._round.state in SUM_STATES.values()
+        self._sum = SumRound(self.setup, self._world, self._round) if is_summing else None
         # A machine without a battery clock may wake up in 1970: no wait is longer than the settings say.
-        left_s = min(self.setup.settings.deadline_s, self._round.deadline_unix_s - self._world.clock.unix_s())
+        settings = self.setup.settings
+        longest_s = max(settings.deadline_s, settings.privacy.secure_sum.step_deadline_s)
+        left_s = min(longest_s, self._round.deadline_unix_s - self._world.clock.unix_s())
         self._deadline_s = now_s + left_s
         self._announcement = self._world.conversation.announce(self._announce())
         if self._round.state == "open":
@@ -368,9 +406,12 @@ class TaskRunner:
         if self._round.state in FINAL_STATES:
             return None
         settings, attendance = self.setup.settings, self._members.attendance
+        is_past_deadline = is_reachable and self.seconds_left <= 0
+        if self._sum is not None and self._round.state != "open":
+            return self._sum.due_event(is_past_deadline=is_past_deadline)
         progress = RoundProgress(
             state=self._round.state,
-            n_accepted=self._n_accepted,
+            n_accepted=self._n_accepted if self._sum is None else self._sum.n_answered,
             cohort=settings.cohort,
             min_cohort=settings.min_cohort,
             n_waiting=attendance.n_waiting,
@@ -378,7 +419,7 @@ class TaskRunner:
             quiet_s=attendance.quiet_s(self._world.clock.monotonic_s()) if is_reachable else 0.0,
             patience_s=self._members.patience_s,
         )
-        return due_event(progress, is_past_deadline=is_reachable and self.seconds_left <= 0)
+        return due_event(progress, is_past_deadline=is_past_deadline)
 
     def _broadcast(self) -> bytes:
         version = self._round.version
@@ -392,15 +433,13 @@ class TaskRunner:
     def _fold(self) -> None:
         store, round_ = self._world.store, self._round
         updates = canonical_order(store.updates(self.task, round_.round))
-        fleet = self._world.conversation.fleet
-        stored = StoredRound(self.setup, round_, updates, blobs=self._world.blobs, fleet=fleet)
-        state = stored.fold_into(self._load_state(store.latest_version(self.task)))
+        state, n_updates = self._fold_into(self._load_state(store.latest_version(self.task)), updates)
         version = VersionRecord(
             task=self.task,
             version=round_.version + 1,
             round=round_.round,
             state=save_state(state, self._world.blobs),
-            n_updates=len(updates),
+            n_updates=n_updates,
             created_unix_s=self._world.clock.unix_s(),
         )
         is_last = self._n_folded() + 1 >= self.setup.settings.rounds
@@ -418,6 +457,28 @@ class TaskRunner:
         self._load()
         if self.is_finished:
             event("task-finished", task=self.task, version=version.version)
+
+    def _fold_into(self, state: State, updates: list[UpdateRecord]) -> tuple[State, int]:
+        """Return the next state and how many devices are in it."""
+        parts = self._world.sums
+        summed = None if parts is None else parts.store.state(self.task, self._round.round)
+        if summed is not None:
+            return fold_sum(self.setup, self._round, summed, state)
+        fleet = self._world.conversation.fleet
+        stored = StoredRound(self.setup, self._round, updates, blobs=self._world.blobs, fleet=fleet)
+        return stored.fold_into(state), len(updates)
+
+    def _close_sum_step(self) -> None:
+        """End the present step of the secure sum, or the round with it."""
+        step_s, summing = self.setup.settings.privacy.secure_sum.step_deadline_s, self._sum
+        outgoing = None
+        if summing is not None:
+            outgoing = summing.close_step(deadline_unix_s=self._world.clock.unix_s() + step_s)
+        if outgoing is None:
+            return self._abandon("deadline-with-too-few")
+        self._load()
+        self._outbox += outgoing
+        return None
 
     def _log_fold(self, version: VersionRecord) -> None:
         summary = self._world.store.summary(self.task, self._round.round)
@@ -442,9 +503,15 @@ class TaskRunner:
         store.abandon(self.task, round_.round, why, next_round=next_round, unix_s=self._world.clock.unix_s())
         event("round-abandoned", task=self.task, round=round_.round, n_updates=len(updates))
         self._remove(updates)
+        self._forget_sum(round_.round, keep_state=False)
         self._load()
 
+    def _forget_sum(self, round_: int, *, keep_state: bool) -> None:
+        if self._world.sums is not None:
+            self._world.sums.store.forget(self.task, round_, keep_state=keep_state)
+
     def _forget(self, updates: list[UpdateRecord]) -> None:
+        self._forget_sum(self._round.round, keep_state=self._world.keep_folded_updates)
         if not self._world.keep_folded_updates:
             self._remove(updates)
 

@@ -1,4 +1,7 @@
-"""Proves a task's history: each version is the fold of its round's stored updates, and no update is in two folds."""
+"""Proves a task's history: each version is the fold of its round's stored updates, and no update is in two folds.
+
+Of a round with a secure sum the sum was stored: that the version follows from it is proven, not what went into it.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from aggregator.core.folding import canonical_order
 from aggregator.stored_fold import StoredRound
+from aggregator.sum_round import fold_sum
 from aggregator.vectors import load_state, to_bytes
 from protocol.errors import StorageError
 
 if TYPE_CHECKING:
     from aggregator.adapters.sql_store import SqlStore
     from aggregator.core.records import RoundRecord, VersionRecord
-    from aggregator.ports import BlobStore
+    from aggregator.ports import BlobStore, SumStore
     from aggregator.task_setup import TaskSetup
 
 __all__ = ["Verification", "VersionCheck", "verify_task"]
@@ -43,7 +47,9 @@ class Verification:
         return not self.problems and all(check.problem is None for check in self.versions)
 
 
-def verify_task(setup: TaskSetup, store: SqlStore, blobs: BlobStore, *, fleet: str) -> Verification:
+def verify_task(
+    setup: TaskSetup, store: SqlStore, blobs: BlobStore, *, fleet: str, sums: SumStore | None = None
+) -> Verification:
     """Fold every version again.
 
     Raises:
@@ -54,7 +60,7 @@ def verify_task(setup: TaskSetup, store: SqlStore, blobs: BlobStore, *, fleet: s
     checks = []
     for before, this in zip((None, *versions), versions, strict=False):
         try:
-            problem = _check(setup, store, blobs, fleet=fleet, before=before, this=this, rounds=rounds)
+            problem = _check(setup, store, blobs, fleet=fleet, sums=sums, before=before, this=this, rounds=rounds)
         except StorageError as error:
             problem = str(error)
         check = VersionCheck(version=this.version, round=this.round, n_updates=this.n_updates, problem=problem)
@@ -68,6 +74,7 @@ def _check(  # noqa: PLR0913 - one version and its surroundings
     blobs: BlobStore,
     *,
     fleet: str,
+    sums: SumStore | None,
     before: VersionRecord | None,
     this: VersionRecord,
     rounds: dict[int, RoundRecord],
@@ -83,10 +90,14 @@ def _check(  # noqa: PLR0913 - one version and its surroundings
     if round_.version != before.version or this.version != before.version + 1:
         return f"round {this.round} was on version {round_.version}, expected {before.version}"
     updates = canonical_order(store.updates(setup.settings.id, this.round))
-    if len(updates) != this.n_updates:
-        return f"{this.n_updates} updates were folded, {len(updates)} are known"
-    stored = StoredRound(setup, round_, updates, blobs=blobs, fleet=fleet)
-    again = stored.fold_into(load_state(before.state, blobs, n_params=setup.n_params))
+    summed = None if sums is None else sums.state(setup.settings.id, this.round)
+    state = load_state(before.state, blobs, n_params=setup.n_params)
+    if summed is not None:
+        again, n_updates = fold_sum(setup, round_, summed, state)
+    else:
+        again, n_updates = StoredRound(setup, round_, updates, blobs=blobs, fleet=fleet).fold_into(state), len(updates)
+    if n_updates != this.n_updates:
+        return f"{this.n_updates} updates were folded, {n_updates} are known"
     differing = [name for name in kept if to_bytes(kept[name]) != to_bytes(again[name])]
     return f"folding again gives other bytes for {', '.join(differing)}" if differing else None
 

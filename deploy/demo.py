@@ -13,7 +13,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 from rich.console import Console
@@ -22,6 +22,7 @@ from deploy.baselines import Baselines, measure_baselines
 from deploy.demo_report import Facts, build_report, write_report
 from deploy.demo_view import FleetRecord, watch
 from deploy.local import BrokerKind, FleetSpec, LocalFleet, Storm
+from deploy.sum_comparison import compare_sums
 from host.bundle_folder import Bundle, open_bundle
 from host.durable import make_folder
 from protocol.errors import BundleError, ConfigError, EdgefoldError
@@ -53,6 +54,30 @@ QUICK: Final = Scale(n_train=500, rounds=6)
 FULL: Final = Scale(n_train=2000, rounds=10)
 
 
+# Adapters' deltas of one epoch lie below 0.02 here, so a clip of 0.1 cuts nothing and makes levels of 3e-6.
+SECURE_SUM: Final[dict[str, Any]] = {
+    "min_cohort": 3,
+    "privacy": {
+        "level": "secure-sum",
+        "secure_sum": {"clip": 0.1, "weight_cap": 2000, "input_bits": 16, "dropout_fraction": 0.25},
+    },
+    # The devices keep what they put in, for the comparison alone.
+    "device_privacy": {"require": "secure-sum", "keep_deltas": True},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the person asked for."""
+
+    broker: BrokerKind
+    out: Path
+    rounds: int | None
+    chaos: bool
+    secure: bool
+    privacy: str
+
+
 @click.command()
 @click.option("--broker", type=click.Choice(["auto", "mosquitto", "embedded"]), default="auto", show_default=True)
 @click.option("--full", is_flag=True, help="2,000 training examples a device and 10 rounds, instead of 500 and 6.")
@@ -60,10 +85,16 @@ FULL: Final = Scale(n_train=2000, rounds=10)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
 @click.option("--rounds", type=click.IntRange(1, 1000), help="Another number of rounds.")
 @click.option("--secure", is_flag=True, help="Certificates, enrolment and mutual TLS; needs Mosquitto.")
-def main(broker: str, out: Path, rounds: int | None, *, full: bool, chaos: bool, secure: bool) -> None:
+@click.option("--privacy", type=click.Choice(["sealed", "secure-sum"]), default="sealed", show_default=True)
+def main(  # noqa: PLR0913 - a command's options
+    broker: str, out: Path, rounds: int | None, *, full: bool, chaos: bool, secure: bool, privacy: str
+) -> None:
     """Run the whole loop on this machine and write OUT/report.html."""
     try:
-        _demo(cast("BrokerKind", broker), out, FULL if full else QUICK, rounds, chaos=chaos, secure=secure)
+        options = Options(
+            broker=cast("BrokerKind", broker), out=out, rounds=rounds, chaos=chaos, secure=secure, privacy=privacy
+        )
+        _demo(options, FULL if full else QUICK)
     except EdgefoldError as error:
         click.echo(f"demo: {' '.join(str(error).split())}", err=True)
         sys.exit(1)
@@ -72,10 +103,10 @@ def main(broker: str, out: Path, rounds: int | None, *, full: bool, chaos: bool,
         sys.exit(130)
 
 
-def _demo(broker: BrokerKind, out: Path, scale: Scale, rounds: int | None, *, chaos: bool, secure: bool) -> None:
-    console = Console()
+def _demo(options: Options, scale: Scale) -> None:
+    console, out, chaos = Console(), options.out, options.chaos
     started_s = time.monotonic()
-    rounds = rounds or scale.rounds
+    rounds = options.rounds or scale.rounds
     make_folder(out)
     _step(console, 1, "Data: four kinds of rated text, one for each device")
     splits = prepare_data(scale.n_train, scale.n_test)
@@ -89,19 +120,24 @@ def _demo(broker: BrokerKind, out: Path, scale: Scale, rounds: int | None, *, ch
         sets=splits.test,
         plan=PLAN,
         rounds=rounds,
-        broker=broker,
+        broker=options.broker,
         keep_updates=True,
-        secure=secure,
+        secure=options.secure,
+        **(SECURE_SUM if options.privacy == "secure-sum" else {}),
     )
     with LocalFleet(spec) as fleet:
         storm = Storm(fleet, random.Random(), every_s=_CHAOS_EVERY_S, n_kills=_N_KILLS) if chaos else None  # noqa: S311
         record = watch(fleet, console, n_params=bundle.manifest.adapter.n_params, storm=storm)
     _verify(fleet)
+    if options.privacy == "secure-sum":
+        _compare(fleet, console)
     if storm is not None:
         console.print(f"  killed: {', '.join(storm.victims)}; every update is in exactly one version")
     _step(console, 4, f"Baselines: each device alone, and all data in one place, {rounds} epochs each")
     baselines = measure_baselines(bundle, splits, plan=PLAN, epochs=rounds, folder=out / "baselines", console=console)
-    _finish(console, out, _facts(bundle, scale, record, baselines, time.monotonic() - started_s))
+    _finish(
+        console, out, _facts(bundle, scale, record, baselines, time.monotonic() - started_s, privacy=options.privacy)
+    )
 
 
 def prepare_data(n_train: int, n_test: int) -> Splits:
@@ -137,7 +173,26 @@ def _verify(fleet: LocalFleet) -> None:
         raise ConfigError(f"the versions do not follow from the stored updates: {done.stderr or done.stdout}")
 
 
-def _facts(bundle: Bundle, scale: Scale, record: FleetRecord, baselines: Baselines, wall_s: float) -> Facts:
+def _compare(fleet: LocalFleet, console: Console) -> None:
+    """Say how the secure sums compare with the plain fold of the same deltas.
+
+    Raises:
+        ConfigError: a version is not the exact sum, or further off than the quantisation explains.
+    """
+    checks = compare_sums(fleet)
+    bad = [one.version for one in checks if not one.is_good]
+    if bad:
+        raise ConfigError(f"versions {bad} are not the sums of what the devices put in")
+    worst = max(checks, key=lambda one: one.largest_difference / one.bound)
+    console.print(
+        f"  secure sum: {len(checks)} versions are exactly the quantised sums of the kept deltas; from the plain fold "
+        f"they differ by {worst.largest_difference:.2g} at most, {worst.bound:.2g} is the quantisation's bound"
+    )
+
+
+def _facts(
+    bundle: Bundle, scale: Scale, record: FleetRecord, baselines: Baselines, wall_s: float, *, privacy: str
+) -> Facts:
     manifest = bundle.manifest
     return Facts(
         model=f"{manifest.model.source}: {manifest.model.n_parameters:,} parameters, {manifest.adapter.kind} "
@@ -146,6 +201,7 @@ def _facts(bundle: Bundle, scale: Scale, record: FleetRecord, baselines: Baselin
         float32_bytes=4 * manifest.adapter.n_params,
         full_model_bytes=4 * manifest.model.n_parameters,
         record=record,
+        privacy=privacy,
         baselines=baselines,
         wall_s=wall_s,
     )

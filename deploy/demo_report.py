@@ -46,6 +46,7 @@ class Facts:
     record: FleetRecord
     baselines: Baselines
     wall_s: float
+    privacy: str = "sealed"
 
 
 def build_report(facts: Facts) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def build_report(facts: Facts) -> dict[str, Any]:
         "model": facts.model,
         "data": facts.data,
         "broker": record.broker,
-        "privacy": "sealed",
+        "privacy": facts.privacy,
         "wall_s": round(facts.wall_s, 1),
         "rounds": [
             {
@@ -228,7 +229,7 @@ def _page(report: dict[str, Any], picture: bytes) -> str:
         [
             str(one["round"]),
             str(one["devices"]),
-            f"{one['loss']:.3f}",
+            "-" if one["loss"] is None else f"{one['loss']:.3f}",
             f"{100 * one['pooled_accuracy']:.1f}",
             f"{one['bytes_up'] / 1000:.0f}",
             f"{one['bytes_down'] / 1000:.0f}",

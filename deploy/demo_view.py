@@ -54,7 +54,7 @@ class FleetRecord:
     is_finished: bool = False
     final_version: int = 0
 
-    def take(self, event: FleetEvent) -> None:
+    def take(self, event: FleetEvent) -> None:  # noqa: C901 - one case for each event
         """Note one event."""
         facts = event.facts
         match event.name:
@@ -62,6 +62,9 @@ class FleetRecord:
                 self.broker = str(facts["kind"])
             case "round-opened":
                 self.rounds.setdefault(facts["round"], RoundRecord(facts["round"]))
+            case "sum-step-taken" if event.source == "aggregator" and facts["step"] == "inputs":
+                self._round(facts).n_updates += 1
+                self.update_bytes.append(facts["bytes"])
             case "update-accepted":
                 self._round(facts).n_updates += 1
                 self.update_bytes.append(facts["bytes"])
@@ -140,7 +143,7 @@ def _print_line(record: FleetRecord, event: FleetEvent, console: Console) -> Non
     if event.name == "version-folded":
         one = record.rounds[event.facts["round"]]
         console.print(
-            f"  round {one.round}: {one.n_updates} devices, loss {one.loss:.3f}, "
+            f"  round {one.round}: {one.n_updates} devices, loss {_number(one.loss, '.3f') or 'unknown'}, "
             f"{one.bytes_up / _KB:.0f} kB up, {one.bytes_down / _KB:.0f} kB down, {one.seconds:.1f} s"
         )
     elif event.name == "version-evaluated":
@@ -148,8 +151,9 @@ def _print_line(record: FleetRecord, event: FleetEvent, console: Console) -> Non
 
 
 def _picture(record: FleetRecord, fleet: LocalFleet, n_params: int) -> Table:
+    privacy = "in secure sums" if fleet.spec.privacy.get("level") == "secure-sum" else "sealed"
     table = Table(
-        title=f"broker: {record.broker or fleet.broker_kind} · {n_params:,} trainable parameters · updates sealed",
+        title=f"broker: {record.broker or fleet.broker_kind} · {n_params:,} trainable parameters · updates {privacy}",
         title_justify="left",
     )
     for column in ("round", "devices", "loss", "pooled accuracy", "kB up", "kB down", "seconds"):

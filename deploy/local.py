@@ -65,6 +65,8 @@ class FleetSpec:
         broker: which broker to start.
         threads: of each trainer.
         keep_updates: keep folded updates, so that ``edgefold task verify`` can fold them again.
+        privacy: the table ``[task.privacy]`` of the task; empty for its defaults.
+        device_privacy: the table ``[privacy]`` of every device.
         secure: certificates, enrolment and mutual TLS, as a real fleet has them; needs Mosquitto.
         more_bundles: that devices have too, for tasks that are created later.
         task_settings: more keys of the task's table, such as ``selection``.
@@ -84,6 +86,8 @@ class FleetSpec:
     threads: int = 1
     keep_updates: bool = False
     secure: bool = False
+    privacy: Mapping[str, Any] = field(default_factory=dict)
+    device_privacy: Mapping[str, Any] = field(default_factory=dict)
     more_bundles: tuple[Path, ...] = ()
     task_settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -210,6 +214,7 @@ class LocalFleet:
                 },
                 "data": {"train": str(data.resolve())},
                 "trainer": {"threads": self.spec.threads},
+                "privacy": dict(self.spec.device_privacy),
             }
             if not self.spec.secure:
                 key = SigningKey.generate()
@@ -217,7 +222,12 @@ class LocalFleet:
                 self.public_keys[device] = key.public.raw.hex()
                 settings["device"]["service_key"] = self._service_key.public.raw.hex()
                 settings["broker"] = {"url": f"mqtt://{LOOPBACK}:{self.port}"}
+                # Without an authority each owner says whom a secure sum's devices are: here one person owns them all.
+                settings["privacy"] = {"directory": "peers.toml", **settings["privacy"]}
             _write_toml(folder / "agent.toml", settings)
+        if not self.spec.secure:
+            for device in self.spec.devices:
+                _write_toml(self.spec.folder / "devices" / device / "peers.toml", {"devices": self.public_keys})
 
     def _write_service(self) -> None:
         folder = self.spec.folder / "aggregator"
@@ -234,6 +244,8 @@ class LocalFleet:
             "plan": plain(self.spec.plan),
             **self.spec.task_settings,
         }
+        if self.spec.privacy:
+            task["privacy"] = dict(self.spec.privacy)
         if self.spec.sets:
             task["evaluation"] = {"sets": {name: str(path.resolve()) for name, path in self.spec.sets.items()}}
         settings: dict[str, Any] = {

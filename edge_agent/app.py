@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_agent.core.resend import Resend
 from edge_agent.core.session import (
+    SUM_PHASES,
     Action,
     Announced,
     Declined,
@@ -32,12 +33,21 @@ from edge_agent.core.session import (
     WorkArrived,
     step,
 )
+from edge_agent.core.summing import (
+    Followed,
+    GivenUp,
+    SendStep,
+    StepFailed,
+    StepTaken,
+    TakeStep,
+    TrainedForSum,
+)
 from host.durable import read_bytes, write_bytes
 from host.link import LinkDown, LinkUp, Received
 from host.logs import event as log
 from protocol import topics
-from protocol.errors import EdgefoldError, EngineError, RemoteProtocolError, StorageError
-from protocol.jobs import UPDATE_FILE, Progress, TrainJob, TrainResult
+from protocol.errors import EdgefoldError, EngineError, LocalProtocolError, RemoteProtocolError, StorageError
+from protocol.jobs import UPDATE_FILE, Progress, SumStepResult, TrainJob, TrainResult
 from protocol.messages import (
     MAX_MESSAGE_BYTES,
     Announce,
@@ -46,6 +56,7 @@ from protocol.messages import (
     Decline,
     Join,
     Receipt,
+    SumNext,
     Update,
     UpdateContent,
     Work,
@@ -63,13 +74,18 @@ if TYPE_CHECKING:
     from edge_agent.config import AgentConfig
     from edge_agent.ports import Running, StartTrainer
     from edge_agent.renewal import Renewal
+    from edge_agent.sums import DeviceSums
     from host.link import Link
+    from protocol.messages import SumStepName
 
 __all__ = ["Agent"]
 
 _MAX_WAIT_S: Final = 30.0  # how long the pump sleeps when nothing is due; messages and trainers wake it
 _UPDATE_ID_BYTES: Final = 16
 _PROGRESS_LOG_EVERY_S: Final = 2.0
+_ASK_AGAIN_S: Final = (
+    30.0  # after a receipt of a sum's step: what follows comes by itself when the others have answered
+)
 
 
 class Agent:
@@ -87,6 +103,7 @@ class Agent:
         start_trainer: StartTrainer,
         service_key: VerifyKey,
         renewal: Renewal | None = None,
+        sums: DeviceSums | None = None,
     ) -> None:
         """Take up the saved state.
 
@@ -100,6 +117,7 @@ class Agent:
             start_trainer: starts trainer processes.
             service_key: whom to believe.
             renewal: looks after the certificate of a device that has one.
+            sums: takes part in secure sums; without it such rounds are left alone.
         """
         self._device, self._trainer_settings, self._max_examples = (
             config.device,
@@ -107,12 +125,14 @@ class Agent:
             config.data.max_examples,
         )
         self._data, self._bundles, self._key = data, bundles, key
-        self._service, self._renewal = service_key, renewal
+        self._service, self._renewal, self._sums = service_key, renewal, sums
         self._link, self._folder, self._start_trainer = link, folder, start_trainer
         self._state = folder.load_state()
         self._announced: dict[str, Announce] = {}  # the latest of each task, to choose from when idle
         self._running: Running | None = None
         self._ends: queue.SimpleQueue[tuple[Job, TrainResult | EdgefoldError]] = queue.SimpleQueue()
+        self._steps: queue.SimpleQueue[tuple[Job, SumStepName, SumStepResult | EdgefoldError]] = queue.SimpleQueue()
+        self._heard_s = time.monotonic()  # of this sum, from the service
         self._resend: Resend | None = None
         self._sending: Action | None = None
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
@@ -122,8 +142,10 @@ class Agent:
     def run(self, should_stop: queue.SimpleQueue[None]) -> None:
         """Work until something is put into ``should_stop`` (and the link is woken)."""
         log("agent-ready", device=self._device.id, phase=self._state.phase, pid=os.getpid())
-        if self._state.phase == "training":
+        if self._state.phase in ("training", "summing"):
             self._apply(Resume())
+        elif self._sums is not None and self._state.phase not in SUM_PHASES:
+            self._sums.folder.wipe()
         try:
             while should_stop.empty():
                 self.turn()
@@ -146,6 +168,9 @@ class Agent:
                 log("link-down", why=why)
         while not self._ends.empty():
             self._on_trainer_end(*self._ends.get())
+        while not self._steps.empty():
+            self._on_step_end(*self._steps.get())
+        self._give_up_if_due()
         self._send_what_is_due()
         self._renew_if_due()
 
@@ -192,6 +217,8 @@ class Agent:
                         bytes_down=self.bytes_down,
                     )
                 return Receipted(update_id=body.update_id, is_accepted=is_accepted)
+            case SumNext():
+                return self._on_next(body)
             case Certificate() if self._renewal is not None:
                 self._renewal.take(body)
                 return None
@@ -216,13 +243,33 @@ class Agent:
             return None
         if (work.task, work.round, work.bundle_id) != (job.task, job.round, job.bundle_id):
             return None
+        why_not = self._why_not(work)
+        if why_not is not None:
+            log("work-refused", task=work.task, round=work.round, why=why_not)
+            return Declined(task=work.task, round=work.round)
         self._folder.save_work(work)
         return WorkArrived(task=work.task, round=work.round, bundle_id=work.bundle_id)
+
+    def _why_not(self, work: Work) -> str | None:
+        if self._sums is not None:
+            return self._sums.why_not(work.secure_sum)
+        return None if work.secure_sum is None else "this agent takes part in no secure sum"
+
+    def _on_next(self, following: SumNext) -> Event | None:
+        event, job = Followed(task=following.task, round=following.round, step=following.step), self._state.job
+        after, _ = step(self._state, event)
+        if self._sums is None or job is None or after == self._state:
+            return None  # of another sum, or of a step that was taken: the first answer counts
+        self._heard_s = time.monotonic()
+        self._sums.take_next(following)
+        return event
 
     def _apply(self, event: Event) -> None:
         after, actions = step(self._state, event)
         if after != self._state:
             self._folder.save_state(after)
+            if self._sums is not None and self._state.phase in SUM_PHASES and after.phase not in SUM_PHASES:
+                self._sums.folder.wipe()
             self._state = after
             self._resend = self._sending = None
         for action in actions:
@@ -246,6 +293,13 @@ class Agent:
                 self._resend = Resend.begin(time.monotonic(), wait_s=self._random.uniform(0, self._spread_s(job)))
             case SendUpdate():
                 self._sending, self._resend = action, Resend.begin(time.monotonic())
+            case SendStep(is_receipted=is_receipted):
+                now_s = time.monotonic()
+                self._resend = Resend.later(now_s, _ASK_AGAIN_S) if is_receipted else Resend.begin(now_s)
+                self._sending, self._heard_s = action, now_s
+            case TakeStep(step=name):
+                if self._running is None:
+                    self._take_step(name)
             case StartTraining(job=job):
                 if self._running is None:
                     self._train(job)
@@ -268,6 +322,8 @@ class Agent:
                 self._publish("join", envelope)
             case SendUpdate(update_id=update_id):
                 self._send_update(update_id)
+            case SendStep(update_id=update_id):
+                self._send_step(update_id)
 
     def _renew_if_due(self) -> None:
         renew = None if self._renewal is None else self._renewal.due()
@@ -278,6 +334,13 @@ class Agent:
         try:
             self._publish("update", self._folder.load_update(update_id))
         except StorageError as error:  # a damaged disk: give this round up rather than stop learning for good
+            log("outbox-lost", update_id=update_id.hex(), error=str(error))
+            self._apply(Receipted(update_id=update_id, is_accepted=False))
+
+    def _send_step(self, update_id: bytes) -> None:
+        try:
+            self._publish("sum-step", self._summing().envelope(update_id))
+        except StorageError as error:  # as above: the others recover this device as a drop-out
             log("outbox-lost", update_id=update_id.hex(), error=str(error))
             self._apply(Receipted(update_id=update_id, is_accepted=False))
 
@@ -299,7 +362,8 @@ class Agent:
             out=str(self._folder.scratch),
             plan=work.plan,
             adapter=str(adapter),
-            residual=None if residual is None else str(residual),
+            residual=None if residual is None or work.secure_sum is not None else str(residual),
+            sum_clip=None if work.secure_sum is None else work.secure_sum.clip,
             threads=self._trainer_settings.n_threads,
             max_examples=self._max_examples,
         )
@@ -329,12 +393,12 @@ class Agent:
     def _on_trainer_end(self, job: Job, outcome: TrainResult | EdgefoldError) -> None:
         current = self._state.job
         if self._state.phase != "training" or current is None or (current.task, current.round) != (job.task, job.round):
-            return  # stopped, and the session has gone on
+            return None  # stopped, and the session has gone on
         self._running = None
         if isinstance(outcome, EdgefoldError):
             log("training-failed", task=job.task, round=job.round, error=str(outcome))
             self._apply(TrainingFailed(max_attempts=self._trainer_settings.max_attempts))
-            return
+            return None
         log(
             "training-done",
             task=job.task,
@@ -345,7 +409,11 @@ class Agent:
             wall_s=outcome.wall_s,
             peak_memory_bytes=outcome.peak_memory_bytes,
         )
-        self._apply(Trained(update_id=self._seal(job, outcome)))
+        work = self._folder.load_work()
+        if work.secure_sum is None:
+            return self._apply(Trained(update_id=self._seal(job, outcome)))
+        self._summing().begin(work, self._folder.scratch, outcome.n_examples)
+        return self._apply(TrainedForSum())
 
     def _seal(self, job: Job, result: TrainResult) -> bytes:
         """Seal and sign the trainer's update, store it, and return its id."""
@@ -354,7 +422,7 @@ class Agent:
         content = UpdateContent(
             n_examples=result.n_examples,
             n_steps=result.n_steps,
-            loss=result.loss,
+            loss=0.0 if work.plan.dp is not None else result.loss,  # the noise does not cover it
             train_s=result.train_s,
             delta=read_bytes(self._folder.scratch / UPDATE_FILE, max_bytes=MAX_MESSAGE_BYTES),
         )
@@ -379,6 +447,52 @@ class Agent:
         envelope = sign(update, fleet=self._device.fleet, sender=self._device.id, key=self._key)
         self._folder.save_update(update_id, envelope)
         return update_id
+
+    def _summing(self) -> DeviceSums:
+        if self._sums is None:  # such work is refused
+            raise LocalProtocolError("a secure sum without the parts for it")
+        return self._sums
+
+    def _take_step(self, name: SumStepName) -> None:
+        """Have a trainer compute a step, unless it was taken before a crash."""
+        sums, job = self._summing(), self._state.job
+        if job is None:
+            raise LocalProtocolError("a step of no round")
+        self._heard_s = time.monotonic()
+        try:
+            if (update_id := sums.taken(job, name)) is not None:
+                return self._apply(StepTaken(update_id=update_id))
+            self._folder.clear_scratch()
+            step_job = sums.job(self._folder.load_work(), name, self._folder.scratch)
+            self._running = sums.start(step_job, on_end=lambda outcome: self._step_ended(job, name, outcome))
+        except (EngineError, StorageError) as error:
+            self._steps.put((job, name, error))
+        return None
+
+    def _step_ended(self, job: Job, name: SumStepName, outcome: SumStepResult | EdgefoldError) -> None:
+        self._steps.put((job, name, outcome))  # on the trainer's thread: nothing but this
+        self._link.wake()
+
+    def _on_step_end(self, job: Job, name: SumStepName, outcome: SumStepResult | EdgefoldError) -> None:
+        current = self._state.job
+        is_current = current is not None and (current.task, current.round) == (job.task, job.round)
+        if self._state.phase != "summing" or self._state.sum_step != name or not is_current:
+            return None
+        self._stop_trainer()
+        if isinstance(outcome, EdgefoldError):
+            log("sum-step-failed", task=job.task, round=job.round, step=name, error=str(outcome))
+            return self._apply(StepFailed())
+        update_id = self._summing().finish(self._folder.load_work(), name, self._folder.scratch)
+        self._folder.clear_scratch()  # it had this step's secrets
+        log("sum-step-taken", task=job.task, round=job.round, step=name, wall_s=outcome.wall_s)
+        return self._apply(StepTaken(update_id=update_id))
+
+    def _give_up_if_due(self) -> None:
+        if self._state.phase == "waiting" and self._sums is not None:
+            silent_s = time.monotonic() - self._heard_s
+            if silent_s > self._sums.settings.give_up_s:
+                log("sum-given-up", silent_s=round(silent_s, 1))
+                self._apply(GivenUp())
 
     def _stop_trainer(self) -> None:
         if self._running is not None:

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
     from edge_agent.adapters.identity import FolderKeyStore, IdentityFolder
     from edge_agent.config import AgentConfig
-    from edge_agent.ports import Running, StartTrainer
+    from edge_agent.ports import Running, StartStep, StartTrainer
     from edge_agent.renewal import Renewal
+    from edge_agent.sums import DeviceSums
     from host.link import BrokerAddress
     from protocol.errors import EdgefoldError
-    from protocol.jobs import Progress, TrainJob, TrainResult
-    from protocol.signing import VerifyKey
+    from protocol.jobs import Progress, SumStepJob, SumStepResult, TrainJob, TrainResult
+    from protocol.signing import SigningKey, VerifyKey
 
 __all__ = ["agent"]
 
@@ -150,6 +151,7 @@ def _run(config_path: Path, config: AgentConfig) -> None:
             start_trainer=_trainer_starter(config),
             service_key=way.service_key,
             renewal=way.renewal,
+            sums=_sums(here, config, way, key),
         ).run(should_stop)
     finally:
         link.close()
@@ -165,6 +167,7 @@ class _Way:
     service_key: VerifyKey
     tls: Callable[[], ssl.SSLContext] | None = None
     renewal: Renewal | None = None
+    root: Path | None = None
 
 
 def _way(config_path: Path, config: AgentConfig) -> _Way:
@@ -188,7 +191,38 @@ def _way(config_path: Path, config: AgentConfig) -> _Way:
         service_key=VerifyKey(bytes.fromhex(service_key or enrolment.service_key)),
         tls=lambda: client_context(files),
         renewal=Renewal(config.device.id, identity, keys),
+        root=files.root,
     )
+
+
+def _sums(here: Path, config: AgentConfig, way: _Way, key: SigningKey) -> DeviceSums:
+    from edge_agent.adapters.sum_folder import SumFolder  # noqa: PLC0415
+    from edge_agent.sums import DeviceSums, Peers  # noqa: PLC0415
+    from protocol.errors import ConfigError  # noqa: PLC0415
+
+    registry = None if config.privacy.directory is None else here / config.privacy.directory
+    if registry is not None and not registry.is_file():
+        raise ConfigError(f"privacy.directory: no such file: {registry}")
+    return DeviceSums(
+        config.privacy,
+        fleet=config.device.fleet,
+        device=config.device.id,
+        key=key,
+        folder=SumFolder(here / config.device.folder),
+        peers=Peers(root=way.root, registry=registry),
+        start=_step_starter(config),
+    )
+
+
+def _step_starter(config: AgentConfig) -> StartStep:
+    from host.trainer_process import Launch, TrainerProcess  # noqa: PLC0415
+
+    launch = Launch(nice=config.trainer.nice, memory_limit_bytes=config.trainer.memory_limit_mb * 2**20)
+
+    def start(job: SumStepJob, *, on_end: Callable[[SumStepResult | EdgefoldError], None]) -> Running:
+        return TrainerProcess(job, on_end=on_end, launch=launch)  # type: ignore[arg-type]  # a SumStepJob ends in a SumStepResult
+
+    return start
 
 
 def _trainer_starter(config: AgentConfig) -> StartTrainer:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from edge_agent.privacy_settings import PrivacySettings
 from host import config
 from protocol.errors import ConfigError
 from protocol.fields import FieldError, Hex, Length, Name, Range
@@ -77,6 +78,7 @@ class AgentConfig:
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     data: DataSettings
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    privacy: PrivacySettings = field(default_factory=PrivacySettings)
 
     def __post_init__(self) -> None:
         """Refuse a broker without a service to believe, and the reverse: both come by hand or both by enrolment."""

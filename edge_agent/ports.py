@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from protocol.errors import EdgefoldError
-    from protocol.jobs import Progress, TrainJob, TrainResult
+    from protocol.jobs import Progress, SumStepJob, SumStepResult, TrainJob, TrainResult
     from protocol.signing import SigningKey
 
-__all__ = ["KeyStore", "Running", "StartTrainer"]
+__all__ = ["KeyStore", "Running", "StartStep", "StartTrainer"]
 
 
 class KeyStore(Protocol):
@@ -49,6 +49,17 @@ class StartTrainer(Protocol):
         on_end: Callable[[TrainResult | EdgefoldError], None],
         on_progress: Callable[[Progress], None],
     ) -> Running:
+        """Return the running trainer.
+
+        Raises:
+            EngineError: it cannot be started.
+        """
+
+
+class StartStep(Protocol):
+    """Starts a trainer process for one step of a secure sum; calls back as ``StartTrainer`` does."""
+
+    def __call__(self, job: SumStepJob, *, on_end: Callable[[SumStepResult | EdgefoldError], None]) -> Running:
         """Return the running trainer.
 
         Raises:

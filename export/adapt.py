@@ -11,10 +11,12 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from export.load import Source, image_facts
 from export.problems import Inputs
+from export.quantise import Precision, Table, quantise
 from models.adapters import Recipe, Trainable, add_adapter, flatten, parts_of
 from models.family import Family
 from models.task import Task, build
 from models.tasks import TASKS
+from protocol.bundle import TierFacts
 from protocol.errors import ConfigError
 from protocol.layout import Layout, TensorSlot
 
@@ -34,6 +36,9 @@ class Options:
     targets: tuple[str, ...] = ()  # empty: the family's own
     n_virtual: int = 8  # Lester et al. 2021, figure 3b: little is won above 20, and each costs time in every layer
     max_tokens: int = 128
+    precision: Precision = "fp32"  # of the frozen weights
+    tier: TierFacts | None = None  # what the bundle is made for; said in the manifest
+    checkpoint: bool = False  # compute the inside of a layer again in the backward instead of keeping it
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -96,6 +101,7 @@ class Adapted:
     n_parameters: int  # of the base and its head, without the adapter
     inputs: Inputs
     pad_id: int  # of a task on text
+    table: Table  # how frozen weights are stored; empty: as float32
 
 
 def adapt(source: Source, options: Options) -> Adapted:
@@ -149,6 +155,7 @@ def adapt(source: Source, options: Options) -> Adapted:
             n_labels=options.n_labels,
         ),
         pad_id=(model.config.pad_token_id or 0) if options.is_text else 0,
+        table=quantise(model, options.precision),
     )
 
 

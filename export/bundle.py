@@ -18,6 +18,7 @@ from pathlib import Path
 from export.adapt import Adapted, Options, adapt
 from export.load import Source, load
 from export.lower import OPSET, lower
+from export.memory_plan import plan_memory, sizes_for
 from export.pack import pack
 from export.parity import (
     CLIP_GRAD_NORM,
@@ -29,6 +30,7 @@ from export.parity import (
 )
 from export.problems import make_problem
 from export.reference import run_torch
+from export.storage import BLOCK_OPSET
 from export.trace import trace
 from host.durable import TEMP_PREFIX
 from protocol.bundle import (
@@ -40,6 +42,7 @@ from protocol.bundle import (
     EngineFiles,
     FileFacts,
     Manifest,
+    MemoryPeak,
     ModelFacts,
     TaskFacts,
     TokenFacts,
@@ -47,7 +50,7 @@ from protocol.bundle import (
 )
 from protocol.errors import ConfigError, EngineError, StorageError
 
-__all__ = ["Exported", "ParityError", "export_bundle"]
+__all__ = ["Exported", "ParityError", "Watch", "export_bundle"]
 
 TRAIN, EVALUATE, WEIGHTS, TOKENIZER = "train.onnx", "eval.onnx", "weights.bin", "tokenizer.json"
 TOOLS = ("edgefold", "torch", "transformers", "peft", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
@@ -115,29 +118,36 @@ def export_bundle(
     adapted = adapt(source, options)
     announce(adapted)
     with _beside(out) as folder:
-        _write_graphs(folder, adapted, options, watch)
+        memory = _write_graphs(folder, adapted, options, watch)
         _write_rest(folder, source, adapted)
         # A first manifest, so that the trainer process accepts the folder as it would accept the finished one.
         (folder / PARITY).write_bytes(b"{}\n")
-        _write_manifest(folder, source, adapted, options)
+        _write_manifest(folder, source, adapted, options, memory)
         watch("parity")
         report = _check(folder, adapted, options)
         if not report.passed:
             raise ParityError(report)
         watch("seal")
         (folder / PARITY).write_bytes(report.to_bytes())
-        manifest = _write_manifest(folder, source, adapted, options)
+        manifest = _write_manifest(folder, source, adapted, options, memory)
         _put(folder, out)
     n_bytes = sum(facts.bytes for facts in manifest.files.values())
     return Exported(folder=out, id=bundle_id(manifest.to_bytes()), manifest=manifest, report=report, n_bytes=n_bytes)
 
 
-def _write_graphs(folder: Path, adapted: Adapted, options: Options, watch: Watch) -> None:
+def _write_graphs(folder: Path, adapted: Adapted, options: Options, watch: Watch) -> tuple[MemoryPeak, ...]:
     import torch  # noqa: PLC0415 - one tensor is made here
 
     watch("trace")
     theta = torch.from_numpy(adapted.theta.copy())
-    train, evaluate = trace(adapted.model, adapted.task, adapted.trainables, theta=theta, max_tokens=options.max_tokens)
+    train, evaluate = trace(
+        adapted.model,
+        adapted.task,
+        adapted.trainables,
+        theta=theta,
+        max_tokens=options.max_tokens,
+        checkpoint=options.checkpoint,
+    )
     watch("lower")
     train_model, evaluate_model = lower(train), lower(evaluate)
     watch("pack")
@@ -147,6 +157,10 @@ def _write_graphs(folder: Path, adapted: Adapted, options: Options, watch: Watch
         train_path=folder / TRAIN,
         evaluate_path=folder / EVALUATE,
         weights_path=folder / WEIGHTS,
+        table=adapted.table,
+    )
+    return plan_memory(
+        train_model, sizes_for(options.max_tokens if options.is_text else None), n_params=adapted.layout.n_params
     )
 
 
@@ -177,7 +191,9 @@ def _check(folder: Path, adapted: Adapted, options: Options) -> Report:
     )
 
 
-def _write_manifest(folder: Path, source: Source, adapted: Adapted, options: Options) -> Manifest:
+def _write_manifest(
+    folder: Path, source: Source, adapted: Adapted, options: Options, memory: tuple[MemoryPeak, ...]
+) -> Manifest:
     images = adapted.inputs.images
     tokens = TokenFacts(file=TOKENIZER, pad_id=adapted.pad_id, max_tokens=options.max_tokens)
     names = [TRAIN, EVALUATE, WEIGHTS, LAYOUT, ADAPTER, PARITY, *([TOKENIZER] if images is None else [])]
@@ -185,7 +201,11 @@ def _write_manifest(folder: Path, source: Source, adapted: Adapted, options: Opt
         model=ModelFacts(source=source.name, family=adapted.family, n_parameters=adapted.n_parameters),
         task=TaskFacts(kind=adapted.task.kind, n_labels=options.n_labels),
         adapter=_adapter_facts(adapted),
-        engines={"portable": EngineFiles(train=TRAIN, evaluate=EVALUATE, opset=OPSET)},
+        engines={"portable": EngineFiles(train=TRAIN, evaluate=EVALUATE, opset=_opset(adapted))},
+        memory=memory,
+        tier=options.tier,
+        checkpointed=options.checkpoint or None,
+        precision=None if options.precision == "fp32" else options.precision,
         tokens=tokens if images is None else None,
         images=images,
         files={name: _facts(folder / name) for name in sorted(names)},
@@ -193,6 +213,10 @@ def _write_manifest(folder: Path, source: Source, adapted: Adapted, options: Opt
     )
     (folder / MANIFEST).write_bytes(manifest.to_bytes())
     return manifest
+
+
+def _opset(adapted: Adapted) -> int:
+    return BLOCK_OPSET if any(stored.block is not None for stored in adapted.table.values()) else OPSET
 
 
 def _adapter_facts(adapted: Adapted) -> AdapterFacts:

@@ -10,9 +10,9 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -20,8 +20,11 @@ from protocol.errors import ConfigError
 from protocol.fields import plain
 
 if TYPE_CHECKING:
-    from export.adapt import Adapted
+    from export.adapt import Adapted, Options
     from export.bundle import Exported
+    from export.quantise import Precision
+    from export.tiers import Choice
+    from protocol.bundle import MemoryPeak
 
 __all__ = ["export", "quiet"]
 
@@ -30,6 +33,8 @@ _TASKS = [
     "causal-lm",
     "image-classification",
 ]  # models.tasks names the same, but takes seconds to load
+_TIERS = "pi-zero2, pi4, pi5, jetson-orin-nano, phone, laptop"
+_PRECISIONS = ["fp32", "fp16", "int8", "nb8", "nb4"]  # export.quantise names the same
 _PARTS = "lora, ia3, bitfit, soft-prompt, full, head"
 _HEAD = "A task's new head is always trained."
 # The passes in their order, with their share of MiniLM's time on two cores: what makes a bar honest.
@@ -56,7 +61,7 @@ class _ModelOrCommand(click.Group):
 @click.group(
     cls=_ModelOrCommand,
     invoke_without_command=False,
-    subcommand_metavar="MODEL [OPTIONS] | verify | inspect | merge BUNDLE",
+    subcommand_metavar="MODEL [OPTIONS] | verify | inspect | merge BUNDLE | diff A B",
 )
 def export() -> None:
     """Turn a foundation model into a bundle that devices can train.
@@ -67,6 +72,7 @@ def export() -> None:
       edgefold export verify bundle
       edgefold export inspect bundle
       edgefold export merge bundle --adapter adapter.f32 --out merged
+      edgefold export diff bundle other
     All options: edgefold export model --help
     """  # noqa: D301 - \b is click's mark for a paragraph kept as it is
 
@@ -82,6 +88,15 @@ def export() -> None:
 @click.option("--prompt-tokens", type=int, default=8, show_default=True, help="Virtual tokens of a soft prompt.")
 @click.option("--targets", default="auto", show_default=True, help="Layers to adapt, for instance query,value.")
 @click.option("--max-tokens", type=int, default=128, show_default=True, help="The longest text a device may train on.")
+@click.option(
+    "--quantize",
+    type=click.Choice(_PRECISIONS),
+    default="fp32",
+    show_default=True,
+    help="How the frozen weights are stored; nb8 and nb4 have one scale for 32 values.",
+)
+@click.option("--tier", help=f"Choose --quantize and --checkpoint for devices, several joined by commas: {_TIERS}.")
+@click.option("--checkpoint", is_flag=True, help="Compute layers again in the backward: less memory, more time.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws the head and LoRA's A.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
@@ -97,6 +112,9 @@ def model_command(  # noqa: PLR0913 - a command's options are its arguments
     prompt_tokens: int,
     targets: str,
     max_tokens: int,
+    quantize: str,
+    checkpoint: bool,
+    tier: str | None,
     seed: int,
     out: Path,
     as_json: bool,
@@ -118,12 +136,46 @@ def model_command(  # noqa: PLR0913 - a command's options are its arguments
         targets=names,
         n_virtual=prompt_tokens,
         max_tokens=max_tokens,
+        checkpoint=checkpoint,
+        precision=cast("Precision", quantize),
         seed=seed,
     )
     started = time.monotonic()
+    if tier is not None:
+        _export_tiers(model, options, tier, out, as_json=as_json)
+        return
     with _progress() as watch:
         done = export_bundle(model, options, out, watch=watch, announce=_announce)
     _show(done, seconds=time.monotonic() - started, as_json=as_json)
+
+
+def _export_tiers(model: str, options: "Options", text: str, out: Path, *, as_json: bool) -> None:
+    """Write a bundle for each tier and say why it is as it is."""
+    from export.tiered import export_tiers  # noqa: PLC0415 - torch takes seconds
+    from export.tiers import tiers_of  # noqa: PLC0415
+
+    if options.precision != "fp32" or options.checkpoint:
+        message = "--tier chooses --quantize and --checkpoint itself; give one or the other"
+        raise ConfigError(message)
+    tiers, reasons = tiers_of(text), []
+
+    def explain(choice: "Choice") -> None:
+        reasons.append(choice.reason)
+        click.echo(choice.reason, err=True)
+
+    started = time.monotonic()
+    with _progress() as watch:
+        done = export_tiers(model, options, tiers, out, watch=watch, announce=_announce, explain=explain)
+    seconds = time.monotonic() - started
+    if not as_json:
+        for one in done.values():
+            _show(one, seconds=seconds, as_json=False)
+        return
+    facts = {
+        name: {"id": one.id, "folder": str(one.folder), "bytes": one.n_bytes, "reason": reason}
+        for (name, one), reason in zip(done.items(), reasons, strict=True)
+    }
+    click.echo(json.dumps({"tiers": facts, "seconds": round(seconds, 1)}))
 
 
 @export.command(name="verify")
@@ -165,6 +217,14 @@ def inspect_command(*, bundle: Path, as_json: bool) -> None:
         for arrow, values in (("<-", graph.inputs), ("->", graph.outputs)):
             click.echo(f"  {arrow} " + ", ".join(f"{name} [{', '.join(sizes)}]" for name, sizes in values.items()))
         click.echo("  " + ", ".join(f"{name} {n}" for name, n in graph.operators.items()))
+    again = ", layers computed again" if manifest.checkpointed else ""
+    click.echo(f"frozen weights {manifest.precision or 'fp32'}{again}")
+    if manifest.tier is not None:
+        tier = manifest.tier
+        shape = f"{tier.batch}" + (f" x {tier.seq} tokens" if tier.seq else "")
+        click.echo(f"tier {tier.name}: batch {shape} within {tier.budget_bytes / 2**20:.0f} MB")
+    for line in _memory_lines(manifest.memory or ()):
+        click.echo(line)
     for name, facts in manifest.files.items():
         click.echo(f"{facts.bytes:>12,}  {facts.sha256[:12]}  {name}")
 
@@ -191,6 +251,38 @@ def merge_command(*, bundle: Path, adapter: Path, model: str | None, out: Path, 
     else:
         click.echo(f"Hugging Face folder: logits within {done.folder_error:.1e} of the adapter's")
     click.echo(f"ONNX model: logits within {done.onnx_error:.1e}")
+
+
+@export.command(name="diff")
+@click.argument("left", type=click.Path(path_type=Path))
+@click.argument("right", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the differences as one JSON object.")
+def diff_command(*, left: Path, right: Path, as_json: bool) -> None:
+    """Show in what two bundles differ: facts, operators, files."""
+    with _named_extra():
+        from export.differences import differences  # noqa: PLC0415 - onnx
+
+    found = differences(left, right)
+    if as_json:
+        facts = [{"where": one.where, "left": one.left, "right": one.right} for one in found]
+        click.echo(json.dumps({"equal": not found, "differences": facts}))
+        return
+    for one in found:
+        click.echo(f"{one.where}: {one.left} | {one.right}")
+    click.echo(f"{len(found)} differences" if found else "no difference")
+
+
+def _memory_lines(peaks: "Sequence[MemoryPeak]") -> list[str]:
+    """Return the memory plan as a table: a line a batch, a column a length."""
+    lengths = list(dict.fromkeys(peak.seq for peak in peaks))
+    if not lengths:
+        return []
+    table = {(peak.batch, peak.seq): f"{peak.peak_bytes / 2**20:>7.0f}" for peak in peaks}
+    head = "trainer's peak in MB, predicted; tokens: " + " ".join(f"{seq or '-':>7}" for seq in lengths)
+    width = len(head) - 8 * len(lengths)
+    batches = dict.fromkeys(peak.batch for peak in peaks)
+    rows = [f"  batch {batch}".ljust(width) + " ".join(table.get((batch, s), "") for s in lengths) for batch in batches]
+    return [head, *rows]
 
 
 def _announce(adapted: "Adapted") -> None:
@@ -251,6 +343,7 @@ def _progress() -> Iterator[Callable[[str], None]]:
         names = list(_PASSES)
 
         def watch(name: str) -> None:
+            # A pass that comes again (several tiers) sets the bar back, which is what happens.
             bar.update(row, description=name, completed=sum(_PASSES[n] for n in names[: names.index(name)]))
             if not console.is_terminal:
                 click.echo(f"export: {name}", err=True)

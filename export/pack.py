@@ -12,12 +12,16 @@ from pathlib import Path
 import onnx_ir as ir
 
 from export.products import absorb
+from export.quantise import LEAST_BYTES, Table
+from export.storage import store
 from protocol.errors import LocalProtocolError
 
 __all__ = ["PAGE_BYTES", "Packed", "pack"]
 
+LEAST_EXTERNAL_BYTES = LEAST_BYTES  # below, padding to a page and an entry cost more than they save
 PAGE_BYTES = 4096  # the page of every device we know; 16 kB pages (Apple, some ARM) can still map from a multiple of it
-LEAST_EXTERNAL_BYTES = 16 * 1024  # below, padding to a page and an entry cost more than they save
+# What may lie outside: onnxruntime refuses shape tensors there, which are integers of 64 bits.
+EXTERNAL = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.INT4})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +65,18 @@ class _Weights:
         return length
 
 
-def pack(train: ir.Model, evaluate: ir.Model, *, train_path: Path, evaluate_path: Path, weights_path: Path) -> Packed:
+def pack(
+    train: ir.Model,
+    evaluate: ir.Model,
+    *,
+    train_path: Path,
+    evaluate_path: Path,
+    weights_path: Path,
+    table: Table | None = None,
+) -> Packed:
     """Write both models beside one weights file; all three in one folder.
 
-    Requires: models as ``lower`` returns them, weights inside.
+    Requires: models as ``lower`` returns them, weights inside; ``table`` as ``quantise`` made it.
     Ensures: the laws above; every 2-D product is a Gemm that reads its weight as stored; no notes of the exporter
     (source lines of this machine among them) are left.
     """
@@ -72,6 +84,8 @@ def pack(train: ir.Model, evaluate: ir.Model, *, train_path: Path, evaluate_path
     try:
         n_products = absorb(train.graph)
         absorb(evaluate.graph)
+        for model in (train, evaluate):
+            store(model, table or {})
         for model, path in ((train, train_path), (evaluate, evaluate_path)):
             _strip(model)
             for name, value in model.graph.initializers.items():
@@ -79,7 +93,7 @@ def pack(train: ir.Model, evaluate: ir.Model, *, train_path: Path, evaluate_path
                 if tensor is None:
                     message = f"{path.name}: the initializer {name} has no value"
                     raise LocalProtocolError(message)
-                if tensor.dtype == ir.DataType.FLOAT and tensor.nbytes >= LEAST_EXTERNAL_BYTES:
+                if tensor.dtype in EXTERNAL and tensor.nbytes >= LEAST_EXTERNAL_BYTES:
                     value.const_value = weights.put(tensor, name)
             ir.save(model, path)
     finally:

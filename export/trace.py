@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from export import decompositions
 from export.activations import keep_slopes
+from export.checkpoint import checkpoint_layers
 from export.narrow import narrow
 from models.adapters import Trainable, named_trainables
 from models.task import Task
@@ -54,7 +55,13 @@ class Step:
 
 
 def trace(
-    model: PreTrainedModel, task: Task, layout: Sequence[Trainable], *, theta: Tensor, max_tokens: int
+    model: PreTrainedModel,
+    task: Task,
+    layout: Sequence[Trainable],
+    *,
+    theta: Tensor,
+    max_tokens: int,
+    checkpoint: bool = False,
 ) -> tuple[Step, Step]:
     """Return the training step and the evaluation step of a task's model with an adapter.
 
@@ -67,6 +74,8 @@ def trace(
     n_inputs = len(task.inputs)
     program = _forward(task.wrap(model), task, batch[:n_inputs], max(max_tokens, n_tokens))
     forward, to_train = program.module(check_guards=False), keep_slopes(program.module(check_guards=False))
+    if checkpoint:
+        checkpoint_layers(to_train)
     trained = {f"model.{t.parameter}": t for t in layout}
     tensors = dict(forward.named_parameters()) | dict(forward.named_buffers())
     frozen = {name: value.detach() for name, value in tensors.items() if name not in trained}

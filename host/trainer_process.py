@@ -27,6 +27,8 @@ from protocol.jobs import (
     Failed,
     Job,
     Progress,
+    SumStepJob,
+    SumStepResult,
     TrainJob,
     TrainResult,
 )
@@ -36,12 +38,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Launch", "Result", "TrainerProcess", "run_job"]
 
-Result: TypeAlias = TrainResult | EvaluateResult | CheckResult
+Result: TypeAlias = TrainResult | EvaluateResult | CheckResult | SumStepResult
 
 _RESULTS: Final[dict[type[Job], type[Result]]] = {
     TrainJob: TrainResult,
     EvaluateJob: EvaluateResult,
     CheckJob: CheckResult,
+    SumStepJob: SumStepResult,
 }
 _STDERR_TAIL_BYTES: Final = 2000
 _STDERR_CHUNK_BYTES: Final = 65536  # a Linux pipe holds as much

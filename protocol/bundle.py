@@ -26,8 +26,10 @@ __all__ = [
     "FileFacts",
     "ImageFacts",
     "Manifest",
+    "MemoryPeak",
     "ModelFacts",
     "TaskFacts",
+    "TierFacts",
     "TokenFacts",
     "bundle_id",
 ]
@@ -115,6 +117,25 @@ class FileFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPeak:
+    """What a trainer is predicted to need at its peak for batches of one shape."""
+
+    batch: Annotated[int, Range(1, 4096)]
+    seq: Annotated[int, Range(1, 10**6)] | None = None  # None: the examples have one size
+    peak_bytes: Annotated[int, Range(1, 2**50)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierFacts:
+    """The class of devices that a bundle was made for, and the batch that fits there."""
+
+    name: Annotated[str, Length(1, 64)]
+    budget_bytes: Annotated[int, Range(1, 2**50)]
+    batch: Annotated[int, Range(1, 4096)]
+    seq: Annotated[int, Range(1, 10**6)] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What ``manifest.json`` says."""
 
@@ -125,6 +146,10 @@ class Manifest:
     engines: Annotated[dict[_Short, EngineFiles], Length(1, 64)]
     tokens: TokenFacts | None = None  # of a task on text
     images: ImageFacts | None = None  # of a task on pictures
+    memory: Annotated[tuple[MemoryPeak, ...], Length(1, 1024)] | None = None  # the portable engine's trainer
+    tier: TierFacts | None = None
+    checkpointed: bool | None = None  # whether the backward computes layers again; None: no
+    precision: Annotated[str, Length(1, 16)] | None = None  # how the frozen weights are stored; None: float32
     files: Annotated[dict[FileName, FileFacts], Length(1, 1024)]
     tools: Annotated[dict[_Short, Annotated[str, Length(0, 64)]], Length(0, 64)]
 

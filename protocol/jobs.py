@@ -1,6 +1,6 @@
 """The jobs that a trainer process is given, and what it answers: one JSON object a line over a pipe.
 
-    in   one job                     {"kind": "train" | "evaluate" | "check", ...}
+    in   one job                     {"kind": "train" | "evaluate" | "check" | "sum-step", ...}
     out  progress, any number        {"kind": "progress", ...}
     out  exactly one of              {"kind": "done", ...}  {"kind": "failed", "blame": ..., "error": ...}
 
@@ -15,11 +15,17 @@ from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeAlias
 
 from protocol.fields import Length, Range
-from protocol.messages import Optimizer, Plan  # noqa: TC001 - structure() resolves the annotations
+from protocol.messages import Optimizer, Plan, SumStepName  # noqa: TC001 - structure() resolves the annotations
+from protocol.secure_sum.messages import SumPlan  # noqa: TC001 - as above
 
 __all__ = [
+    "DELTA_FILE",
+    "DIRECTORY_FILE",
     "MAX_LINE_BYTES",
+    "REPLY_FILE",
     "RESIDUAL_FILE",
+    "STATEMENT_FILE",
+    "STATE_FILE",
     "UPDATE_FILE",
     "Blame",
     "CheckJob",
@@ -30,6 +36,8 @@ __all__ = [
     "Job",
     "Progress",
     "SetResult",
+    "SumStepJob",
+    "SumStepResult",
     "TrainJob",
     "TrainResult",
 ]
@@ -37,9 +45,15 @@ __all__ = [
 MAX_LINE_BYTES: Final = 1_000_000  # the longest line is a check's list of losses
 UPDATE_FILE: Final = "update.payload"
 RESIDUAL_FILE: Final = "residual.f32"
+DELTA_FILE: Final = "delta.f32"
+STATE_FILE: Final = "state.sum"  # ``secure_sum.device.pack_state``
+REPLY_FILE: Final = "reply.sum"  # what the device says; its signature, if it has one, is still zeros
+STATEMENT_FILE: Final = "statement.sum"  # what that signature must be over; empty if there is none
+DIRECTORY_FILE: Final = "directory.sum"  # ``secure_sum.stored.join_records`` of the neighbours' keys
 
 _Path = Annotated[str, Length(1, 4096)]
 _Threads = Annotated[int, Range(1, 256)]
+_Engine = Annotated[str, Length(1, 64)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +67,11 @@ class TrainJob:
     plan: Plan
     adapter: _Path | None = None  # an encoded payload; the bundle's initial adapter if absent
     residual: _Path | None = None  # raw float32: what earlier encodings rounded away
+    sum_clip: Annotated[float, Range(1e-12, 1e12)] | None = (
+        None  # for a secure sum: write ``DELTA_FILE``, encode nothing
+    )
     threads: _Threads = 1
+    engine: _Engine = "portable"
     max_examples: Annotated[int, Range(1, 10**9)] = 1_000_000
 
 
@@ -68,6 +86,7 @@ class EvaluateJob:
     batch_size: Annotated[int, Range(1, 4096)] = 32
     max_tokens: Annotated[int, Range(1, 8192)] = 64
     threads: _Threads = 1
+    engine: _Engine = "portable"
     max_examples: Annotated[int, Range(1, 10**9)] = 1_000_000
 
 
@@ -88,9 +107,32 @@ class CheckJob:
     clip_grad_norm: Annotated[float, Range(1e-6, 1e9)] | None = None
     out: _Path
     threads: _Threads = 1
+    engine: _Engine = "portable"
 
 
-Job: TypeAlias = TrainJob | EvaluateJob | CheckJob
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumStepJob:
+    """Take one step of a secure sum; write ``STATE_FILE``, ``REPLY_FILE``, ``STATEMENT_FILE`` and, with the roster,
+    ``DIRECTORY_FILE`` to ``out``.
+
+    The device's signing key stays with the caller, who signs the statement: a trainer never sees it.
+    """  # noqa: D205 - the files are what it does
+
+    kind: Literal["sum-step"] = "sum-step"
+    step: SumStepName
+    plan: SumPlan
+    device: Annotated[str, Length(1, 64)]
+    out: _Path
+    state: _Path | None = None  # after the step before; absent at the first
+    message: _Path | None = None  # the body of a ``SumNext``
+    directory: _Path | None = None  # as ``DIRECTORY_FILE``; absent before the roster
+    root: _Path | None = None  # the fleet's root certificate, PEM: neighbours' certificates must come from it
+    peers: _Path | None = None  # or a registry in TOML that the device's owner wrote
+    vector: _Path | None = None  # raw float32, for the masked input
+    weight: Annotated[int, Range(1, 10**9)] = 1
+
+
+Job: TypeAlias = TrainJob | EvaluateJob | CheckJob | SumStepJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +186,16 @@ class CheckResult:
     kind: Literal["done"] = "done"
     losses: tuple[float, ...]
     train_s: float
+    wall_s: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumStepResult:
+    """A step that was taken; what it made is in files."""
+
+    kind: Literal["done"] = "done"
+    step: SumStepName
     wall_s: float
     peak_memory_bytes: int
 

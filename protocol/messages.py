@@ -9,6 +9,11 @@ fleet. The conversation of one round:
     device   update     a sealed delta
     service  receipt    durably taken, or refused and why
 
+In a secure sum (docs/secure-sum.md) five steps take the place of the update, each with a receipt:
+
+    device   sum-step   one sealed message of ``protocol.secure_sum``
+    service  sum-next   what the device needs for its next step
+
 And, before its certificate ends, with the service that enrolled it (``protocol.enrolment``):
 
     device   renew         a new certificate request
@@ -33,6 +38,8 @@ __all__ = [
     "MAX_MESSAGE_BYTES",
     "MAX_ROUND",
     "MAX_SPREAD_S",
+    "MAX_SUM_COHORT",
+    "MIN_SUM_COHORT",
     "PROTOCOL_VERSION",
     "REASONS",
     "Announce",
@@ -48,6 +55,12 @@ __all__ = [
     "Reason",
     "Receipt",
     "Renew",
+    "SampleDp",
+    "SumNext",
+    "SumNextName",
+    "SumStep",
+    "SumStepName",
+    "SumTerms",
     "Update",
     "UpdateContent",
     "Work",
@@ -73,7 +86,15 @@ MAX_EXAMPLES: Final = 10**9
 MAX_ROUND: Final = 2**31
 MAX_SPREAD_S: Final = 86_400.0  # a day: longer, and the round is over before a device calls
 
-Kind: TypeAlias = Literal["announce", "join", "work", "decline", "update", "receipt", "renew", "certificate"]
+Kind: TypeAlias = Literal[
+    "announce", "join", "work", "decline", "update", "receipt", "renew", "certificate", "sum-step", "sum-next"
+]
+
+# The messages of a secure sum in their order: what a device sends, and what it needs for the next.
+SumStepName: TypeAlias = Literal["adverts", "shares", "inputs", "consents", "unmasking"]
+SumNextName: TypeAlias = Literal["roster", "delivery", "survivors", "agreement"]
+MIN_SUM_COHORT: Final = 3  # ``secure_sum.graph.MIN_COHORT``
+MAX_SUM_COHORT: Final = 1000  # ``secure_sum.graph.MAX_COHORT``
 
 # Why a message was not taken. Operators see these names in counters, devices in receipts.
 Reason: TypeAlias = Literal[
@@ -101,6 +122,11 @@ Reason: TypeAlias = Literal[
     "bad-examples",  # more examples than the task takes from one device
     "paused",  # the task takes nobody for now
     "finished",  # the task has ended
+    "wrong-privacy",  # a single update where the task asks for a secure sum, or the reverse
+    "no-certificate",  # a secure sum, and the device's certificate does not name its signing key
+    "out-of-step",  # a secure sum's message for another step than the present one
+    "not-shared",  # a masked vector of a device that gave no shares
+    "not-survived",  # a consent or shares of a device whose vector is not in the sum
 ]
 REASONS: Final[tuple[Reason, ...]] = Reason.__args__  # type: ignore[attr-defined]  # Literal keeps its choices there
 
@@ -158,17 +184,44 @@ class Codec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SampleDp:
+    """Differential privacy of single examples, made on the device: DP-SGD with Poisson batches of ``Plan.batch_size``.
+
+    The device draws coins and noise by itself and does not use ``Plan.seed`` for them.
+    """
+
+    clip: Annotated[float, Range(1e-6, 1e6)]  # L2 norm of one example's gradient, over all tensors
+    noise_multiplier: Annotated[float, Range(0.05, 1e4)]  # the noise's standard deviation over the clip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What a device does with its examples in one round."""
 
     epochs: Annotated[int, Range(1, 1000)] = 1
     batch_size: Annotated[int, Range(1, 4096)] = 16
+    micro_batch: Annotated[int, Range(1, 4096)] | None = None  # examples at once; the gradient stays the batch's
     max_tokens: Annotated[int, Range(1, 8192)] = 64
     optimizer: Optimizer = field(default_factory=Optimizer)
     clip_grad_norm: Annotated[float, Range(1e-6, 1e9)] | None = None
     clip_update_norm: Annotated[float, Range(1e-6, 1e9)] | None = None  # L2 of the delta before it is encoded
     codec: Codec = field(default_factory=Codec)
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
+    dp: SampleDp | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumTerms:
+    """What a task's secure sums are agreed on; with fleet, task, round, version and size they are a ``SumPlan``."""
+
+    clip: Annotated[float, Range(1e-12, 1e12)]
+    weight_cap: Annotated[int, Range(1, MAX_EXAMPLES)]
+    input_bits: Annotated[int, Range(2, 31)]
+    min_cohort: Annotated[int, Range(MIN_SUM_COHORT, MAX_SUM_COHORT)]
+    max_cohort: Annotated[int, Range(MIN_SUM_COHORT, MAX_SUM_COHORT)]
+    corrupt_fraction: Annotated[float, Range(0, 0.99)]
+    dropout_fraction: Annotated[float, Range(0, 0.99)]
+    server: Literal["curious", "lying"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +236,7 @@ class Work:
     adapter: Annotated[bytes, Length(1, MAX_MESSAGE_BYTES)]  # encoded by protocol.codec
     task_key: Annotated[bytes, Bytes(1184 + 32)]  # ML-KEM-768 and X25519 public keys, see protocol.sealing
     seconds_left: Annotated[float, Range(0.0, 1e7)]
+    secure_sum: SumTerms | None = None  # no single update is wanted: the vector goes into a secure sum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +266,7 @@ class UpdateContent:
 
     n_examples: Annotated[int, Range(1, MAX_EXAMPLES)]
     n_steps: Annotated[int, Range(1, 10**9)]
-    loss: Annotated[float, Range(0.0, 1e9)]  # mean over the last local epoch
+    loss: Annotated[float, Range(0.0, 1e9)]  # mean over the last local epoch; 0 where the plan has dp: it is not noised
     train_s: Annotated[float, Range(0.0, 1e7)]  # time in training steps, for the operator's pacing
     delta: Annotated[bytes, Length(1, MAX_MESSAGE_BYTES)]  # encoded by protocol.codec
 
@@ -242,7 +296,32 @@ class Certificate:
     chain: Annotated[tuple[Annotated[bytes, Length(1, 4096)], ...], Length(1, 4)]
 
 
-Body: TypeAlias = Announce | Join | Work | Decline | Update | Receipt | Renew | Certificate
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumStep:
+    """One message of a device in a secure sum, sealed to the task's key (``sealing.step_binding``)."""
+
+    task: Name
+    round: Annotated[int, Range(1, MAX_ROUND)]
+    version: Annotated[int, Range(0, MAX_ROUND)]
+    bundle_id: Hex
+    step: SumStepName
+    update_id: Annotated[bytes, Bytes(16)]
+    sealed: Annotated[bytes, Length(1, MAX_MESSAGE_BYTES)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumNext:
+    """What a device needs for its next step; with a roster come its neighbours' certificates, where there are any."""
+
+    task: Name
+    round: Annotated[int, Range(1, MAX_ROUND)]
+    step: SumNextName
+    message: Annotated[bytes, Length(1, MAX_MESSAGE_BYTES)]
+    certificates: Annotated[tuple[Annotated[bytes, Length(1, 4096)], ...], Length(0, MAX_SUM_COHORT)] = ()
+    issuers: Annotated[tuple[Annotated[bytes, Length(1, 4096)], ...], Length(0, 4)] = ()  # the last is the root's own
+
+
+Body: TypeAlias = Announce | Join | Work | Decline | Update | Receipt | Renew | Certificate | SumStep | SumNext
 
 _BODIES: Final[dict[Kind, type[Body]]] = {
     "announce": Announce,
@@ -253,6 +332,8 @@ _BODIES: Final[dict[Kind, type[Body]]] = {
     "receipt": Receipt,
     "renew": Renew,
     "certificate": Certificate,
+    "sum-step": SumStep,
+    "sum-next": SumNext,
 }
 
 _KINDS: Final[dict[type[Body], Kind]] = {cls: kind for kind, cls in _BODIES.items()}

@@ -7,7 +7,7 @@ for that one purpose only. Does not say who sealed: the signature around it does
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hpke
@@ -18,7 +18,10 @@ from protocol import cbor
 from protocol.errors import SealError
 from protocol.messages import PROTOCOL_VERSION
 
-__all__ = ["PRIVATE_KEY_BYTES", "PUBLIC_KEY_BYTES", "TaskKey", "binding", "seal"]
+if TYPE_CHECKING:
+    from protocol.messages import SumStep
+
+__all__ = ["PRIVATE_KEY_BYTES", "PUBLIC_KEY_BYTES", "TaskKey", "binding", "seal", "step_binding"]
 
 _MLKEM_PUBLIC_BYTES: Final = 1184
 _MLKEM_SEED_BYTES: Final = 64
@@ -95,3 +98,9 @@ def binding(  # noqa: PLR0913 - the seven facts are the point
 ) -> bytes:
     """Return HPKE's ``info`` for one update."""
     return cbor.dumps(["edgefold update", PROTOCOL_VERSION, fleet, task, bundle_id, round_, version, device, update_id])
+
+
+def step_binding(*, fleet: str, device: str, step: SumStep) -> bytes:
+    """Return HPKE's ``info`` for one message of a secure sum."""
+    facts = [step.task, step.bundle_id, step.round, step.version, device, step.step, step.update_id]
+    return cbor.dumps(["edgefold secure sum step", PROTOCOL_VERSION, fleet, *facts])

@@ -6,7 +6,7 @@ never holds for another; the body is not decoded before its signature held.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -15,7 +15,7 @@ from protocol import cbor
 from protocol.errors import BadSignatureError
 from protocol.messages import PROTOCOL_VERSION, Body, Envelope, Kind, kind_of, pack_body, pack_envelope, unpack_body
 
-__all__ = ["PUBLIC_KEY_BYTES", "SERVICE", "SigningKey", "VerifyKey", "open_envelope", "sign", "signed_bytes"]
+__all__ = ["PUBLIC_KEY_BYTES", "SERVICE", "Signer", "SigningKey", "VerifyKey", "open_envelope", "sign", "signed_bytes"]
 
 PUBLIC_KEY_BYTES: Final = 32
 SERVICE: Final = "service"  # the sender name of the aggregator; no device may be enrolled under it
@@ -42,6 +42,13 @@ class VerifyKey:
         except InvalidSignature:
             return False
         return True
+
+
+class Signer(Protocol):
+    """Whoever signs in a party's name; a ``SigningKey``, or somebody who asks the holder of one."""
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the 64-byte signature."""
 
 
 class SigningKey:

@@ -25,6 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from aggregator.core.enrolment import CertificateRecord
 from host.certificates import der_of, load_key, load_pem, make_key, open_request, save_pem, subject
+from host.device_certificates import key_name
 from host.durable import make_folder, read_bytes, write_bytes
 from host.keys import load_task_key, save_key
 from host.tls import TlsFiles
@@ -79,14 +80,17 @@ class Authority:
         """Return what a TLS client needs to be ``name``."""
         return TlsFiles(root=self.file("root.pem"), certificate=self.file(f"{name}.pem"), key=self.file(f"{name}.key"))
 
-    def issue(self, device: str, request: bytes, *, life_s: float, unix_s: float) -> CertificateRecord:
-        """Return a new client certificate for a device's own request.
+    def issue(
+        self, device: str, request: bytes, *, verify_key: bytes, life_s: float, unix_s: float
+    ) -> CertificateRecord:
+        """Return a new client certificate for a device's own request, which also names its Ed25519 key.
 
         Raises:
             MalformedMessageError: the request is not the device's (the peer's fault).
         """
         key, now = open_request(request, name=device), datetime.fromtimestamp(unix_s, UTC)
-        made = self._sign(_client(device), key, life=timedelta(seconds=life_s), now=now)
+        wanted = _client(device).add_extension(key_name(verify_key), critical=False)
+        made = self._sign(wanted, key, life=timedelta(seconds=life_s), now=now)
         ends_unix_s = made.not_valid_after_utc.timestamp()
         (der,) = der_of([made])
         return CertificateRecord(serial=f"{made.serial_number:x}", device=device, ends_unix_s=ends_unix_s, der=der)

@@ -40,7 +40,18 @@ if TYPE_CHECKING:
     from protocol.enrolment import ClaimReason
     from protocol.messages import Reason
 
-__all__ = ["SqlStore", "end_round", "open_engine", "translated", "upgrade_database", "version_row"]
+__all__ = [
+    "SqlStore",
+    "count_traffic",
+    "end_round",
+    "fire_round",
+    "of_device",
+    "of_round",
+    "open_engine",
+    "translated",
+    "upgrade_database",
+    "version_row",
+]
 
 _BUSY_TIMEOUT_MS: Final = 5000  # a reader never blocks us; only a checkpoint or a backup does, for milliseconds
 
@@ -115,15 +126,15 @@ class SqlStore:
 
     def is_joined(self, task: str, round_: int, device: str) -> bool:
         """Return whether the device takes part in the round."""
-        return self._count(PARTICIPANTS, _of_device(PARTICIPANTS, task, round_, device)) > 0
+        return self._count(PARTICIPANTS, of_device(PARTICIPANTS, task, round_, device)) > 0
 
     def n_joined(self, task: str, round_: int) -> int:
         """Return how many devices take part in the round."""
-        return self._count(PARTICIPANTS, _of_round(PARTICIPANTS, task, round_))
+        return self._count(PARTICIPANTS, of_round(PARTICIPANTS, task, round_))
 
     def joined(self, task: str, round_: int) -> tuple[str, ...]:
         """Return the devices that take part in the round, by name."""
-        query = select(PARTICIPANTS.c.device).where(_of_round(PARTICIPANTS, task, round_))
+        query = select(PARTICIPANTS.c.device).where(of_round(PARTICIPANTS, task, round_))
         with self._reading() as connection:
             return tuple(connection.execute(query.order_by(PARTICIPANTS.c.device)).scalars())
 
@@ -133,7 +144,7 @@ class SqlStore:
         pair = and_(p.task == u.task, p.round == u.round, p.device == u.device)
         query = select(u.device, u.taken_unix_s - p.joined_unix_s).join_from(UPDATES, PARTICIPANTS, pair)
         with self._reading() as connection:
-            rows = connection.execute(query.where(_of_round(UPDATES, task, round_)))
+            rows = connection.execute(query.where(of_round(UPDATES, task, round_)))
             return {device: max(0.0, took_s) for device, took_s in rows}
 
     def taken(self, update_id: bytes) -> UpdateRecord | None:
@@ -142,11 +153,11 @@ class SqlStore:
 
     def taken_from(self, task: str, round_: int, device: str) -> UpdateRecord | None:
         """Return the device's accepted update of the round."""
-        return self._first(UpdateRecord, UPDATES, _of_device(UPDATES, task, round_, device))
+        return self._first(UpdateRecord, UPDATES, of_device(UPDATES, task, round_, device))
 
     def updates(self, task: str, round_: int) -> tuple[UpdateRecord, ...]:
         """Return the round's accepted updates, by device."""
-        return tuple(self._records(UpdateRecord, UPDATES, _of_round(UPDATES, task, round_), order=UPDATES.c.device))
+        return tuple(self._records(UpdateRecord, UPDATES, of_round(UPDATES, task, round_), order=UPDATES.c.device))
 
     def summary(self, task: str, round_: int) -> RoundSummary:
         """Return the sums over a round's participants and updates."""
@@ -154,11 +165,13 @@ class SqlStore:
         joined = select(func.count(), func.sum(p.up_bytes), func.sum(p.down_bytes))
         taken = select(func.count(), func.max(u.train_s), func.sum(u.loss * u.n_examples), func.sum(u.n_examples))
         with self._reading() as connection:
-            n_joined, up, down = connection.execute(joined.where(_of_round(PARTICIPANTS, task, round_))).one()
-            n_taken, train_s, loss, n = connection.execute(taken.where(_of_round(UPDATES, task, round_))).one()
+            n_joined, up, down = connection.execute(joined.where(of_round(PARTICIPANTS, task, round_))).one()
+            n_taken, train_s, loss, n = connection.execute(taken.where(of_round(UPDATES, task, round_))).one()
+            folded = select(VERSIONS.c.n_updates).where(of_round(VERSIONS, task, round_))
+            n_folded = connection.execute(folded).scalar()
         return RoundSummary(
             n_participants=n_joined,
-            n_updates=n_taken,
+            n_updates=n_taken or n_folded or 0,  # of a secure sum no single update is known
             train_s_max=train_s or 0.0,
             loss=loss / n if n else None,
             bytes_up=up or 0,
@@ -207,14 +220,14 @@ class SqlStore:
         row = {"task": task, "round": round_, "device": device, "joined_unix_s": unix_s, "up_bytes": 0, "down_bytes": 0}
         with self._writing() as connection:
             connection.execute(insert(PARTICIPANTS).values(row).on_conflict_do_nothing())
-            _count_traffic(connection, task, round_, device, traffic)
+            count_traffic(connection, task, round_, device, traffic)
 
     def accept(self, update: UpdateRecord, *, traffic: Traffic, unix_s: float) -> None:
         """Keep an update."""
         with self._writing() as connection:
-            _fire(connection, update.task, update.round, "update-accepted")
+            fire_round(connection, update.task, update.round, "update-accepted")
             connection.execute(UPDATES.insert(), {**plain(update), "taken_unix_s": unix_s})
-            _count_traffic(connection, update.task, update.round, update.device, traffic)
+            count_traffic(connection, update.task, update.round, update.device, traffic)
 
     def refuse(
         self,
@@ -232,12 +245,12 @@ class SqlStore:
         )
         with self._writing() as connection:
             connection.execute(counted)
-            _count_traffic(connection, task, round_, device, traffic or Traffic())
+            count_traffic(connection, task, round_, device, traffic or Traffic())
 
     def start_closing(self, task: str, round_: int, round_event: RoundEvent) -> None:
         """Fix the round's updates for the reason ``round_event``: no other is taken from here on."""
         with self._writing() as connection:
-            _fire(connection, task, round_, round_event)
+            fire_round(connection, task, round_, round_event)
 
     def fold(
         self,
@@ -251,9 +264,9 @@ class SqlStore:
     ) -> None:
         """Close the round by its version; open the next if there is one, finish the task if it was the last."""
         with self._writing() as connection:
-            _fire(connection, task, round_, "folded", closed_unix_s=unix_s)
+            fire_round(connection, task, round_, "folded", closed_unix_s=unix_s)
             connection.execute(VERSIONS.insert(), version_row(version))
-            connection.execute(UPDATES.update().where(_of_round(UPDATES, task, round_)).values(status="folded"))
+            connection.execute(UPDATES.update().where(of_round(UPDATES, task, round_)).values(status="folded"))
             if is_last:
                 connection.execute(TASKS.update().where(TASKS.c.task == task).values(state="finished"))
             if next_round is not None:
@@ -354,12 +367,14 @@ def translated(database: Path) -> Iterator[None]:
         raise StorageError(f"{database}: {type(cause).__name__}: {cause}") from error
 
 
-def _of_round(table: Table, task: str, round_: int) -> ColumnElement[bool]:
+def of_round(table: Table, task: str, round_: int) -> ColumnElement[bool]:
+    """Return the condition that a row is of one round."""
     return and_(table.c.task == task, table.c.round == round_)
 
 
-def _of_device(table: Table, task: str, round_: int, device: str) -> ColumnElement[bool]:
-    return and_(_of_round(table, task, round_), table.c.device == device)
+def of_device(table: Table, task: str, round_: int, device: str) -> ColumnElement[bool]:
+    """Return the condition that a row is of one device in one round."""
+    return and_(of_round(table, task, round_), table.c.device == device)
 
 
 def version_row(version: VersionRecord) -> Mapping[str, object]:
@@ -367,21 +382,23 @@ def version_row(version: VersionRecord) -> Mapping[str, object]:
     return {**plain(version), "round": version.round, "state": json.dumps(plain(version.state), sort_keys=True)}
 
 
-def _count_traffic(connection: Connection, task: str, round_: int, device: str, traffic: Traffic) -> None:
+def count_traffic(connection: Connection, task: str, round_: int, device: str, traffic: Traffic) -> None:
+    """Add to a participant's traffic, if the device is one."""
     columns = PARTICIPANTS.c
     more = {"up_bytes": columns.up_bytes + traffic.up_bytes, "down_bytes": columns.down_bytes + traffic.down_bytes}
-    connection.execute(PARTICIPANTS.update().where(_of_device(PARTICIPANTS, task, round_, device)).values(**more))
+    connection.execute(PARTICIPANTS.update().where(of_device(PARTICIPANTS, task, round_, device)).values(**more))
 
 
-def _fire(
+def fire_round(
     connection: Connection, task: str, round_: int, round_event: RoundEvent, *, closed_unix_s: float | None = None
 ) -> None:
-    this = _of_round(ROUNDS, task, round_)
+    """Move the round along the table of ``core.rounds``, inside the caller's transaction."""
+    this = of_round(ROUNDS, task, round_)
     state = fire(connection.execute(select(ROUNDS.c.state).where(this)).scalar_one(), round_event)
     connection.execute(ROUNDS.update().where(this).values(state=state, closed_unix_s=closed_unix_s))
 
 
 def end_round(connection: Connection, task: str, round_: int, round_event: RoundEvent, *, unix_s: float) -> None:
     """Abandon a round for the reason ``round_event`` and discard its updates."""
-    _fire(connection, task, round_, round_event, closed_unix_s=unix_s)
-    connection.execute(UPDATES.update().where(_of_round(UPDATES, task, round_)).values(status="discarded"))
+    fire_round(connection, task, round_, round_event, closed_unix_s=unix_s)
+    connection.execute(UPDATES.update().where(of_round(UPDATES, task, round_)).values(status="discarded"))

@@ -30,6 +30,9 @@ __all__ = [
     "REFUSALS",
     "ROUNDS",
     "STANDINGS",
+    "SUMS",
+    "SUM_MESSAGES",
+    "SUM_STEPS",
     "TASKS",
     "TOKENS",
     "UPDATES",
@@ -155,6 +158,37 @@ TOKENS: Final = Table(
     Column("serial", String(40)),
     ForeignKeyConstraint(["device"], ["devices.device"]),
     ForeignKeyConstraint(["serial"], ["certificates.serial"]),
+)
+# One row for each secure sum: where it is, and the running sum. No vector of a single device is in any table.
+SUMS: Final = Table(
+    "sums",
+    METADATA,
+    Column("task", NAME, primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("state", LargeBinary, nullable=False),  # SumServer.pack()
+    ForeignKeyConstraint(["task", "round"], ["rounds.task", "rounds.round"]),
+)
+# Which message of which device was taken, by its id: the same one again is answered, another is refused.
+SUM_STEPS: Final = Table(
+    "sum_steps",
+    METADATA,
+    Column("task", NAME, primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("step", String(16), primary_key=True),
+    Column("device", NAME, primary_key=True),
+    Column("update_id", LargeBinary(16), nullable=False),
+    ForeignKeyConstraint(["task", "round"], ["rounds.task", "rounds.round"]),
+)
+# What the present step was begun with, for devices that did not hear it.
+SUM_MESSAGES: Final = Table(
+    "sum_messages",
+    METADATA,
+    Column("task", NAME, primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("device", NAME, primary_key=True),
+    Column("step", String(16), nullable=False),
+    Column("message", LargeBinary, nullable=False),
+    ForeignKeyConstraint(["task", "round"], ["rounds.task", "rounds.round"]),
 )
 # Tasks that came by command, beside those of the configuration file.
 CREATED_TASKS: Final = Table(

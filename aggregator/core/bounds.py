@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING, Final
 
 from protocol.codec import payload_bytes
 from protocol.messages import ENVELOPE_OVERHEAD_BYTES
+from protocol.secure_sum.messages import ADVERT_BYTES, KEY_BYTES, SEALED_BYTES
+from protocol.secure_sum.quantise import packed_bytes
 
 if TYPE_CHECKING:
     from protocol.messages import Codec, Plan
+    from protocol.secure_sum.quantise import Quantiser
 
-__all__ = ["MAX_NORM_WITHOUT_CLIP", "max_message_bytes", "max_update_norm"]
+__all__ = ["MAX_NORM_WITHOUT_CLIP", "max_message_bytes", "max_next_bytes", "max_step_bytes", "max_update_norm"]
 
 # float32 ends at 3e38: with each update below this, no number of rounds that anybody runs makes the adapter overflow.
 # It is also the largest clip that a plan can ask for.
 MAX_NORM_WITHOUT_CLIP: Final = 1e9
 # The device clips in float32 and we sum in float64; at 10^8 values the two norms differ by less than this.
 _ARITHMETIC_SLACK: Final = 1e-3
+_NAME_BYTES: Final = 66  # of a device, with its CBOR head
+_CERTIFICATE_BYTES: Final = 1024  # ours have 500 to 700
 _INT8_LEVELS: Final = 127
 _FLOAT16_RELATIVE: Final = 2.0**-11  # half a unit in the last place of 11 significant bits (IEEE 754 binary16)
 _FLOAT16_ABSOLUTE: Final = 2.0**-25  # half the smallest subnormal
@@ -29,6 +34,20 @@ _FLOAT16_ABSOLUTE: Final = 2.0**-25  # half the smallest subnormal
 def max_message_bytes(plan: Plan, n_params: int) -> int:
     """Return the length of the longest honest update message for ``plan``, envelope and seal included."""
     return payload_bytes(plan.codec, n_params) + ENVELOPE_OVERHEAD_BYTES
+
+
+def max_step_bytes(quantiser: Quantiser) -> int:
+    """Return the length of a device's longest honest message in a secure sum, envelope and seal included.
+
+    It is the masked vector or, with a small adapter and many devices, a sealed pair of shares for each neighbour.
+    """
+    masked = packed_bytes(quantiser.n_values, quantiser.bits)
+    return max(masked, SEALED_BYTES * quantiser.max_cohort) + ENVELOPE_OVERHEAD_BYTES
+
+
+def max_next_bytes(max_cohort: int) -> int:
+    """Return the length of the service's longest message in a secure sum: a roster with all certificates."""
+    return max_cohort * (_NAME_BYTES + KEY_BYTES + ADVERT_BYTES + _CERTIFICATE_BYTES) + ENVELOPE_OVERHEAD_BYTES
 
 
 def max_update_norm(plan: Plan, n_params: int) -> float:

@@ -50,6 +50,8 @@ class Strategy:
 
     init: Callable[[Layout, StrategyConfig], State]
     fold: Callable[[State, Deltas, FoldContext], State]
+    # Whether the fold looks at single deltas (medians, norms); such a one cannot work on a secure sum's one mean.
+    needs_single_deltas: bool = False
 
 
 def canonical_order(updates: Iterable[UpdateRecord]) -> list[UpdateRecord]:

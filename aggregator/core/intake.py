@@ -15,9 +15,21 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, TypeAlias, cast
 import numpy as np
 
 from aggregator.core.bounds import max_message_bytes, max_update_norm
+from aggregator.core.rounds import SUM_STATES
 from protocol import codec, sealing, signing, topics
 from protocol.errors import RemoteProtocolError
-from protocol.messages import Body, Join, Plan, Reason, Renew, Update, UpdateContent, unpack_content, unpack_envelope
+from protocol.messages import (
+    Body,
+    Join,
+    Plan,
+    Reason,
+    Renew,
+    SumStep,
+    Update,
+    UpdateContent,
+    unpack_content,
+    unpack_envelope,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,6 +48,7 @@ __all__ = [
     "Ledger",
     "Refused",
     "Renewing",
+    "Stepped",
     "Taken",
     "TakenBefore",
     "TaskView",
@@ -59,6 +72,7 @@ class TaskView:
     round: int
     round_state: RoundState
     version: int
+    max_step_bytes: int | None = None  # of a secure sum's longest message; None where single updates are taken
 
 
 class Devices(Protocol):
@@ -143,7 +157,7 @@ class Refused:
     reason: Reason
     detail: str
     device: str | None
-    update: Update | None = None
+    update: Update | SumStep | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +168,16 @@ class Renewing:
     renew: Renew
 
 
-Decision: TypeAlias = Admitted | Declined | Taken | TakenBefore | Refused | Renewing
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stepped:
+    """A message of a device in this round's secure sum, opened; whether the sum takes it is ``sum_round``'s affair."""
+
+    device: str
+    step: SumStep
+    message: bytes
+
+
+Decision: TypeAlias = Admitted | Declined | Taken | TakenBefore | Refused | Renewing | Stepped
 
 
 def decide(topic: str, payload: bytes, context: IntakeContext) -> Decision:
@@ -169,10 +192,12 @@ def decide(topic: str, payload: bytes, context: IntakeContext) -> Decision:
             return _decide_join(device, body, context.ledger)
         case Update():
             return _decide_update(device, body, context)
+        case SumStep():
+            return _decide_step(device, body, context)
         case Renew():
             return Renewing(device=device, renew=body)
         case _:
-            detail = "a device sends joins, updates and renewals only"
+            detail = "a device sends joins, updates, steps of a sum and renewals only"
             return Refused(reason="malformed", detail=detail, device=device)
 
 
@@ -248,6 +273,8 @@ def _decide_update(device: str, update: Update, context: IntakeContext) -> Decis
             if (before.task, before.round, before.device) == (update.task, update.round, device):
                 return TakenBefore(device=device, update=update)
             _refuse("replayed", "this update id was taken before, for another round or of another device")
+        if view.max_step_bytes is not None:
+            _refuse("wrong-privacy", f"{update.task} takes no single updates")
         _expected(device, update, view, context.ledger)
         content, delta = open_delta(
             update,
@@ -263,7 +290,23 @@ def _decide_update(device: str, update: Update, context: IntakeContext) -> Decis
     return Taken(device=device, update=update, content=content)
 
 
-def _addressed(update: Update, ledger: Ledger) -> TaskView:
+def _decide_step(device: str, step: SumStep, context: IntakeContext) -> Decision:
+    try:
+        view = _addressed(step, context.ledger)
+        if view.max_step_bytes is None:
+            _refuse("wrong-privacy", f"{step.task} makes no secure sum")
+        _of_this_round(device, step, view, context.ledger)
+        if view.round_state not in SUM_STATES.values():
+            _refuse("late", f"the sum of round {step.round} has ended")
+        if len(step.sealed) > view.max_step_bytes:
+            _refuse("oversize", f"a step of {len(step.sealed)} bytes, at most {view.max_step_bytes} are taken")
+        info = sealing.step_binding(fleet=context.fleet, device=device, step=step)
+        return Stepped(device=device, step=step, message=view.key.open(step.sealed, info=info))
+    except RemoteProtocolError as error:
+        return Refused(reason=_reason(error), detail=str(error), device=device, update=step)
+
+
+def _addressed(update: Update | SumStep, ledger: Ledger) -> TaskView:
     view = ledger.view(update.task)
     if view is None:
         _refuse("wrong-task", f"there is no task {update.task} here")
@@ -273,19 +316,25 @@ def _addressed(update: Update, ledger: Ledger) -> TaskView:
 
 
 def _expected(device: str, update: Update, view: TaskView, ledger: Ledger) -> None:
-    if update.round > view.round:
-        _refuse("wrong-round", f"round {update.round} has not opened, the latest is {view.round}")
-    if update.round < view.round or view.round_state != "open":
+    _of_this_round(device, update, view, ledger)
+    if view.round_state != "open":
         _refuse("late", f"round {update.round} has closed")
-    if update.version != view.version:
-        _refuse("wrong-version", f"round {view.round} is on version {view.version}, the update on {update.version}")
-    if not ledger.is_joined(update.task, update.round, device):
-        _refuse("not-joined", f"{device} was handed no work for round {update.round}")
     if ledger.taken_from(update.task, update.round, device) is not None:
         _refuse("duplicate", f"another update of {device} was taken for round {update.round}")
     n_bytes, max_bytes = len(update.sealed), max_message_bytes(view.plan, view.n_params)
     if n_bytes > max_bytes:  # the bound before decoding was that of the largest task
         _refuse("oversize", f"a sealed update of {n_bytes} bytes, at most {max_bytes} are taken")
+
+
+def _of_this_round(device: str, update: Update | SumStep, view: TaskView, ledger: Ledger) -> None:
+    if update.round > view.round:
+        _refuse("wrong-round", f"round {update.round} has not opened, the latest is {view.round}")
+    if update.round < view.round:
+        _refuse("late", f"round {update.round} has closed")
+    if update.version != view.version:
+        _refuse("wrong-version", f"round {view.round} is on version {view.version}, the update on {update.version}")
+    if not ledger.is_joined(update.task, update.round, device):
+        _refuse("not-joined", f"{device} was handed no work for round {update.round}")
 
 
 def _within_bounds(content: UpdateContent, delta: NDArray[np.float32], view: TaskView) -> None:

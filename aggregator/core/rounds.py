@@ -3,6 +3,11 @@
     open ── cohort-complete | all-answered | stragglers-left | deadline-with-enough ──> closing ── folded ──> folded
      └───── deadline-with-too-few | withdrawn ──> abandoned
 
+A round whose vectors go into a secure sum has four more states; a step that too few answered abandons the round:
+
+    open ── adverts-closed ──> sharing ── shares-closed ──> collecting ── inputs-closed ──> consenting
+         ── consents-closed ──> unmasking ── sum-opened ──> closing ── folded ──> folded
+
 Must live here: which event may follow which, and when one is due. Does not know about: clocks (the caller says whether
 the deadline has passed), storage, devices, adapters. ``closing`` is kept durably before the fold begins, so that the
 updates of a fold are fixed however often the fold itself is interrupted (docs/adr/0007).
@@ -19,9 +24,23 @@ from protocol.errors import LocalProtocolError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["FINAL_STATES", "TABLE", "RoundEvent", "RoundProgress", "RoundState", "due_event", "fire"]
+    from protocol.messages import SumStepName
 
-RoundState: TypeAlias = Literal["open", "closing", "folded", "abandoned"]
+__all__ = [
+    "FINAL_STATES",
+    "SUM_EVENTS",
+    "SUM_STATES",
+    "TABLE",
+    "RoundEvent",
+    "RoundProgress",
+    "RoundState",
+    "due_event",
+    "fire",
+]
+
+RoundState: TypeAlias = Literal[
+    "open", "sharing", "collecting", "consenting", "unmasking", "closing", "folded", "abandoned"
+]
 RoundEvent: TypeAlias = Literal[
     "update-accepted",
     "cohort-complete",  # as many updates as were wanted
@@ -30,8 +49,33 @@ RoundEvent: TypeAlias = Literal[
     "deadline-with-enough",
     "deadline-with-too-few",
     "withdrawn",  # its task was stopped or rolled back, or paused with too few at work
+    "adverts-closed",
+    "shares-closed",
+    "inputs-closed",
+    "consents-closed",
+    "sum-opened",
     "folded",
 ]
+
+# In which state a round takes which message of a secure sum, and what ends that state.
+SUM_STATES: Final[Mapping[SumStepName, RoundState]] = MappingProxyType(
+    {
+        "adverts": "open",
+        "shares": "sharing",
+        "inputs": "collecting",
+        "consents": "consenting",
+        "unmasking": "unmasking",
+    }
+)
+SUM_EVENTS: Final[Mapping[SumStepName, RoundEvent]] = MappingProxyType(
+    {
+        "adverts": "adverts-closed",
+        "shares": "shares-closed",
+        "inputs": "inputs-closed",
+        "consents": "consents-closed",
+        "unmasking": "sum-opened",
+    }
+)
 
 TABLE: Final[Mapping[tuple[RoundState, RoundEvent], RoundState]] = MappingProxyType(
     {
@@ -43,6 +87,16 @@ TABLE: Final[Mapping[tuple[RoundState, RoundEvent], RoundState]] = MappingProxyT
         ("open", "deadline-with-too-few"): "abandoned",
         ("open", "withdrawn"): "abandoned",
         ("closing", "folded"): "folded",
+        ("open", "adverts-closed"): "sharing",
+        ("sharing", "shares-closed"): "collecting",
+        ("collecting", "inputs-closed"): "consenting",
+        ("consenting", "consents-closed"): "unmasking",
+        ("unmasking", "sum-opened"): "closing",
+        **{
+            (state, event): "abandoned"
+            for state in ("sharing", "collecting", "consenting", "unmasking")
+            for event in ("deadline-with-too-few", "withdrawn")
+        },
     }
 )
 FINAL_STATES: Final[frozenset[RoundState]] = frozenset({"folded", "abandoned"})

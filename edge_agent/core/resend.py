@@ -22,6 +22,11 @@ class Resend:
     n_sent: int
 
     @classmethod
+    def later(cls, now_s: float, wait_s: float) -> Resend:
+        """Ask again after ``wait_s``, and then ever more rarely: the message was taken, what follows may be lost."""
+        return cls(now_s + wait_s, 4)
+
+    @classmethod
     def begin(cls, now_s: float, *, wait_s: float = 0.0) -> Resend:
         """Send for the first time after ``wait_s``."""
         return cls(now_s + wait_s, 0)

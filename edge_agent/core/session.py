@@ -8,6 +8,8 @@
     joining, training   a later round is announced, or the task ended -> idle or joining    stop the trainer
     sending   receipt                             -> idle       whatever the receipt says
 
+The steps of a secure sum, phases summing and waiting, are in ``core.summing``.
+
 Laws: a pair that is not in the table changes nothing (peers may say anything at any time); a state is saved before its
 actions are done, so after a crash the same actions are done again, and each may be done twice without harm; rounds of a
 task only go up, so an old announcement cannot make a device repeat one. Does not know files, links or clocks.
@@ -18,12 +20,25 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
+from edge_agent.core.summing import (
+    FOLLOWS,
+    LAST,
+    Followed,
+    GivenUp,
+    SendStep,
+    StepFailed,
+    StepTaken,
+    TakeStep,
+    TrainedForSum,
+)
 from protocol.fields import Bytes, Hex, Length, Name, Range
+from protocol.messages import SumStepName  # noqa: TC001 - structure() resolves the annotations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 __all__ = [
+    "SUM_PHASES",
     "Action",
     "Announced",
     "Declined",
@@ -43,7 +58,8 @@ __all__ = [
     "step",
 ]
 
-Phase: TypeAlias = Literal["idle", "joining", "training", "sending"]
+Phase: TypeAlias = Literal["idle", "joining", "training", "sending", "summing", "waiting"]
+SUM_PHASES: Final[frozenset[Phase]] = frozenset({"summing", "waiting"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +79,8 @@ class SessionState:
     Attributes:
         phase: where it is in its round.
         job: that round; None exactly when idle.
-        update_id: of the sealed update that waits in the outbox; set exactly when sending.
+        update_id: of the sealed update that waits in the outbox, or of the step's message; set when sending or waiting.
+        sum_step: the step of a secure sum that is taken or waits; set exactly when summing or waiting.
         done: the last round of each task that the device is through with.
         residual_of: for each bundle, the update whose encoding left the residual to add next (error feedback).
     """
@@ -71,6 +88,7 @@ class SessionState:
     phase: Phase = "idle"
     job: Job | None = None
     update_id: Annotated[bytes, Bytes(16)] | None = None
+    sum_step: SumStepName | None = None
     done: Annotated[dict[Name, Annotated[int, Range(0, 2**31)]], Length(0, 10_000)] = field(default_factory=dict)
     residual_of: Annotated[dict[Hex, Annotated[bytes, Bytes(16)]], Length(0, 10_000)] = field(default_factory=dict)
 
@@ -129,7 +147,20 @@ class Resume:
     """The agent has just started from a saved state, or its link came up: do again what was being done."""
 
 
-Event: TypeAlias = Announced | WorkArrived | Declined | Trained | TrainingFailed | Receipted | Resume
+Event: TypeAlias = (
+    Announced
+    | WorkArrived
+    | Declined
+    | Trained
+    | TrainingFailed
+    | Receipted
+    | Resume
+    | TrainedForSum
+    | StepTaken
+    | StepFailed
+    | Followed
+    | GivenUp
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +189,7 @@ class SendUpdate:
     update_id: bytes
 
 
-Action: TypeAlias = SendJoin | StartTraining | StopTraining | SendUpdate
+Action: TypeAlias = SendJoin | StartTraining | StopTraining | SendUpdate | TakeStep | SendStep
 Outcome: TypeAlias = "tuple[SessionState, tuple[Action, ...]]"
 
 
@@ -181,7 +212,7 @@ def _announced_when_busy(state: SessionState, event: Announced) -> Outcome:
         return state, ()
     # The round that we work on has closed: drop it. An update in the outbox is never dropped this way.
     idle = _through_with(state, job)
-    stop: tuple[Action, ...] = (StopTraining(),) if state.phase == "training" else ()
+    stop: tuple[Action, ...] = (StopTraining(),) if state.phase in ("training", "summing") else ()
     after, actions = _announced_when_idle(idle, event)
     return after, (*stop, *actions)
 
@@ -228,8 +259,46 @@ def _resume(state: SessionState, _event: Resume) -> Outcome:
             return state, (SendJoin(job),)
         case "training":
             return state, (StartTraining(job),)
+        case "summing":
+            return state, (TakeStep(_sum_step(state)),)
+        case "waiting":
+            return state, (SendStep(state.update_id or b""),)
         case _:
             return state, (SendUpdate(state.update_id or b""),)
+
+
+def _trained_for_sum(state: SessionState, _event: TrainedForSum) -> Outcome:
+    return replace(state, phase="summing", sum_step="adverts"), (TakeStep("adverts"),)
+
+
+def _step_taken(state: SessionState, event: StepTaken) -> Outcome:
+    return replace(state, phase="waiting", update_id=event.update_id), (SendStep(event.update_id),)
+
+
+def _over(state: SessionState, _event: StepFailed | GivenUp) -> Outcome:
+    return _through_with(state, _job(state)), ()
+
+
+def _step_receipted(state: SessionState, event: Receipted) -> Outcome:
+    if event.update_id != state.update_id:
+        return state, ()
+    if not event.is_accepted or state.sum_step == LAST:
+        return _through_with(state, _job(state)), ()
+    return state, (SendStep(event.update_id, is_receipted=True),)
+
+
+def _followed(state: SessionState, event: Followed) -> Outcome:
+    job, step = _job(state), _sum_step(state)
+    if (event.task, event.round) != (job.task, job.round) or step == LAST or FOLLOWS[step][0] != event.step:
+        return state, ()
+    following = FOLLOWS[step][1]
+    return replace(state, phase="summing", sum_step=following, update_id=None), (TakeStep(following),)
+
+
+def _sum_step(state: SessionState) -> SumStepName:
+    if state.sum_step is None:  # the table never leads here
+        raise ValueError(f"phase {state.phase} without a step")
+    return state.sum_step
 
 
 def _job(state: SessionState) -> Job:
@@ -240,7 +309,7 @@ def _job(state: SessionState) -> Job:
 
 def _through_with(state: SessionState, job: Job) -> SessionState:
     done = {**state.done, job.task: max(job.round, state.done.get(job.task, 0))}
-    return replace(state, phase="idle", job=None, update_id=None, done=done)
+    return replace(state, phase="idle", job=None, update_id=None, sum_step=None, done=done)
 
 
 _TABLE: Final[Mapping[tuple[Phase, type], Callable[..., Outcome]]] = {
@@ -255,4 +324,14 @@ _TABLE: Final[Mapping[tuple[Phase, type], Callable[..., Outcome]]] = {
     ("joining", Resume): _resume,
     ("training", Resume): _resume,
     ("sending", Resume): _resume,
+    ("training", TrainedForSum): _trained_for_sum,
+    ("summing", StepTaken): _step_taken,
+    ("summing", StepFailed): _over,
+    ("summing", Announced): _announced_when_busy,
+    ("summing", Resume): _resume,
+    ("waiting", Receipted): _step_receipted,
+    ("waiting", Followed): _followed,
+    ("waiting", GivenUp): _over,
+    ("waiting", Announced): _announced_when_busy,
+    ("waiting", Resume): _resume,
 }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from host.parent import die_with_parent
 from protocol.errors import BundleError, ConfigError, EdgefoldError, EngineError, StorageError, UpdateError
 from protocol.fields import FieldError, plain, structure
-from protocol.jobs import MAX_LINE_BYTES, Blame, CheckJob, EvaluateJob, Failed, Job, TrainJob
+from protocol.jobs import MAX_LINE_BYTES, Blame, CheckJob, EvaluateJob, Failed, Job, SumStepJob, TrainJob
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +71,12 @@ def _read_job() -> Job:
     line = sys.stdin.buffer.readline(MAX_LINE_BYTES + 1)
     try:
         message = json.loads(line)
-        kinds: dict[object, type[Job]] = {"train": TrainJob, "evaluate": EvaluateJob, "check": CheckJob}
+        kinds: dict[object, type[Job]] = {
+            "train": TrainJob,
+            "evaluate": EvaluateJob,
+            "check": CheckJob,
+            "sum-step": SumStepJob,
+        }
         job_type = kinds.get(message.get("kind"))
         if job_type is None:
             raise ConfigError(f"unknown job kind {str(message.get('kind'))[:64]!r}")
@@ -84,6 +89,10 @@ def _do(job: Job, say: Say, *, started: float) -> object:
     # Read by the libraries when they load. numpy's BLAS would take a buffer for each core, for products that we never
     # ask it for; the tokenizers would use every core of the device for what is a moment on one.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    if isinstance(job, SumStepJob):
+        from edge_agent.trainer.sum_steps import take_step  # noqa: PLC0415 - numpy, and no runtime
+
+        return take_step(job, started=started)
     os.environ["RAYON_NUM_THREADS"] = str(job.threads)
     try:
         from edge_agent.trainer import jobs  # noqa: PLC0415 - numpy and the runtime load after the limits are set

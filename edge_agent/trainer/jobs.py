@@ -1,6 +1,7 @@
 """Does the three jobs of ``protocol.jobs`` with an engine: train, evaluate, check.
 
-Laws: everything random comes from the plan's seed, so the same job gives the same bytes; a loss or gradient that is not
+Laws: everything random comes from the plan's seed, so the same job gives the same bytes, except where
+the plan has ``dp``: its coins and noise must be secret; a loss or gradient that is not
 finite ends the job before anything of it is written.
 """
 
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from edge_agent.trainer.accumulation import loss_and_gradient
 from edge_agent.trainer.batches import batches_in_order, shuffled_batches
 from edge_agent.trainer.datasets import Scores, judge, open_dataset
+from edge_agent.trainer.engines import open_engine
 from edge_agent.trainer.optimizers import clip_norm, l2_norm, make_optimizer
-from edge_agent.trainer.portable import PortableEngine
+from edge_agent.trainer.private_steps import PrivateEpochs
 from host.arrays import load_npz, load_vector, save_vector
 from host.bundle_folder import Bundle, open_bundle
 from host.durable import read_bytes, write_bytes
@@ -25,6 +28,7 @@ from protocol import codec
 from protocol.bundle import ADAPTER
 from protocol.errors import ConfigError, EngineError
 from protocol.jobs import (
+    DELTA_FILE,
     RESIDUAL_FILE,
     UPDATE_FILE,
     CheckJob,
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_agent.trainer.batches import Dataset
+    from edge_agent.trainer.engines import Engine
 
     Report = Callable[[Progress], None]
 
@@ -61,16 +66,16 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
     bundle = open_bundle(Path(job.bundle))
     data = open_dataset(bundle, Path(job.data), max_tokens=job.plan.max_tokens, max_examples=job.max_examples)
     theta_0 = _adapter(bundle, job.adapter)  # float32 [n_params]
-    residual = _residual(job.residual, theta_0.size)
-    engine = PortableEngine.open(bundle.folder, bundle.manifest, threads=job.threads)
-    epochs = _Epochs(job.plan, data, report)
+    # A residual may be of training without dp, and would then tell of examples what no noise covers.
+    residual = _residual(None if job.plan.dp is not None else job.residual, theta_0.size)
+    engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
+    dp, kind = job.plan.dp, bundle.manifest.task.kind
+    plain = _Epochs(job.plan, data, kind, report)
+    epochs = plain if dp is None else PrivateEpochs(job.plan, dp, data, report)
     theta = epochs.run(engine, theta_0)
     # Clipped with the residual inside: what is sent keeps the plan's bound, and what the clip cuts off is not kept.
     delta = clip_norm(theta - theta_0 + residual, job.plan.clip_update_norm)
-    payload = codec.encode(delta, job.plan.codec)
-    out = Path(job.out)
-    write_bytes(out / UPDATE_FILE, payload)
-    save_vector(out / RESIDUAL_FILE, delta - codec.decode(payload, n_values=delta.size))
+    n_bytes = _write_delta(Path(job.out), delta, job)
     return TrainResult(
         n_examples=len(data),
         n_steps=epochs.n_steps,
@@ -79,7 +84,7 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
         wall_s=time.monotonic() - started,
         peak_memory_bytes=peak_bytes(),
         update_norm=l2_norm(delta),
-        encoded_bytes=len(payload),
+        encoded_bytes=n_bytes,
     )
 
 
@@ -91,7 +96,7 @@ def evaluate(job: EvaluateJob, report: Report, *, started: float) -> EvaluateRes
     """
     bundle = open_bundle(Path(job.bundle))
     theta = _adapter(bundle, job.adapter)
-    engine = PortableEngine.open(bundle.folder, bundle.manifest, threads=job.threads)
+    engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
     results = {}
     for done, (name, path) in enumerate(job.sets.items()):
         report(Progress(step=done, n_steps=len(job.sets)))
@@ -117,7 +122,7 @@ def check(job: CheckJob, _report: Report, *, started: float) -> CheckResult:
     bundle = open_bundle(Path(job.bundle))
     arrays = load_npz(Path(job.batches))
     theta = _vector(Path(job.theta), bundle.layout.n_params)
-    engine = PortableEngine.open(bundle.folder, bundle.manifest, threads=job.threads)
+    engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
     batches = [_nth_batch(arrays, step) for step in range(job.n_steps)]
     optimizer = make_optimizer(job.optimizer, theta.size)
     losses, train_s = [], 0.0
@@ -139,14 +144,29 @@ def check(job: CheckJob, _report: Report, *, started: float) -> CheckResult:
     )
 
 
+def _write_delta(out: Path, delta: NDArray[np.float32], job: TrainJob) -> int:
+    """Write what the agent sends or masks; return the encoded length, 0 where the secure sum quantises instead."""
+    if job.sum_clip is not None:
+        # As a whole, so that its direction stays: a secure sum refuses values beyond its clip.
+        largest = float(np.abs(delta).max())
+        scale = min(1.0, job.sum_clip / largest) if largest > 0 else 1.0
+        bounded = np.clip(delta * np.float32(scale), -np.float32(job.sum_clip), np.float32(job.sum_clip))
+        save_vector(out / DELTA_FILE, np.nextafter(bounded, np.float32(0)) if scale < 1 else bounded)
+        return 0
+    payload = codec.encode(delta, job.plan.codec)
+    write_bytes(out / UPDATE_FILE, payload)
+    save_vector(out / RESIDUAL_FILE, delta - codec.decode(payload, n_values=delta.size))
+    return len(payload)
+
+
 class _Epochs:
     """The local epochs of one plan over one device's examples; keeps the figures that a result reports."""
 
-    def __init__(self, plan: Plan, data: Dataset, report: Report) -> None:
-        self._plan, self._data, self._report = plan, data, report
+    def __init__(self, plan: Plan, data: Dataset, kind: str, report: Report) -> None:
+        self._plan, self._data, self._kind, self._report = plan, data, kind, report
         self.n_steps, self.train_s, self.last_loss = 0, 0.0, 0.0
 
-    def run(self, engine: PortableEngine, theta_0: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, engine: Engine, theta_0: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the local adapter, float32 [n_params]."""
         plan, theta = self._plan, theta_0.copy()
         rng = np.random.default_rng(plan.seed)
@@ -157,7 +177,9 @@ class _Epochs:
             losses = []
             for batch in shuffled_batches(self._data, batch_size=plan.batch_size, rng=rng):
                 began = time.monotonic()
-                loss, gradient = engine.loss_and_gradient(theta, batch)
+                loss, gradient = loss_and_gradient(
+                    engine.loss_and_gradient, theta, batch, kind=self._kind, micro_batch=plan.micro_batch
+                )
                 _refuse_divergence(loss, gradient, self.n_steps)
                 optimizer.step(theta, clip_norm(gradient, plan.clip_grad_norm))
                 now = time.monotonic()

@@ -1,6 +1,6 @@
-"""The portable engine: a bundle's training and evaluation graphs in an ordinary onnxruntime.
+"""The engine ``portable``: a bundle's training and evaluation graphs in an ordinary onnxruntime.
 
-Laws: this file is the one place that knows onnxruntime, and no exception of its leaves it; a session is made when it is
+Laws: no exception of onnxruntime leaves this file; a session is made when it is
 first needed; the weights are mapped, never read into private memory. Memory: the activations of one batch and the
 runtime itself, see docs/export.md for both in MB. It does not optimise, clip or batch.
 """
@@ -19,17 +19,16 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from protocol.errors import BundleError, ConfigError, EdgefoldError, EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from edge_agent.trainer.batches import Batch
     from protocol.bundle import Manifest
 
-    Batch = Mapping[str, NDArray[Any]]
-
-__all__ = ["ENGINE", "PortableEngine"]
+__all__ = ["ENGINE", "PortableEngine", "open_engine"]
 
 ENGINE: Final = "portable"
 _PROVIDERS: Final = ["CPUExecutionProvider"]
@@ -38,6 +37,8 @@ _EXTEND_AS_REQUESTED: Final = 1
 # Split a free block for a smaller tensor when more than this would lie idle; the default is 128 MB, which never splits.
 _MAX_IDLE_BYTES: Final = 4096
 _MADV_DONTNEED: Final = 4  # <sys/mman.h>; of a private read-only file mapping it drops the mapping, not the data
+# They would widen stored weights once for all, in private memory, and keep what the graph says to compute again.
+_NOT_WANTED: Final = ["ConstantFolding", "CommonSubexpressionElimination"]
 _ERRORS_ONLY: Final = 3  # onnxruntime's severity: its warnings are for graph authors
 
 # onnxruntime's exceptions share no base of their own; each is blamed here. A table is read from the top.
@@ -56,8 +57,14 @@ _WHILE_RUNNING: Final[_Blame] = (
 )
 
 
+def open_engine(folder: Path, manifest: Manifest, *, threads: int) -> PortableEngine:
+    """Return the engine of a bundle whose files were checked and whose manifest names this engine."""
+    files = manifest.engines[ENGINE]
+    return PortableEngine(train=folder / files.train, evaluate=folder / files.evaluate, threads=threads)
+
+
 class PortableEngine:
-    """Loss, gradient and scores of one bundle."""
+    """Implements ``edge_agent.trainer.engines.Engine``."""
 
     def __init__(self, *, train: Path, evaluate: Path, threads: int) -> None:
         """Keep the paths; nothing is loaded yet."""
@@ -66,57 +73,19 @@ class PortableEngine:
         self._evaluate: ort.InferenceSession | None = None
         self._weights: _MappedWeights | None = None
 
-    @classmethod
-    def open(cls, folder: Path, manifest: Manifest, *, threads: int) -> PortableEngine:
-        """Return the engine of a bundle whose files were checked.
-
-        Raises:
-            BundleError: the bundle has no graphs for this engine.
-        """
-        files = manifest.engines.get(ENGINE)
-        if files is None:
-            raise BundleError(f"{folder}: the bundle has no graphs for the engine {ENGINE!r}")
-        return cls(train=folder / files.train, evaluate=folder / files.evaluate, threads=threads)
-
     def loss_and_gradient(self, theta: NDArray[np.float32], batch: Batch) -> tuple[float, NDArray[np.float32]]:
-        """Return the mean loss over ``batch`` and its gradient, float32 [n_params].
-
-        Args:
-            theta: the adapter, float32 [n_params].
-            batch: the graph's other inputs by name, such as ``input_ids``, ``attention_mask`` int64 [batch, seq] and
-                ``labels`` int64 [batch].
-
-        Raises:
-            BundleError: the training graph cannot be loaded.
-            ConfigError: theta or the batch does not fit the graph.
-            EngineError: the runtime failed, for instance for want of memory.
-        """
+        """Return the mean loss and its gradient, as the port says."""
         if self._train is None:
             self._train, self._weights = _session(self._train_path, self._threads), None
         loss, gradient = self._run(self._train, ["loss", "grad"], theta, batch)
         return float(loss), gradient
 
     def scores(self, theta: NDArray[np.float32], batch: Batch) -> dict[str, NDArray[np.float32]]:
-        """Return what the evaluation graph gives, by name, the graph's first output first; labels are not looked at.
-
-        Raises:
-            BundleError, ConfigError, EngineError: as ``loss_and_gradient``.
-        """
+        """Return what the evaluation graph gives, as the port says."""
         if self._evaluate is None:
             self._evaluate, self._weights = _session(self._evaluate_path, self._threads), None
         names = [value.name for value in self._evaluate.get_outputs()]
         return dict(zip(names, self._run(self._evaluate, names, theta, batch), strict=True))
-
-    def logits(self, theta: NDArray[np.float32], batch: Batch) -> NDArray[np.float32]:
-        """Return the logits of ``batch``, float32 [batch, n_labels].
-
-        Raises:
-            BundleError, ConfigError, EngineError: as ``loss_and_gradient``; the first also if it has no logits.
-        """
-        scores = self.scores(theta, batch)
-        if "logits" not in scores:
-            raise BundleError(f"{self._evaluate_path.name}: has no output called logits")
-        return scores["logits"]
 
     def _run(
         self, session: ort.InferenceSession, outputs: list[str], theta: NDArray[np.float32], batch: Batch
@@ -148,7 +117,7 @@ def _session(path: Path, threads: int) -> ort.InferenceSession:
     _share_arena()
     options.add_session_config_entry("session.use_env_allocators", "1")
     with _translated(path.name, _WHILE_LOADING):
-        return ort.InferenceSession(str(path), options, providers=_PROVIDERS)
+        return ort.InferenceSession(str(path), options, providers=_PROVIDERS, disabled_optimizers=_NOT_WANTED)
 
 
 class _MappedWeights:

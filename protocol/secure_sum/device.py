@@ -53,18 +53,19 @@ from protocol.secure_sum.messages import (
 from protocol.secure_sum.roster import Setting, advert_digest, advert_statement, quantiser_of, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from protocol.signing import SigningKey, VerifyKey
+    from protocol.signing import Signer, VerifyKey
 
 __all__ = [
     "TABLE",
     "DeviceEvent",
     "DeviceState",
     "DeviceStep",
+    "Noise",
     "abort",
     "advertise",
     "pack_state",
@@ -77,6 +78,8 @@ __all__ = [
 
 DeviceStep: TypeAlias = Literal["advertised", "shared", "masked", "consented", "unmasked", "aborted"]
 DeviceEvent: TypeAlias = Literal["roster", "delivery", "survivors", "agreement", "abort"]
+# Levels int64 [n_params] and a seed of 32 bytes to levels with noise: pure, so that a restart gives the same.
+Noise: TypeAlias = "Callable[[NDArray[np.int64], bytes], NDArray[np.int64]]"
 
 TABLE: Final[Mapping[tuple[DeviceStep, DeviceEvent], DeviceStep]] = MappingProxyType(
     {
@@ -127,7 +130,7 @@ def unpack_state(data: bytes) -> DeviceState:
     return unpack(DeviceState, data, max_bytes=4 * MAX_MESSAGE_BYTES)
 
 
-def advertise(plan: SumPlan, *, name: str, key: SigningKey, entropy: bytes) -> tuple[DeviceState, bytes]:
+def advertise(plan: SumPlan, *, name: str, key: Signer, entropy: bytes) -> tuple[DeviceState, bytes]:
     """Begin: make this sum's keys and sign them (round 0, AdvertiseKeys).
 
     Args:
@@ -166,14 +169,15 @@ def take_roster(state: DeviceState, data: bytes, *, directory: Mapping[str, Veri
     return replace(state, step=step, roster=data), pack(Shares(commitment=commitment, sealed=sealed))
 
 
-def take_delivery(
+def take_delivery(  # noqa: PLR0913 - a step and what it masks
     state: DeviceState,
     data: bytes,
     *,
     vector: NDArray[np.float32],
     weight: int,
-    key: SigningKey,
+    key: Signer,
     is_stochastic: bool = False,
+    noise: Noise | None = None,
 ) -> tuple[DeviceState, bytes]:
     """Mask the device's vector and forget nothing yet (round 2, MaskedInputCollection).
 
@@ -184,6 +188,9 @@ def take_delivery(
         weight: examples, 1 to the plan's cap.
         key: the device's own key.
         is_stochastic: round stochastically (unbiased) instead of to the nearest level.
+        noise: gets the device's levels before they are masked and 32 random bytes of this state, and returns levels
+            with noise; for distributed differential privacy. The plan's ``noise_levels`` must leave room for the sum
+            of everybody's noise.
 
     Raises:
         RemoteProtocolError: ``not-shared``, ``wrong-shape`` (the server's fault).
@@ -196,6 +203,8 @@ def take_delivery(
     quantiser = quantiser_of(state.plan)
     seed = _secret(state, "rounding") if is_stochastic else None
     values = quantiser.encode(vector, weight, seed=seed)  # uint32 [n_params + 1]
+    if noise is not None:
+        values = quantiser.with_noise(values, lambda levels: noise(levels, _secret(state, "noise")))
     masks.add_mask(values, keys.derive(_secret(state, "self seed"), "self-mask stream", view.setting.digest))
     for other in view.sharing:  # Bonawitz 2017, figure 4, round 2: plus towards the higher index, minus the lower
         apply = masks.add_mask if view.index < other else masks.subtract_mask
@@ -206,7 +215,7 @@ def take_delivery(
 
 
 def take_survivors(
-    state: DeviceState, data: bytes, *, directory: Mapping[str, VerifyKey], key: SigningKey
+    state: DeviceState, data: bytes, *, directory: Mapping[str, VerifyKey], key: Signer
 ) -> tuple[DeviceState, bytes]:
     """Sign the one set of survivors that this device will ever sign (round 3, ConsistencyCheck).
 

@@ -30,6 +30,8 @@ from protocol.secure_sum.keys import SEAL_OVERHEAD_BYTES, digest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from protocol.messages import SumTerms
+
 __all__ = [
     "ADVERT_BYTES",
     "KEY_BYTES",
@@ -110,6 +112,9 @@ class SumPlan:
     corrupt_fraction: Fraction = 0.05
     dropout_fraction: Fraction = 0.1
     server: Literal["curious", "lying"] = "lying"
+    # Room for the sum of the noise that devices add, in levels on each side of zero; absent without noise. Whoever
+    # chooses it says with what probability the noise stays inside: beyond it the sum wraps.
+    noise_levels: Annotated[int, Range(1, 2**31)] | None = None
 
     def __post_init__(self) -> None:
         """Refuse an empty range of cohorts, for readers and makers alike."""
@@ -117,6 +122,12 @@ class SumPlan:
             raise ConfigError(f"a secure sum needs at least {_MIN_COHORT} devices, min_cohort is {self.min_cohort}")
         if self.min_cohort > self.max_cohort:
             raise FieldError("min_cohort: larger than max_cohort")
+
+    @classmethod
+    def of(cls, terms: SumTerms, *, fleet: str, task: str, round_: int, version: int, n_params: int) -> SumPlan:
+        """Return the plan of one round of a task with ``terms``; both sides make it themselves."""
+        facts = {name: getattr(terms, name) for name in terms.__dataclass_fields__}
+        return cls(fleet=fleet, task=task, round=round_, version=version, n_params=n_params, **facts)
 
     @property
     def digest(self) -> bytes:

@@ -23,6 +23,8 @@ from protocol.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from protocol.secure_sum.masks import keystream
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 __all__ = ["MAX_BITS", "Quantiser", "WeightedMean", "pack", "packed_bytes", "unpack"]
@@ -49,6 +51,7 @@ class Quantiser:
         weight_cap: largest weight (examples) of one device.
         input_bits: precision asked for: at least 2**(input_bits - 1) - 1 levels on each side of zero.
         max_cohort: devices in a sum, at most.
+        noise_levels: room on each side of zero for the sum of the noise that devices add to their levels.
 
     Raises:
         ConfigError: more than 32 bits would be needed, or a figure is out of range (the operator's fault).
@@ -59,6 +62,7 @@ class Quantiser:
     weight_cap: int
     input_bits: int
     max_cohort: int
+    noise_levels: int = 0
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -75,7 +79,7 @@ class Quantiser:
     @property
     def bits(self) -> int:
         """Bits of the modulus: signed sums of levels and unsigned sums of weights both fit."""
-        levels = self.max_cohort * (2 ** (self.input_bits - 1) - 1)
+        levels = self.max_cohort * (2 ** (self.input_bits - 1) - 1) + self.noise_levels
         signed, unsigned = (2 * levels + 1).bit_length(), (self.max_cohort * self.weight_cap).bit_length()
         return int(max(signed, unsigned))
 
@@ -87,7 +91,7 @@ class Quantiser:
     @property
     def n_levels(self) -> int:
         """L, the largest level of one device."""
-        return int((2 ** (self.bits - 1) - 1) // self.max_cohort)
+        return int((2 ** (self.bits - 1) - 1 - self.noise_levels) // self.max_cohort)
 
     @property
     def step(self) -> float:
@@ -125,6 +129,30 @@ class Quantiser:
         encoded[-1] = weight
         return encoded & self.mask
 
+    def with_noise(
+        self, encoded: NDArray[np.uint32], noise: Callable[[NDArray[np.int64]], NDArray[np.int64]]
+    ) -> NDArray[np.uint32]:
+        """Return an encoded vector, uint32 [n_params + 1], whose levels went through ``noise``; the weight stays.
+
+        ``noise`` gets and returns int64 [n_params]. If the sum of all devices' noise stays within ``noise_levels``, the
+        sum of the results cannot wrap.
+
+        Raises:
+            LocalProtocolError: ``noise`` returned something else (our fault).
+        """
+        levels = self._signed(encoded[:-1])
+        noised = noise(levels)
+        if noised.dtype != np.int64 or noised.shape != levels.shape:
+            raise LocalProtocolError(f"noise made of int64 {levels.shape} {noised.dtype} {noised.shape}")
+        result = encoded.copy()
+        result[:-1] = noised.astype(np.uint32)
+        return result & self.mask
+
+    def _signed(self, residues: NDArray[np.uint32]) -> NDArray[np.int64]:
+        levels = (residues & self.mask).astype(np.int64)
+        levels[levels >= 2 ** (self.bits - 1)] -= 2**self.bits
+        return levels
+
     @property
     def mask(self) -> np.uint32:
         """The low ``bits`` bits."""
@@ -137,12 +165,10 @@ class Quantiser:
             RemoteProtocolError: ``bad-sum``: no weight in it, or a level that no honest cohort can reach (a peer sent
                 what no encoder makes; whose it was cannot be known).
         """
-        residues = (total & self.mask).astype(np.int64)  # [n_values]
-        weight, levels = int(residues[-1]), residues[:-1]
-        levels[levels >= 2 ** (self.bits - 1)] -= 2**self.bits  # signed again
+        weight, levels = int(total[-1] & self.mask), self._signed(total[:-1])
         if not 1 <= weight <= self.max_cohort * self.weight_cap:
             raise RemoteProtocolError(f"a summed weight of {weight} cannot be", reason="bad-sum")
-        if np.abs(levels).max() > self.max_cohort * self.n_levels:
+        if np.abs(levels).max() > self.max_cohort * self.n_levels + self.noise_levels:
             raise RemoteProtocolError("a summed level is beyond what the cohort can reach", reason="bad-sum")
         mean = levels.astype(np.float64) * (self.step * self.weight_cap / weight)  # [n_params]
         return WeightedMean(mean.astype(np.float64, copy=False), weight)

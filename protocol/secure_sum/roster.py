@@ -38,6 +38,7 @@ def quantiser_of(plan: SumPlan) -> Quantiser:
         weight_cap=plan.weight_cap,
         input_bits=plan.input_bits,
         max_cohort=plan.max_cohort,
+        noise_levels=plan.noise_levels or 0,
     )
 
 

@@ -135,6 +135,18 @@ class SumServer:
         return frozenset(self.setting.roster.names[index] for index in found.get(self.step, ()))
 
     @property
+    def n_expected(self) -> int:
+        """How many devices may answer in the present step, at most; 0 after the end."""
+        counts: dict[str, int] = {
+            "adverts": self.plan.max_cohort,
+            "shares": self._setting.n if self._setting else 0,
+            "inputs": len(self._commitments),
+            "consents": len(self._inputs),
+            "unmasking": len(self._consents),
+        }
+        return counts.get(self.step, 0)
+
+    @property
     def setting(self) -> Setting:
         """Plan and roster, once there is one.
 

@@ -19,6 +19,7 @@ import numpy as np
 from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_store import SqlStore, upgrade_database
+from aggregator.adapters.sql_sums import SqlSums
 from aggregator.app import Parts, Service
 from aggregator.config import TaskEvaluation, TaskSettings
 from aggregator.conversation import Conversation
@@ -26,6 +27,7 @@ from aggregator.created_tasks import to_settings
 from aggregator.evaluations import Evaluations
 from aggregator.setup import Folders, open_task
 from aggregator.steering import LOOK_EVERY_S, Steering
+from aggregator.sum_round import SumParts
 from aggregator.task_runner import TaskRunner
 from aggregator.task_setup import World
 from host.link import Received
@@ -281,6 +283,7 @@ STORE_EFFECTS = (
     "open_round",
     "add_evaluation",
 )
+SUM_EFFECTS = ("accept", "close_step", "forget")
 BLOB_EFFECTS = ("put", "remove")
 LINK_EFFECTS = ("publish", "acknowledge")
 
@@ -303,6 +306,7 @@ class Bench:
         self.service_key = signing.SigningKey(bytes(32))
         self.link = self.broker.link([topics.all_up(FLEET)])
         self.keep_folded_updates = True
+        self.chain_of: Callable[[str], tuple[bytes, ...]] | None = None
         self.service: Service
         self.store: SqlStore
         self.start()
@@ -311,6 +315,7 @@ class Bench:
         """Build the service from the folder."""
         upgrade_database(self.folders.database)
         self.store = SqlStore(self.folders.database)
+        self.sums = SqlSums(self.folders.database)
         blobs = FolderBlobStore(self.folders.blobs)
         blobs.keep_only(self.store.blobs_in_use(keep_folded=self.keep_folded_updates))
         self.blobs = blobs
@@ -326,6 +331,11 @@ class Bench:
             clock=self.clock,
             conversation=Conversation(fleet=FLEET, key=self.service_key),
             keep_folded_updates=self.keep_folded_updates,
+            sums=SumParts(
+                store=Hooked(self.sums, SUM_EFFECTS, self.hooks),  # type: ignore[arg-type]  # stands in for it
+                directory=self.devices,
+                chain_of=self.chain_of,
+            ),
         )
         self.setup = open_task(self.settings, self.folders, make_key=True)
         link: Link = hooked_link
@@ -359,6 +369,7 @@ class Bench:
     def stop(self) -> None:
         """Drop the service as a kill does: nothing is said to anybody."""
         self.store.close()
+        self.sums.close()
         self.lifecycle.close()
 
     def restart(self) -> None:

@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 
-from edge_agent.trainer.portable import PortableEngine
+from edge_agent.trainer.portable import PortableEngine, open_engine
 from export.adapt import Adapted
 from export.bundle import Exported
 from models import text_classification as task
@@ -34,7 +34,7 @@ def torch_side(
 
 @pytest.fixture(scope="module")
 def engine(exported: Exported) -> PortableEngine:
-    return PortableEngine.open(exported.folder, exported.manifest, threads=1)
+    return open_engine(exported.folder, exported.manifest, threads=1)
 
 
 @pytest.mark.parametrize(
@@ -49,13 +49,15 @@ def test_loss_gradient_and_logits_are_those_of_pytorch_at_any_batch_and_length(
     actual_loss, actual_gradient = engine.loss_and_gradient(theta, batch)
     assert actual_loss == pytest.approx(loss, rel=CLOSE)
     assert np.abs(actual_gradient - gradient).max() <= CLOSE * np.abs(gradient).max()
-    assert np.abs(engine.logits(theta, batch) - logits).max() <= CLOSE * np.abs(logits).max()
+    assert np.abs(engine.scores(theta, batch)["logits"] - logits).max() <= CLOSE * np.abs(logits).max()
 
 
 def test_padding_changes_nothing(adapted: Adapted, engine: PortableEngine, make_batch: MakeBatch) -> None:
     batch = make_batch(4, 9)
     wide = {name: np.pad(batch[name], ((0, 0), (0, 6))) for name in ("input_ids", "attention_mask")}
-    assert engine.logits(adapted.theta, wide) == pytest.approx(engine.logits(adapted.theta, batch), abs=1e-5)
+    assert engine.scores(adapted.theta, wide)["logits"] == pytest.approx(
+        engine.scores(adapted.theta, batch)["logits"], abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["train.onnx", "eval.onnx"])
@@ -107,9 +109,9 @@ def test_a_batch_that_does_not_fit_is_the_callers_fault(
 ) -> None:
     batch = make_batch(2, 5)
     with pytest.raises(ConfigError, match="theta"):
-        engine.logits(adapted.theta[:-1], batch)
+        engine.scores(adapted.theta[:-1], batch)
     with pytest.raises(ConfigError):
-        engine.logits(adapted.theta, {"input_ids": batch["input_ids"]})
+        engine.scores(adapted.theta, {"input_ids": batch["input_ids"]})
 
 
 def test_the_layout_names_what_lies_in_the_vector(exported: Exported, adapted: Adapted) -> None:

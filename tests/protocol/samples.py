@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -23,6 +25,11 @@ from protocol.messages import (
     Plan,
     Receipt,
     Renew,
+    SumNext,
+    SumNextName,
+    SumStep,
+    SumStepName,
+    SumTerms,
     Update,
     UpdateContent,
     Work,
@@ -30,7 +37,7 @@ from protocol.messages import (
     pack_body,
     pack_content,
 )
-from protocol.sealing import TaskKey, binding, seal
+from protocol.sealing import TaskKey, binding, seal, step_binding
 from protocol.signing import SERVICE, SigningKey, sign
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -74,7 +81,34 @@ BODIES: dict[str, Body] = {
     "receipt": Receipt(task="mood", round=3, update_id=UPDATE_ID, status="refused", reason="late"),
     "renew": Renew(request=bytes(range(48))),
     "certificate": Certificate(chain=(bytes(range(40)), bytes(range(44)))),
+    "sum-step": SumStep(
+        task="mood",
+        round=3,
+        version=2,
+        bundle_id=BUNDLE_ID,
+        step="inputs",
+        update_id=UPDATE_ID,
+        sealed=bytes(range(64)),
+    ),
+    "sum-next": SumNext(
+        task="mood",
+        round=3,
+        step="roster",
+        message=bytes(range(32)),
+        certificates=(bytes(range(40)), bytes(range(41))),
+        issuers=(bytes(range(42)),),
+    ),
 }
+SUM_TERMS = SumTerms(
+    clip=1.0,
+    weight_cap=1000,
+    input_bits=16,
+    min_cohort=3,
+    max_cohort=100,
+    corrupt_fraction=0.05,
+    dropout_fraction=0.1,
+    server="lying",
+)
 
 LAYOUT = Layout(
     tensors=(
@@ -105,7 +139,18 @@ def manifest(**changes: object) -> Manifest:
 
 def sender_of(body: Body) -> str:
     """Return who sends such a message."""
-    return DEVICE if kind_of(body) in ("join", "update", "renew") else SERVICE
+    return DEVICE if kind_of(body) in ("join", "update", "renew", "sum-step") else SERVICE
+
+
+def _sum_bodies() -> dict[str, Body]:
+    """Return each step of a secure sum, each answer, and work that asks for one."""
+    step, following = cast("SumStep", BODIES["sum-step"]), cast("SumNext", BODIES["sum-next"])
+    steps: tuple[SumStepName, ...] = SumStepName.__args__  # type: ignore[attr-defined]  # Literal's choices
+    answers: tuple[SumNextName, ...] = SumNextName.__args__  # type: ignore[attr-defined]
+    bodies: dict[str, Body] = {f"sum-step-{one}": replace(step, step=one) for one in steps}
+    bodies |= {f"sum-next-{one}": replace(following, step=one, certificates=(), issuers=()) for one in answers}
+    bodies["work-secure-sum"] = replace(cast("Work", BODIES["work"]), secure_sum=SUM_TERMS)
+    return bodies
 
 
 def golden_values() -> dict[str, bytes]:
@@ -114,6 +159,8 @@ def golden_values() -> dict[str, bytes]:
     values |= {
         f"envelope-{kind}": sign(body, fleet=FLEET, sender=sender_of(body), key=KEY) for kind, body in BODIES.items()
     }
+    values |= {f"body-{name}": pack_body(body) for name, body in _sum_bodies().items()}
+    values["binding-sum-step"] = step_binding(fleet=FLEET, device=DEVICE, step=cast("SumStep", BODIES["sum-step"]))
     values |= {f"codec-{name}": codec.encode(VECTOR, one) for name, one in CODECS.items()}
     values["content"] = pack_content(CONTENT)
     values["binding"] = binding(**BINDING)  # type: ignore[arg-type]

@@ -1,0 +1,90 @@
+"""Is a bundle's memory plan right? Predicted peaks of a trainer beside measured ones.
+
+MiniLM, LoRA r=8 and a head; for each precision, with and without checkpointing, trainer processes at several shapes on
+texts that fill them. Nothing is timed, so it needs no quiet machine. ``--precisions fp32,nb4`` does some.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.record import Benchmark
+from export.adapt import Options
+from export.bundle import export_bundle
+from export.cli import quiet
+from host.trainer_process import run_job
+from protocol.jobs import TrainJob
+from protocol.messages import Plan
+
+SHAPES: Final = ((1, 32), (4, 32), (16, 64), (8, 128), (16, 128))
+STEPS: Final = 4
+MB: Final = 2**20
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--precisions", default="fp32,nb8,nb4")
+    options = parser.parse_args()
+    quiet()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="edgefold-memory-") as name:
+        for precision in options.precisions.split(","):
+            for checkpoint in (False, True):
+                chosen = Options(n_labels=2, precision=precision, checkpoint=checkpoint)
+                bundle = export_bundle("minilm", chosen, Path(name) / f"{precision}-{checkpoint}")
+                for peak in bundle.manifest.memory or ():
+                    if (peak.batch, peak.seq) in SHAPES:
+                        measured = _measured(bundle.folder, peak.batch, peak.seq or 1, Path(name))
+                        rows.append(_row(precision, peak, measured, is_checkpointed=checkpoint))
+    bench = Benchmark("memory", "Is the memory plan right?")
+    ratios = [row["predicted_mb"] / row["measured_mb"] for row in rows]
+    bench.summary = {
+        "lowest_predicted_to_measured_ratio": min(ratios),
+        "highest_predicted_to_measured_ratio": max(ratios),
+    }
+    bench.goals = dict.fromkeys(bench.summary, (0.8, 1.2))
+    bench.details["rows"] = rows
+    bench.finish(lambda figure: _draw(figure, rows))
+
+
+def _row(precision: str, peak: Any, measured: int, *, is_checkpointed: bool) -> Row:  # noqa: ANN401 - one peak of a plan
+    row = {
+        "bundle": precision + ("+checkpoint" if is_checkpointed else ""),
+        "batch": peak.batch,
+        "seq": peak.seq,
+        "predicted_mb": peak.peak_bytes / MB,
+        "measured_mb": measured / MB,
+    }
+    print("  ".join(f"{k} {v if isinstance(v, (str, int)) else f'{v:.0f}'}" for k, v in row.items()), flush=True)
+    return row
+
+
+def _measured(bundle: Path, batch: int, seq: int, scratch: Path) -> int:
+    data = scratch / "full.jsonl"
+    lines = (json.dumps({"text": f"word {i} " * seq, "label": i % 2}) for i in range(STEPS * batch))
+    data.write_text("\n".join(lines))
+    job = TrainJob(bundle=str(bundle), data=str(data), out=str(scratch), plan=Plan(batch_size=batch, max_tokens=seq))
+    return run_job(job, deadline_s=1200).peak_memory_bytes
+
+
+def _draw(figure: Any, rows: list[Row]) -> None:  # noqa: ANN401 - matplotlib ships no types we use
+    axes = figure.add_subplot()
+    for bundle in dict.fromkeys(row["bundle"] for row in rows):
+        own = [row for row in rows if row["bundle"] == bundle]
+        axes.plot([row["measured_mb"] for row in own], [row["predicted_mb"] for row in own], "o", label=bundle)
+    most = max(max(row["measured_mb"], row["predicted_mb"]) for row in rows)
+    axes.plot([0, most], [0, most], color="grey")
+    axes.set_xlabel("measured, MB")
+    axes.set_ylabel("predicted, MB")
+    axes.legend()
+
+
+if __name__ == "__main__":
+    main()
