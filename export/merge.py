@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from export.adapt import Adapted, Options, adapt
 from export.load import Source, load
 from export.problems import Batch, make_problem
+from export.quantise import PRECISIONS, Precision
 from export.runtime import Graph
 from export.trace import forward_program
 from host.arrays import load_vector
@@ -127,7 +128,18 @@ def _options(bundle: Bundle) -> Options:
         n_virtual=facts.n_virtual or defaults.n_virtual,
         max_tokens=tokens.max_tokens if tokens is not None else defaults.max_tokens,
         seed=seed,
+        precision=_precision(bundle),
     )
+
+
+def _precision(bundle: Bundle) -> Precision:
+    # The adapter was trained on the rounded weights, so those are what it is merged into.
+    named = bundle.manifest.precision or "fp32"
+    for precision in PRECISIONS:
+        if named == precision:
+            return precision
+    message = f"{bundle.folder}: its weights are {named}, which this version does not know"
+    raise BundleError(message)
 
 
 def _source(bundle: Bundle, options: Options, model: str | None) -> Source:
