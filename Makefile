@@ -25,7 +25,7 @@ WORKERS ?= 2
 CHECK_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 BENCHES := $(sort $(subst _,-,$(patsubst benchmarks/bench_%.py,bench-%,$(wildcard benchmarks/bench_*.py))))
 
-.PHONY: help demo test check fix bench $(BENCHES) clean
+.PHONY: help demo test test-arm64 engines check fix bench $(BENCHES) clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,13 @@ demo: $(STAMPS)/demo ## Four devices make one model better, on this machine, in 
 test: $(STAMPS)/dev ## Run all tests: the parallel-safe ones together, then the timing ones alone
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not serial" $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m serial $(PYTEST_ARGS) || [ $$? -eq 5 ] # 5: nothing selected
+
+engines: $(STAMPS)/dev ## Install every training engine into .cache/engines, where the tests look for them
+	@for name in ort-training litert litert-export; do \
+	  $(BIN)/python -m edgefold engine install "$$name" --folder .cache/engines; done
+
+test-arm64: engines ## Train on an emulated arm64 (needs qemu-user-static and mmdebstrap; minutes)
+	EDGEFOLD_ARM64=1 EDGEFOLD_ENGINES=$(CURDIR)/.cache/engines $(BIN)/python -m pytest -m arm64 -s tests/export/test_arm64.py
 
 check: $(STAMPS)/dev ## Check lint, format, types and the dependency rules
 	$(BIN)/ruff check .

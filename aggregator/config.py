@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from aggregator.dp_settings import check_dp
 from aggregator.gate_settings import GateSettings  # noqa: TC001 - read from the annotation at run time
 from aggregator.privacy_settings import PrivacySettings
 from aggregator.selection_settings import SelectionSettings
@@ -123,7 +124,7 @@ class TaskSettings:
     gate: GateSettings | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a round that could never close, and a gate that measures nothing."""
+        """Refuse a round that could never close, a gate that measures nothing, and a promise that cannot be kept."""
         if self.gate is not None:
             missing = sorted(set(self.gate.sets) - set(self.evaluation.sets if self.evaluation else {}))
             if self.evaluation is None or missing:
@@ -132,6 +133,7 @@ class TaskSettings:
         if self.min_cohort > self.cohort:
             raise FieldError(f"min_cohort: {self.min_cohort} is more than cohort = {self.cohort}")
         self.privacy.check_cohort(self.cohort, self.min_cohort)
+        check_dp(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,4 +192,5 @@ def resolve_task(task: TaskSettings, folder: Path) -> TaskSettings:
     if evaluation is not None:
         sets = {name: resolve(text) for name, text in evaluation.sets.items()}
         evaluation = dataclasses.replace(evaluation, sets=sets)
-    return dataclasses.replace(task, bundle=resolve(task.bundle), evaluation=evaluation)
+    privacy = task.privacy.resolved(resolve)
+    return dataclasses.replace(task, bundle=resolve(task.bundle), evaluation=evaluation, privacy=privacy)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from aggregator.core.folding import State
+    from aggregator.core.folding import Deltas, State
     from aggregator.core.records import RoundRecord, UpdateRecord
     from aggregator.ports import BlobStore
     from aggregator.task_setup import TaskSetup
@@ -43,11 +43,20 @@ class StoredRound:
         Raises:
             StorageError: a blob is missing or has changed; nothing was folded.
         """
+        return self.fold_deltas(state, self.deltas())
+
+    def fold_deltas(self, state: State, deltas: Deltas) -> State:
+        """Return the strategy's next state from ``deltas``, such as one noisy mean in place of the updates."""
         layout = self._setup.bundle.layout
         context = FoldContext(layout=layout, round=self._round.round, version=self._round.version)
-        return fold_checked(self._setup.strategy, state, self._deltas(), context)
+        return fold_checked(self._setup.strategy, state, deltas, context)
 
-    def _deltas(self) -> Iterator[tuple[NDArray[np.float32], int]]:
+    def deltas(self) -> Iterator[tuple[NDArray[np.float32], int]]:
+        """Open the updates one by one; float32 [n_params] and examples.
+
+        Raises:
+            StorageError: a blob is missing or has changed.
+        """
         n_params = self._setup.n_params
         # Not the plan's bound: the plan may have changed since the update was taken.
         max_bytes = payload_bytes(Codec(name="float32"), n_params) + ENVELOPE_OVERHEAD_BYTES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,12 @@ from protocol.secure_sum.messages import SumPlan
 from protocol.secure_sum.roster import quantiser_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aggregator.config import TaskSettings
     from aggregator.conversation import Conversation
     from aggregator.core.folding import Strategy
-    from aggregator.ports import BlobStore, Clock, LifecycleStore, Store
+    from aggregator.ports import Accountant, BlobStore, Clock, LifecycleStore, SpentRecord, Store
     from aggregator.sum_round import SumParts
     from host.bundle_folder import Bundle
     from protocol.messages import SumTerms
@@ -30,6 +33,7 @@ class TaskSetup:
     bundle: Bundle
     key: TaskKey
     strategy: Strategy
+    spent: SpentRecord | None = None  # of a task with differential privacy
 
     @property
     def n_params(self) -> int:
@@ -70,5 +74,7 @@ class World:
     blobs: BlobStore
     clock: Clock
     conversation: Conversation
+    accountant: Accountant
     keep_folded_updates: bool = False
+    draw_secret: Callable[[int], bytes] = secrets.token_bytes  # noise; tests pass their own
     sums: SumParts | None = None

@@ -34,6 +34,7 @@ from protocol.messages import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from aggregator.core.privacy.sampling import PoissonSampling
     from aggregator.core.records import TaskState, UpdateRecord
     from aggregator.core.rounds import RoundState
     from protocol.sealing import TaskKey
@@ -72,6 +73,7 @@ class TaskView:
     round: int
     round_state: RoundState
     version: int
+    sampling: PoissonSampling | None = None  # None: whoever comes first
     max_step_bytes: int | None = None  # of a secure sum's longest message; None where single updates are taken
 
 
@@ -261,6 +263,8 @@ def _unwanted(device: str, join: Join, view: TaskView, ledger: Ledger, *, is_kno
         return "duplicate"  # its update is in: training again would be for nothing
     if view.state == "paused" and not is_known:
         return "paused"
+    if view.sampling is not None and not view.sampling.takes(round_=join.round, device=device):
+        return "not-selected"
     is_full = ledger.n_joined(join.task, join.round) >= view.n_places
     return "not-selected" if is_full and not is_known else None
 

@@ -16,10 +16,11 @@ import numpy as np
 
 from edge_agent.trainer.accumulation import loss_and_gradient
 from edge_agent.trainer.batches import batches_in_order, shuffled_batches
-from edge_agent.trainer.datasets import Scores, judge, open_dataset
+from edge_agent.trainer.datasets import open_dataset
 from edge_agent.trainer.engines import open_engine
 from edge_agent.trainer.optimizers import clip_norm, l2_norm, make_optimizer
 from edge_agent.trainer.private_steps import PrivateEpochs
+from edge_agent.trainer.scores import Scores, judge
 from host.arrays import load_npz, load_vector, save_vector
 from host.bundle_folder import Bundle, open_bundle
 from host.durable import read_bytes, write_bytes
