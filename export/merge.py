@@ -40,6 +40,7 @@ from protocol.errors import BundleError, ConfigError, EngineError, StorageError
 
 __all__ = ["Merged", "merge"]
 
+PROMPTS = frozenset({"soft-prompt", "prefix"})
 FOLDER, GRAPH, FACTS = "huggingface", "model.onnx", "merged.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json")
 # Of the largest logit. Measured 1e-6, rounding alone; a forgotten scale or a transposed product shows above 1e-2.
@@ -80,7 +81,7 @@ def merge(bundle_folder: Path, adapter: Path, out: Path, *, model: str | None = 
     options = _options(bundle)
     source = _source(bundle, options, model)
     adapted = _adapted(source, options, bundle, theta)
-    batches = make_problem(theta, adapted.inputs, seed=options.seed, n_steps=N_BATCHES).batches
+    batches = make_problem(theta, adapted.layout, adapted.inputs, seed=options.seed, n_steps=N_BATCHES).batches
     base_error = _check_base(bundle, adapted, theta, batches)
     expected = _logits(adapted.task.wrap(adapted.model), adapted, batches)
     sample = _Sample(source=source, options=options, adapted=adapted, batches=batches, expected=expected)
@@ -96,7 +97,7 @@ def merge(bundle_folder: Path, adapter: Path, out: Path, *, model: str | None = 
                 onnx_error=onnx_error,
                 merged_error=merged_error,
                 folder_error=folder_error,
-                no_folder_why="a soft prompt is input and not weight" if _has_prompt(adapted) else None,
+                no_folder_why="learned prompts are input and not weight" if _has_prompt(adapted) else None,
             )
             (folder / FACTS).write_text(json.dumps(asdict(merged), indent=2) + "\n")
             folder.replace(out)
@@ -210,7 +211,7 @@ def _write(folder: Path, sample: _Sample) -> tuple[float, float | None, float | 
 
 
 def _has_prompt(adapted: Adapted) -> bool:
-    return "soft-prompt" in adapted.recipe.parts
+    return not PROMPTS.isdisjoint(adapted.recipe.parts)
 
 
 def _write_folder(folder: Path, sample: _Sample, model: PreTrainedModel) -> float:

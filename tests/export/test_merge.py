@@ -70,6 +70,7 @@ def test_an_ordinary_program_uses_the_merged_folder(exported: Exported, tiny_fol
     [
         ("bert", "lora+ia3+bitfit", "text-classification", 3),
         ("bert", "soft-prompt", "text-classification", 3),
+        ("bert", "prefix+head", "text-classification", 3),
         ("gpt2", "lora+ia3", "causal-lm", None),
         ("llama", "full", "causal-lm", None),
         ("vit", "lora", "image-classification", 3),
@@ -86,7 +87,7 @@ def test_every_kind_of_adapter_is_merged_or_says_why_not(
         exported = export_bundle(str(model), options, tmp_path / "bundle")
     done = quietly(exported, tmp_path / "merged", model)
     assert done.onnx_error <= TOLERANCE
-    has_prompt = "soft-prompt" in adapter
+    has_prompt = "prompt" in adapter or "prefix" in adapter
     assert (done.folder_error is None) is has_prompt
     assert (done.no_folder_why is not None) is has_prompt
     assert (tmp_path / "merged" / "huggingface").exists() is not has_prompt
