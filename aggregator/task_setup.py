@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aggregator.core.bounds import max_message_bytes, max_next_bytes, max_step_bytes
+from aggregator.sealed_adapter import SEAL_BYTES
 from protocol.secure_sum.messages import SumPlan
 from protocol.secure_sum.roster import quantiser_of
 
@@ -61,7 +62,7 @@ class TaskSetup:
     @property
     def max_answer_bytes(self) -> int:
         """The longest message of ours: the adapter in work, or a sum's roster."""
-        adapter = 4 * self.n_params
+        adapter = 4 * self.n_params + SEAL_BYTES
         return adapter if self.sum_terms is None else max(adapter, max_next_bytes(self.sum_terms.max_cohort))
 
 

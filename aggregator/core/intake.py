@@ -74,6 +74,7 @@ class TaskView:
     round_state: RoundState
     version: int
     sampling: PoissonSampling | None = None  # None: whoever comes first
+    seal_adapter: bool = False
     max_step_bytes: int | None = None  # of a secure sum's longest message; None where single updates are taken
 
 
@@ -265,6 +266,8 @@ def _unwanted(device: str, join: Join, view: TaskView, ledger: Ledger, *, is_kno
         return "paused"
     if view.sampling is not None and not view.sampling.takes(round_=join.round, device=device):
         return "not-selected"
+    if view.seal_adapter and (join.seal_key is None or not sealing.can_seal_to(join.seal_key)):
+        return "no-seal-key"
     is_full = ledger.n_joined(join.task, join.round) >= view.n_places
     return "not-selected" if is_full and not is_known else None
 

@@ -362,6 +362,13 @@ class SumServer:
             MalformedMessageError: these are no bytes of ``pack`` (the disk's fault).
         """
         stored = unpack(Stored, data, max_bytes=STORED_BYTES)
+        try:
+            return cls._of(stored, directory)
+        except ValueError as error:  # a key that is no number or no text, a sum that ends within a value
+            raise MalformedMessageError(f"not a stored sum: {type(error).__name__}") from error
+
+    @classmethod
+    def _of(cls, stored: Stored, directory: Mapping[str, VerifyKey]) -> SumServer:
         return cls(
             plan=stored.plan,
             directory=directory,
