@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from protocol import cbor
-from protocol.errors import ConfigError, LocalProtocolError, RemoteProtocolError
+from protocol.errors import ConfigError, LocalProtocolError, MalformedMessageError, RemoteProtocolError
 from protocol.fields import plain
 from protocol.secure_sum import quantise
 from protocol.secure_sum.messages import (
