@@ -12,12 +12,15 @@ STAMPS := $(VENV)/.stamps
 # Arguments for pip, such as where to find wheels: make test PIP_ARGS="--find-links DIR"
 PIP_ARGS ?=
 # make demo: the broker (embedded or mosquitto), FULL=1 for the long version, CHAOS=1 to kill processes on the way,
-# SECURE=1 for certificates (Mosquitto), PRIVACY=secure-sum for sums that alone can be read
+# SECURE=1 for certificates (Mosquitto), PRIVACY=secure-sum for sums that alone can be read, DP=central EPSILON=8 for
+# differential privacy
 BROKER ?=
 FULL ?=
 PRIVACY ?=
 CHAOS ?=
 SECURE ?=
+DP ?=
+EPSILON ?= 8
 # make test: arguments for pytest, as in make test PYTEST_ARGS="tests/protocol -x"
 PYTEST_ARGS ?=
 WORKERS ?= 2
@@ -39,7 +42,8 @@ help: ## Show this list
 
 demo: $(STAMPS)/demo ## Four devices make one model better, on this machine, in minutes
 	$(BIN)/python -m deploy.demo $(if $(BROKER),--broker $(BROKER)) $(if $(filter-out 0 no false,$(FULL)),--full) \
-	  $(if $(filter-out 0 no false,$(CHAOS)),--chaos) $(if $(filter-out 0 no false,$(SECURE)),--secure) $(if $(PRIVACY),--privacy $(PRIVACY))
+	  $(if $(filter-out 0 no false,$(CHAOS)),--chaos) $(if $(filter-out 0 no false,$(SECURE)),--secure) $(if $(PRIVACY),--privacy $(PRIVACY)) \
+	  $(if $(DP),$(if $(filter central,$(DP)),--epsilon $(EPSILON),$(error DP=$(DP): only DP=central is there)))
 
 test: $(STAMPS)/dev ## Run all tests: the parallel-safe ones together, then the timing ones alone
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not serial" $(PYTEST_ARGS)

@@ -51,7 +51,7 @@ def fold_privately(stored: StoredRound, state: State, entry: LedgerEntry, *, n_p
     """
     if entry.noise_seed is None:
         raise StorageError(f"the noise of round {entry.round} was deleted after its fold")
-    result = private_mean(stored.deltas(), _terms(entry), n_params=n_params, seed=entry.noise_seed)
+    result = private_mean(stored, _terms(entry), n_params=n_params, seed=entry.noise_seed)
     return stored.fold_deltas(state, [(result.mean, 1)]), result.next_clip
 
 

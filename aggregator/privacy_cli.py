@@ -29,7 +29,9 @@ def privacy() -> None:
     metavar="D",
     help="Chance of no promise; default N^-1.1, at most 0.01.",
 )
-@click.option("--params", type=click.IntRange(1), default=_DEMO_PARAMS, show_default=True, help="Adapter parameters.")
+@click.option(
+    "--params", type=click.IntRange(1), default=_DEMO_PARAMS, show_default=True, metavar="P", help="Adapter parameters."
+)
 @click.option(
     "--sampling",
     type=click.Choice(["poisson", "none"]),
@@ -39,7 +41,10 @@ def privacy() -> None:
 )
 @_JSON
 def plan(*, clients: int, cohort: int, rounds: int, epsilon: float, as_json: bool, **more: object) -> None:
-    """Print the noise that a budget needs, epsilon by round, and whether anything can be learnt under it."""
+    """Print the noise that a budget needs, and what it means.
+
+    With epsilon by round, and whether anything can be learnt under so much noise.
+    """
     from aggregator.core.privacy.planning import BudgetQuestion  # noqa: PLC0415 - a command loads what it uses
     from aggregator.privacy_report import print_plan  # noqa: PLC0415
 

@@ -136,6 +136,7 @@ epsilon after round {by_round}
 noise against a mean update of {question.n_params} parameters, at the clip: {plan.noise_to_update:.3g} times as long \
 in a round, {plan.noise_to_learning:.3g} times over all rounds
 {_VERDICTS[plan.verdict]}
-{plan.cohort_needed} devices in every round would make the two equal; a quarter of the parameters halves the noise
+with {plan.cohort_needed} devices in every round, none of them chosen by chance, the two would be as long; a quarter \
+of the parameters halves the noise
 (what is said about learning is a rule of thumb; the privacy figures are the accountant's)"""
     return [*text.splitlines(), *(f"warning: {one}" for one in plan.warnings)]

@@ -30,6 +30,7 @@ from aggregator.adapters.sql_sums import SqlSums
 from aggregator.brokers import Brokers, make_brokers
 from aggregator.conversation import Conversation
 from aggregator.core.strategies import STRATEGIES
+from aggregator.core.strategy_choice import options_of, refuse_unfit
 from aggregator.created_tasks import to_settings, with_created
 from aggregator.evaluations import Evaluations
 from aggregator.steering import Steering
@@ -203,6 +204,8 @@ def open_task(settings: TaskSettings, folders: Folders, *, make_key: bool) -> Ta
         sweep(key_file.parent)
         save_key(key_file, TaskKey.generate())
     strategy = STRATEGIES[settings.strategy]
+    options = options_of(settings.strategy, settings.strategy_options)
+    refuse_unfit(settings.strategy, options, layout=bundle.layout, plan=settings.plan)
     terms = settings.privacy.terms(settings.cohort, settings.min_cohort)
     if terms is not None:
         check_terms(settings.id, terms)

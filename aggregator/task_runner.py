@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from aggregator.core.privacy.sampling import PoissonSampling
     from aggregator.core.records import CommandRecord, TaskState
     from aggregator.task_setup import TaskSetup, World
+    from protocol.messages import Plan
 
 __all__ = ["GRACE_S", "TaskRunner"]
 
@@ -182,6 +183,7 @@ class TaskRunner:
             round_state=round_.state,
             version=round_.version,
             seal_adapter=settings.privacy.seal_adapter,
+            n_values_of=lambda device: self.setup.shape(device, version=round_.version).n_values,
             max_step_bytes=self.setup.max_step_bytes,
             sampling=self._sampling,
         )
@@ -209,7 +211,7 @@ class TaskRunner:
 
     def _hand_work(self, admitted: Admitted, *, n_bytes: int) -> Outgoing:
         """Keep that the device takes part and return its work."""
-        device, round_, settings = admitted.device, self._round, self.setup.settings
+        device, round_ = admitted.device, self._round
         work = self._world.conversation.work(
             device,
             Work(
@@ -217,7 +219,7 @@ class TaskRunner:
                 round=round_.round,
                 version=round_.version,
                 bundle_id=self.setup.bundle.id,
-                plan=plan_for(settings.plan, task=self.task, round_=round_.round, device=device),
+                plan=self._plan_for(device),
                 adapter=self._adapter_for(admitted),
                 adapter_sealed=settings.privacy.seal_adapter or None,
                 task_key=self.setup.key.public_raw,
@@ -297,8 +299,7 @@ class TaskRunner:
 
     def adapter(self, version: int) -> NDArray[np.float32]:
         """Return the adapter of ``version``, float32 [n_params]."""
-        (record,) = [one for one in self._world.store.versions(self.task) if one.version == version]
-        return self._load_state(record)[ADAPTER]
+        return self._state_of(version)[ADAPTER]
 
     # -- how ---------------------------------------------------------------------------------------------------------
 
@@ -307,7 +308,8 @@ class TaskRunner:
             raise self._privacy.no_budget()
         bundle, now = self.setup.bundle, self._world.clock.unix_s()
         initial = load_vector(bundle.path(ADAPTER_FILE), n_values=self.setup.n_params)
-        state = self.setup.strategy.init(bundle.layout, StrategyConfig(initial_adapter=initial))
+        config = StrategyConfig(initial_adapter=initial, options=self.setup.options)
+        state = self.setup.strategy.init(bundle.layout, config)
         record = VersionRecord(
             task=self.task,
             version=0,
@@ -316,20 +318,20 @@ class TaskRunner:
             n_updates=0,
             created_unix_s=now,
         )
-        task = TaskRecord(task=self.task, bundle_id=bundle.id, strategy=self.setup.settings.strategy, state="open")
+        task = TaskRecord(task=self.task, bundle_id=bundle.id, strategy=self.setup.strategy_identity, state="open")
         self._world.store.add_task(task, record, self._new_round(1, version=0))
 
     def _check_same(self, known: TaskRecord) -> None:
-        settings, bundle_id = self.setup.settings, self.setup.bundle.id
+        identity, bundle_id = self.setup.strategy_identity, self.setup.bundle.id
         if known.bundle_id != bundle_id:
             raise ConfigError(
                 f"task {self.task}: it was begun with bundle {known.bundle_id[:12]}, its folder now has "
                 f"{bundle_id[:12]}; give the new bundle a new task id"
             )
-        if known.strategy != settings.strategy:
+        if known.strategy != identity:
             raise ConfigError(
                 f"task {self.task}: it was begun with strategy {known.strategy}, the configuration says "
-                f"{settings.strategy}; give it a new task id"
+                f"{identity} (the part after # stands for strategy_options); give it a new task id"
             )
         entries, rounds = self._world.store.ledger(self.task), self._world.store.rounds(self.task)
         told = [one.round for one in rounds if one.state in {"closing", "folded"}]
@@ -465,11 +467,21 @@ class TaskRunner:
     def _broadcast(self) -> bytes:
         version = self._round.version
         if self._payload is None or self._payload[0] != version:
-            self._payload = (version, broadcast_payload(self.adapter(version), self.setup.settings.broadcast))
+            vector = self.setup.strategy.broadcast(self._state_of(version))
+            self._payload = (version, broadcast_payload(vector, self.setup.settings.broadcast))
         return self._payload[1]
 
+    def _plan_for(self, device: str) -> Plan:
+        round_ = self._round
+        plan = plan_for(self.setup.settings.plan, task=self.task, round_=round_.round, device=device)
+        return dataclasses.replace(plan, terms=self.setup.terms(device, version=round_.version))
+
+    def _state_of(self, version: int) -> State:
+        (record,) = [one for one in self._world.store.versions(self.task) if one.version == version]
+        return self._load_state(record)
+
     def _load_state(self, record: VersionRecord) -> State:
-        return load_state(record.state, self._world.blobs, n_params=self.setup.n_params)
+        return load_state(record.state, self._world.blobs)
 
     def _fold(self) -> None:
         store, round_ = self._world.store, self._round
@@ -494,7 +506,7 @@ class TaskRunner:
             is_last=is_last,
             private=private,
         )
-        self._log_fold(version)
+        self._log_fold(version, state)
         self._forget(updates)
         self._load()
         if self.is_finished:
@@ -526,7 +538,7 @@ class TaskRunner:
         self._outbox += outgoing
         return None
 
-    def _log_fold(self, version: VersionRecord) -> None:
+    def _log_fold(self, version: VersionRecord, state: State) -> None:
         summary = self._world.store.summary(self.task, self._round.round)
         event(
             "version-folded",
@@ -540,6 +552,10 @@ class TaskRunner:
             bytes_down=summary.bytes_down,
             loss=summary.loss,
         )
+        # Single values of a strategy's state are there to be watched, such as fedit's aggregation_error.
+        figures = {name: float(vector[0]) for name, vector in state.items() if vector.size == 1 and name != ADAPTER}
+        if figures:
+            event("fold-figures", task=self.task, version=version.version, figures=figures)
 
     def _abandon(self, why: RoundEvent) -> None:
         store, round_ = self._world.store, self._round

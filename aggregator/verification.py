@@ -82,7 +82,7 @@ def _check(  # noqa: PLR0913 - one version and its surroundings
     this: VersionRecord,
     rounds: dict[int, RoundRecord],
 ) -> str | None:
-    kept = load_state(this.state, blobs, n_params=setup.n_params)  # also checks the blobs against their names
+    kept = load_state(this.state, blobs)  # also checks the blobs against their names
     if before is None:
         return None
     if this.round is None:  # an older version again: a rollback
@@ -95,7 +95,7 @@ def _check(  # noqa: PLR0913 - one version and its surroundings
     updates = canonical_order(store.updates(setup.settings.id, this.round))
     summed = None if sums is None else sums.state(setup.settings.id, this.round)
     entry = next((one for one in store.ledger(setup.settings.id) if one.round == this.round), None)
-    state = load_state(before.state, blobs, n_params=setup.n_params)
+    state = load_state(before.state, blobs)
     if summed is not None:
         again, n_updates = fold_sum(setup, round_, summed, state)
     else:

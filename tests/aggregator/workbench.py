@@ -85,11 +85,13 @@ PLAN = Plan(optimizer=Optimizer(), codec=Codec(name="int8-block", block=16), cli
 B = TypeVar("B")
 
 
-def make_bundle(folder: Path, *, n_params: int = N_PARAMS, seed: int = 0) -> Path:
-    """Write a bundle that is valid except that its graphs are a few dummy bytes."""
+def make_bundle(folder: Path, *, n_params: int = N_PARAMS, seed: int = 0, layout: Layout | None = None) -> Path:
+    """Write a bundle that is valid except that its graphs are a few dummy bytes; without a layout it is a head."""
     folder.mkdir(parents=True)
+    if layout is None:
+        layout = Layout(tensors=(TensorSlot(name="head", shape=(n_params,), offset=0, role="head"),))
+    n_params = layout.n_params
     adapter = np.random.default_rng(seed).normal(0, 0.1, n_params).astype("<f4")
-    layout = Layout(tensors=(TensorSlot(name="head", shape=(n_params,), offset=0, role="head"),))
     contents = {
         LAYOUT: layout.to_bytes(),
         ADAPTER: adapter.tobytes(),
@@ -328,6 +330,7 @@ class Bench:
         self.keep_folded_updates = True
         self.chain_of: Callable[[str], tuple[bytes, ...]] | None = None
         self.service: Service
+        self.world: World
         self.store: SqlStore
         self.start()
 
@@ -361,7 +364,7 @@ class Bench:
         )
         self.setup = open_task(self.settings, self.folders, make_key=True)
         link: Link = hooked_link
-        self.runner = TaskRunner(self.setup, world)
+        self.runner = TaskRunner(self.setup, self.world)
         self.evaluations = Evaluations(self.evaluator, hooked_store)
         parts = Parts(
             world=world,
