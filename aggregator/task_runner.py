@@ -221,7 +221,7 @@ class TaskRunner:
                 bundle_id=self.setup.bundle.id,
                 plan=self._plan_for(device),
                 adapter=self._adapter_for(admitted),
-                adapter_sealed=settings.privacy.seal_adapter or None,
+                adapter_sealed=self.setup.settings.privacy.seal_adapter or None,
                 task_key=self.setup.key.public_raw,
                 seconds_left=self.seconds_left,
                 secure_sum=self.setup.sum_terms,
