@@ -155,12 +155,19 @@ class Desk:
         ]
         return {
             **self._overview(task),
+            "secure_sum": self._sum_terms(task.task),
             "rounds": [self._round_facts(one) for one in self._store.rounds(task.task)],
             "versions": versions,
             "refusals": self._store.refusals(task.task),
             "refusals_of_no_task": self._store.refusals(""),
             "privacy": self._ledger(task.task),
         }
+
+    def _sum_terms(self, task: str) -> dict[str, Any] | None:
+        """Return what devices are told of a task's secure sums, defaults included; None where it makes none."""
+        one = self._settings.get(task)
+        terms = None if one is None else one.privacy.terms(one.cohort, one.min_cohort)
+        return None if terms is None else dataclasses.asdict(terms)
 
     def _ledger(self, task: str) -> dict[str, Any]:
         settings = self._settings.get(task)
