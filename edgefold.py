@@ -28,6 +28,7 @@ _COMMANDS: Final = {
     "broker": ("aggregator.cli", "broker", "Run only the MQTT broker, apart from the aggregator."),
     "task": ("aggregator.task_cli", "task", "Create tasks, look at them, pause, stop, roll back, export."),
     "devices": ("aggregator.cli", "devices", "Let devices in and shut them out."),
+    "simulate": ("deploy.simulate.cli", "simulate", "Try a service with thousands of virtual devices."),
     "agent": ("edge_agent.cli", "agent", "Make this machine a learning device."),
 }
 _EXTRAS: Final = {"export": "export", "aggregator": "aggregator"}
