@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from aggregator.fold_pool import MAX_WORKERS
 from aggregator.gate_settings import GateSettings  # noqa: TC001 - read from the annotation at run time
 from aggregator.privacy_settings import PrivacySettings
 from aggregator.selection_settings import SelectionSettings
@@ -43,6 +44,7 @@ class ServiceSettings:
     folder: PathText
     key: PathText  # Ed25519, hex; made with mode 0600 if it is missing
     keep_folded_updates: bool = False  # kept, they let `edgefold task verify` fold again; they grow without bound
+    fold_workers: Annotated[int, Range(0, MAX_WORKERS)] = 0  # threads for a fold; 0: one for each core
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

@@ -146,6 +146,7 @@ class Workshop:
             clock=SystemClock(),
             conversation=Conversation(fleet=service.fleet, key=self.key),
             keep_folded_updates=service.keep_folded_updates,
+            fold_workers=service.fold_workers,
             sums=SumParts(
                 store=sums, directory=DeviceDirectory(self.devices), chain_of=chain_source(self.config, self.enrolled)
             ),

@@ -465,7 +465,10 @@ class TaskRunner:
         if summed is not None:
             return fold_sum(self.setup, self._round, summed, state)
         fleet = self._world.conversation.fleet
-        stored = StoredRound(self.setup, self._round, updates, blobs=self._world.blobs, fleet=fleet)
+        world = self._world
+        stored = StoredRound(
+            self.setup, self._round, updates, blobs=world.blobs, fleet=fleet, workers=world.fold_workers
+        )
         return stored.fold_into(state), len(updates)
 
     def _close_sum_step(self) -> None:

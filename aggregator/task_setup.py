@@ -71,4 +71,5 @@ class World:
     clock: Clock
     conversation: Conversation
     keep_folded_updates: bool = False
+    fold_workers: int = 0  # threads that open a round's updates; 0: one for each core
     sums: SumParts | None = None

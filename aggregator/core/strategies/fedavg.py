@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aggregator.core.blocked import add_weighted
 from aggregator.core.folding import ADAPTER
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def fold(state: State, deltas: Deltas, context: FoldContext) -> State:
     for delta, n_examples in deltas:
         if n_examples <= 0:
             raise ValueError(f"n_examples is {n_examples}, expected a positive number")
-        total += np.multiply(delta, n_examples, dtype=np.float64)
+        add_weighted(total, delta, n_examples)
         n_total += n_examples
     if n_total == 0:
         return state
