@@ -50,10 +50,13 @@ class StoredUpdates:
         stored = StoredRound(self.setup, self.round, self.updates, blobs=self.blobs, fleet=FLEET, workers=workers)
         return stored.fold_into({ADAPTER: self.adapter})[ADAPTER]
 
+    def delta(self, i: int) -> NDArray[np.float32]:
+        return codec.decode(self.payloads[i], n_values=self.adapter.size)
+
     def reference(self) -> NDArray[np.float32]:
         total, n = np.zeros(self.adapter.size, np.float64), 0
-        for i, payload in enumerate(self.payloads):
-            total += np.multiply(codec.decode(payload, n_values=self.adapter.size), i + 1, dtype=np.float64)
+        for i in range(len(self.payloads)):
+            total += np.multiply(self.delta(i), i + 1, dtype=np.float64)
             n += i + 1
         return (total / n + self.adapter).astype(np.float32)
 
