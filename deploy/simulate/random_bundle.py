@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["write_random_bundle"]
 
+# An ONNX ModelProto with ir_version 10, opset 20 of the default domain, and a graph of a name and no node.
+_EMPTY_GRAPH: Final = b"\x08\x0a" + b"\x3a\x07\x12\x05empty" + b"\x42\x02\x10\x14"
+
 
 def write_random_bundle(folder: Path, *, n_params: int, seed: int) -> Path:
     """Write a bundle with an adapter of ``n_params`` values and return its folder; it cannot be trained.
@@ -42,8 +45,8 @@ def write_random_bundle(folder: Path, *, n_params: int, seed: int) -> Path:
         LAYOUT: layout.to_bytes(),
         PARITY: b"{}\n",
         "tokenizer.json": b"{}\n",
-        "train.onnx": b"",
-        "eval.onnx": b"",
+        "train.onnx": _EMPTY_GRAPH,
+        "eval.onnx": _EMPTY_GRAPH,
     }
     manifest = Manifest(
         model=ModelFacts(source="random", family="none", n_parameters=n_params),
