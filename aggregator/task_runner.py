@@ -519,7 +519,10 @@ class TaskRunner:
         if summed is not None:
             return *fold_sum(self.setup, self._round, summed, state), None
         fleet = self._world.conversation.fleet
-        stored = StoredRound(self.setup, self._round, updates, blobs=self._world.blobs, fleet=fleet)
+        world = self._world
+        stored = StoredRound(
+            self.setup, self._round, updates, blobs=world.blobs, fleet=fleet, workers=world.fold_workers
+        )
         if self._privacy is None:
             return stored.fold_into(state), len(updates), None
         entry = self._privacy.spend(self._round.round)

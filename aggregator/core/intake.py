@@ -12,8 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, Protocol, TypeAlias, cast
 
-import numpy as np
-
+from aggregator.core.blocked import squared_norm
 from aggregator.core.bounds import max_message_bytes, max_update_norm
 from aggregator.core.rounds import SUM_STATES
 from protocol import codec, sealing, signing, topics
@@ -34,6 +33,7 @@ from protocol.messages import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from aggregator.core.privacy.sampling import PoissonSampling
@@ -352,8 +352,7 @@ def _of_this_round(device: str, update: Update | SumStep, view: TaskView, ledger
 
 
 def _within_bounds(content: UpdateContent, delta: NDArray[np.float32], view: TaskView) -> None:
-    # Not np.linalg.norm: it goes to BLAS, whose threads cost 10 ms a call on cores that train.
-    norm = math.sqrt(float(np.square(delta, dtype=np.float64).sum()))
+    norm = math.sqrt(squared_norm(delta))
     bound = max_update_norm(view.plan, delta.size)
     if norm > bound:
         _refuse("norm-exceeded", f"a delta of norm {norm:.4g}, at most {bound:.4g} is taken")
