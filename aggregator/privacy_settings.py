@@ -44,6 +44,8 @@ class PrivacySettings:
     """``[task.privacy]``."""
 
     level: Literal["sealed", "secure-sum"] = "sealed"  # sealed: the aggregator reads single updates, nobody else does
+    # The adapter goes to each device under a key that the device made for this round: 1.1 kB and one sealing more.
+    seal_adapter: bool = False
     secure_sum: SecureSumSettings = field(default_factory=SecureSumSettings)
     dp: DpSettings | None = None
 

@@ -154,6 +154,7 @@ class Workshop:
             conversation=Conversation(fleet=service.fleet, key=self.key),
             accountant=ProcessAccountant(),
             keep_folded_updates=service.keep_folded_updates,
+            fold_workers=service.fold_workers,
             sums=SumParts(
                 store=sums, directory=DeviceDirectory(self.devices), chain_of=chain_source(self.config, self.enrolled)
             ),
