@@ -137,6 +137,19 @@ def promote(task_id: str, version: int, config_path: Path, *, wait_s: float, as_
     _ask("promote", task_id, config_path, version=version, wait_s=wait_s, as_json=as_json)
 
 
+@task.command("rotate-key")
+@_TASK
+@CONFIG_OPTION
+@_WAIT
+@JSON_OPTION
+def rotate_key(task_id: str, config_path: Path, *, wait_s: float, as_json: bool) -> None:
+    """Seal to a new key from the next round on; the old one is destroyed when that round opens.
+
+    With service.keep_folded_updates = true old keys stay, as the updates do.
+    """
+    _ask("rotate-key", task_id, config_path, wait_s=wait_s, as_json=as_json)
+
+
 def _ask(
     verb: Verb, task_id: str, config_path: Path, *, version: int | None = None, wait_s: float, as_json: bool
 ) -> None:
