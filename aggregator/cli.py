@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-__all__ = ["CONFIG_OPTION", "JSON_OPTION", "broker", "devices", "serve"]
+__all__ = ["CONFIG_OPTION", "JSON_OPTION", "broker", "devices", "serve", "strategies"]
 
 CONFIG_OPTION = click.option(
     "--config",
@@ -116,6 +116,18 @@ def broker(config_path: Path) -> None:
     from aggregator.serve import run_broker  # noqa: PLC0415
 
     run_broker(load_config(config_path))
+
+
+@click.command()
+@JSON_OPTION
+def strategies(*, as_json: bool) -> None:
+    """List the fold strategies: what each needs of devices and bundle, and what it goes together with.
+
+    A task chooses one by `strategy = "NAME"`; options go into [task.strategy_options]. docs/strategies.md has more.
+    """
+    from aggregator.strategy_list import print_strategies  # noqa: PLC0415
+
+    print_strategies(as_json=as_json)
 
 
 @click.group()

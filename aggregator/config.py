@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+from aggregator.core.strategy_choice import options_of
+from aggregator.dp_settings import check_dp
 from aggregator.gate_settings import GateSettings  # noqa: TC001 - read from the annotation at run time
 from aggregator.http_settings import HttpSettings  # noqa: TC001 - likewise
 from aggregator.privacy_settings import PrivacySettings
@@ -109,7 +111,8 @@ class TaskSettings:
 
     id: Name
     bundle: PathText
-    strategy: Literal["fedavg"] = "fedavg"
+    strategy: Name = "fedavg"  # `edgefold strategies` lists them
+    strategy_options: Annotated[dict[Name, Any], Length(0, 64)] = field(default_factory=dict)  # the strategy's own
     rounds: Annotated[int, Range(1, 10**6)]  # folded ones; abandoned rounds do not count
     cohort: Annotated[int, Range(1, 10**5)]  # a round closes as soon as so many updates are in
     min_cohort: Annotated[int, Range(1, 10**5)]  # fewer at the deadline and the round is abandoned
@@ -124,7 +127,7 @@ class TaskSettings:
     gate: GateSettings | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a round that could never close, and a gate that measures nothing."""
+        """Refuse a round that could never close, a gate that measures nothing, and what no strategy can keep."""
         if self.gate is not None:
             missing = sorted(set(self.gate.sets) - set(self.evaluation.sets if self.evaluation else {}))
             if self.evaluation is None or missing:
@@ -133,6 +136,10 @@ class TaskSettings:
         if self.min_cohort > self.cohort:
             raise FieldError(f"min_cohort: {self.min_cohort} is more than cohort = {self.cohort}")
         self.privacy.check_cohort(self.cohort, self.min_cohort)
+        options_of(self.strategy, self.strategy_options)
+        if self.plan.terms is not None:
+            raise FieldError("plan.terms: they are the strategy's to set, see strategy_options")
+        check_dp(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,4 +201,5 @@ def resolve_task(task: TaskSettings, folder: Path) -> TaskSettings:
     if evaluation is not None:
         sets = {name: resolve(text) for name, text in evaluation.sets.items()}
         evaluation = dataclasses.replace(evaluation, sets=sets)
-    return dataclasses.replace(task, bundle=resolve(task.bundle), evaluation=evaluation)
+    privacy = task.privacy.resolved(resolve)
+    return dataclasses.replace(task, bundle=resolve(task.bundle), evaluation=evaluation, privacy=privacy)

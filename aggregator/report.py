@@ -17,6 +17,7 @@ from aggregator.adapters.sql_sums import SqlSums
 from aggregator.config import load_config
 from aggregator.core.gates import statuses
 from aggregator.created_tasks import with_created
+from aggregator.privacy_report import ledger_facts, print_ledger_facts
 from aggregator.setup import Folders, open_task
 from aggregator.verification import verify_task
 from protocol.errors import ConfigError, TrustError
@@ -57,7 +58,14 @@ class Desk:
             rows = [{k: v for k, v in one.items() if k not in ("sets", "state_blobs")} for one in facts[name]]
             columns = list(rows[0]) if rows else []
             _print_table(f"{task}: {name}", columns, [list(row.values()) for row in rows])
+        if facts["privacy"]["rounds"]:
+            print_ledger_facts(facts["privacy"])
         return _print_table(f"{task}: refused", ["reason", "count"], [list(one) for one in facts["refusals"].items()])
+
+    def print_ledger(self, task: str, *, as_json: bool) -> None:
+        """Print what a task has spent of its privacy budget."""
+        facts = self._ledger(self._known(task).task)
+        return _print_json(facts) if as_json else print_ledger_facts(facts)
 
     def print_verification(self, task: str, *, as_json: bool) -> None:
         """Print whether the history holds.
@@ -147,11 +155,24 @@ class Desk:
         ]
         return {
             **self._overview(task),
+            "secure_sum": self._sum_terms(task.task),
             "rounds": [self._round_facts(one) for one in self._store.rounds(task.task)],
             "versions": versions,
             "refusals": self._store.refusals(task.task),
             "refusals_of_no_task": self._store.refusals(""),
+            "privacy": self._ledger(task.task),
         }
+
+    def _sum_terms(self, task: str) -> dict[str, Any] | None:
+        """Return what devices are told of a task's secure sums, defaults included; None where it makes none."""
+        one = self._settings.get(task)
+        terms = None if one is None else one.privacy.terms(one.cohort, one.min_cohort)
+        return None if terms is None else dataclasses.asdict(terms)
+
+    def _ledger(self, task: str) -> dict[str, Any]:
+        settings = self._settings.get(task)
+        dp = None if settings is None else settings.privacy.dp
+        return ledger_facts(self._folders, self._store, task, dp)
 
     def _statuses(self, task: str) -> dict[int, VersionStatus]:
         settings = self._settings.get(task)

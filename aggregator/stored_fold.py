@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aggregator.core.folding import FoldContext, fold_checked
+from aggregator.core.folding import FoldContext, Member, fold_checked
 from aggregator.core.intake import open_delta
 from protocol.codec import payload_bytes
 from protocol.messages import ENVELOPE_OVERHEAD_BYTES, Codec, Update
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from aggregator.core.folding import State
+    from aggregator.core.folding import Deltas, State
     from aggregator.core.records import RoundRecord, UpdateRecord
     from aggregator.ports import BlobStore
     from aggregator.task_setup import TaskSetup
@@ -43,15 +43,32 @@ class StoredRound:
         Raises:
             StorageError: a blob is missing or has changed; nothing was folded.
         """
-        layout = self._setup.bundle.layout
-        context = FoldContext(layout=layout, round=self._round.round, version=self._round.version)
-        return fold_checked(self._setup.strategy, state, self._deltas(), context)
+        return self.fold_deltas(state, self)
 
-    def _deltas(self) -> Iterator[tuple[NDArray[np.float32], int]]:
-        n_params = self._setup.n_params
+    def fold_deltas(self, state: State, deltas: Deltas) -> State:
+        """Return the strategy's next state from ``deltas``, such as one noisy mean in place of the updates."""
+        layout = self._setup.bundle.layout
+        context = FoldContext(
+            layout=layout,
+            round=self._round.round,
+            version=self._round.version,
+            options=self._setup.options,
+            members=tuple(Member(device=record.device) for record in self._updates),
+        )
+        return fold_checked(self._setup.strategy, state, deltas, context)
+
+    def __iter__(self) -> Iterator[tuple[NDArray[np.float32], int]]:
+        """Open the updates one by one, anew each time, since some folds pass more than once.
+
+        Each is float32 [n_params], with controls [2 n_params], and its examples.
+
+        Raises:
+            StorageError: a blob is missing or has changed.
+        """
         # Not the plan's bound: the plan may have changed since the update was taken.
-        max_bytes = payload_bytes(Codec(name="float32"), n_params) + ENVELOPE_OVERHEAD_BYTES
+        max_bytes = payload_bytes(Codec(name="float32"), self._setup.max_values) + ENVELOPE_OVERHEAD_BYTES
         for record in self._updates:
+            shape = self._setup.shape(record.device, version=self._round.version)
             update = Update(
                 task=record.task,
                 round=record.round,
@@ -65,7 +82,7 @@ class StoredRound:
                 fleet=self._fleet,
                 device=record.device,
                 key=self._setup.key,
-                n_params=n_params,
+                n_params=shape.n_values,
                 max_bytes=max_bytes,
             )
-            yield delta, content.n_examples  # float32 [n_params]
+            yield shape.expand(delta), content.n_examples  # float32 [n_params], with controls [2 n_params]

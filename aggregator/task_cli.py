@@ -137,6 +137,30 @@ def promote(task_id: str, version: int, config_path: Path, *, wait_s: float, as_
     _ask("promote", task_id, config_path, version=version, wait_s=wait_s, as_json=as_json)
 
 
+@task.command("export-model")
+@_TASK
+@_VERSION
+@CONFIG_OPTION
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The new folder.")
+@click.option("--model", help="The model that the bundle was made of; by default what its manifest names.")
+@JSON_OPTION
+@click.pass_context
+def export_model(  # noqa: PLR0913 - a command's options are its arguments
+    ctx: click.Context, task_id: str, version: int, config_path: Path, *, out: Path, model: str | None, as_json: bool
+) -> None:
+    """Merge VERSION into its base: a Hugging Face folder and an ONNX inference model that give the same logits.
+
+    Needs edgefold[export]. Nothing is written unless the logits agree on sample batches.
+    """
+    from aggregator import report  # noqa: PLC0415
+    from aggregator.config import load_config  # noqa: PLC0415
+    from aggregator.model_export import export_model as run  # noqa: PLC0415
+
+    with report.opened(config_path) as desk:
+        record, bundle = desk.version(task_id, version), desk.settings(task_id).bundle
+    ctx.exit(run(load_config(config_path), record, bundle=bundle, out=out, model=model, as_json=as_json))
+
+
 def _ask(
     verb: Verb, task_id: str, config_path: Path, *, version: int | None = None, wait_s: float, as_json: bool
 ) -> None:

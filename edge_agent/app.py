@@ -67,7 +67,7 @@ from protocol.sealing import binding, seal
 from protocol.signing import SERVICE, SigningKey, VerifyKey, open_envelope, sign
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from edge_agent.adapters.device_folder import DeviceFolder
@@ -355,14 +355,16 @@ class Agent:
         self._folder.clear_scratch()
         adapter = self._folder.scratch / "adapter.payload"
         write_bytes(adapter, work.adapter)
-        residual = self._residual(job)
+        residual = self._left(self._state.residual_of.get(job.bundle_id), self._folder.residual_path)
+        kept = self._left(self._state.kept_of.get(job.task), self._folder.kept_path)
         train_job = TrainJob(
             bundle=str(self._bundles[job.bundle_id]),
             data=str(self._data),
             out=str(self._folder.scratch),
             plan=work.plan,
             adapter=str(adapter),
-            residual=None if residual is None or work.secure_sum is not None else str(residual),
+            residual=None if work.secure_sum is not None else residual,
+            kept=kept,
             sum_clip=None if work.secure_sum is None else work.secure_sum.clip,
             threads=self._trainer_settings.n_threads,
             max_examples=self._max_examples,
@@ -375,10 +377,11 @@ class Agent:
         except EngineError as error:
             self._ends.put((job, error))
 
-    def _residual(self, job: Job) -> Path | None:
-        update_id = self._state.residual_of.get(job.bundle_id)
-        path = None if update_id is None else self._folder.residual_path(update_id)
-        return path if path is not None and path.is_file() else None
+    @staticmethod
+    def _left(update_id: bytes | None, path_of: Callable[[bytes], Path]) -> str | None:
+        """Return the file that an accepted update left, if there is one."""
+        path = None if update_id is None else path_of(update_id)
+        return str(path) if path is not None and path.is_file() else None
 
     def _trainer_ended(self, job: Job, outcome: TrainResult | EdgefoldError) -> None:
         self._ends.put((job, outcome))  # on the trainer's thread: nothing but this

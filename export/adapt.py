@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PretrainedConfig, PreTrainedModel
 
-from export.load import Source, image_facts
+from export.load import Source, image_facts, series_facts
 from export.problems import Inputs
 from export.quantise import Precision, Table, quantise
 from models.adapters import Recipe, Trainable, add_adapter, flatten, parts_of
 from models.family import Family
-from models.task import Task, build
+from models.task import TEXT_INPUTS, Task, build
 from models.tasks import TASKS
 from protocol.bundle import TierFacts
 from protocol.errors import ConfigError
@@ -73,8 +73,8 @@ class Options:
 
     @property
     def has_labels(self) -> bool:
-        """Return whether the task's examples have labels; such a task has a new head."""
-        return TASKS[self.task].has_head
+        """Return whether the task's examples have labels."""
+        return TASKS[self.task].has_labels
 
     @property
     def is_text(self) -> bool:
@@ -84,7 +84,7 @@ class Options:
     @property
     def parts(self) -> tuple[str, ...]:
         """Return the adapter's parts in their order."""
-        return parts_of(self.adapter, has_head=self.has_labels)
+        return parts_of(self.adapter, has_head=TASKS[self.task].has_head)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,12 +121,9 @@ def adapt(source: Source, options: Options) -> Adapted:
         message = f"{source.name}: not a Hugging Face model folder: {str(error).splitlines()[0][:200]}"
         raise ConfigError(message) from error
     if options.is_text:
-        _refuse_long_texts(model.config, family, options, source.name)
-        if "soft-prompt" in options.parts and not family.takes_prompt:
-            message = f"--adapter {options.adapter}: a soft prompt cannot be traced in the {family.name} family yet"
-            raise ConfigError(message)
-    elif "soft-prompt" in options.parts:
-        message = f"--adapter {options.adapter}: a soft prompt stands beside text, and {task.kind} has none"
+        _refuse_long_texts(model.config.get_text_config(), family, options, source.name)
+    if "soft-prompt" in options.parts and task.inputs != TEXT_INPUTS:
+        message = f"--adapter {options.adapter}: a soft prompt stands beside text, and {task.kind} is not on text alone"
         raise ConfigError(message)
     n_parameters = sum(p.numel() for p in model.parameters())
     recipe = Recipe(
@@ -148,14 +145,21 @@ def adapt(source: Source, options: Options) -> Adapted:
         layout=_layout(parts),
         theta=flatten(model, parts).numpy(),
         n_parameters=n_parameters,
-        inputs=Inputs(
-            vocabulary=model.config.vocab_size if options.is_text else None,
-            max_tokens=options.max_tokens if options.is_text else None,
-            images=None if options.is_text else image_facts(source.folder, model.config),
-            n_labels=options.n_labels,
-        ),
-        pad_id=(model.config.pad_token_id or 0) if options.is_text else 0,
+        inputs=_inputs(model.config, source, options),
+        pad_id=(model.config.get_text_config().pad_token_id or 0) if options.is_text else 0,
         table=quantise(model, options.precision),
+    )
+
+
+def _inputs(config: PretrainedConfig, source: Source, options: Options) -> Inputs:
+    names = TASKS[options.task].inputs
+    return Inputs(
+        kind=options.task,
+        vocabulary=config.get_text_config().vocab_size if options.is_text else None,
+        max_tokens=options.max_tokens if options.is_text else None,
+        images=image_facts(source.folder, config) if "pixel_values" in names else None,
+        series=series_facts(config) if "series" in names else None,
+        n_labels=options.n_labels,
     )
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from transformers import PretrainedConfig
 
 from models.samples import SAMPLES, sample_folder
-from protocol.bundle import ImageFacts
+from protocol.bundle import ImageFacts, SeriesFacts
 from protocol.errors import ConfigError
 
-__all__ = ["Source", "image_facts", "load"]
+__all__ = ["Source", "image_facts", "load", "series_facts"]
 
 # What a model is made of. No *.py: edgefold never runs code that comes with a model.
 HUB_FILES = [
@@ -73,6 +73,7 @@ def image_facts(folder: Path, config: PretrainedConfig) -> ImageFacts:
     Raises:
         ConfigError: ``preprocessor_config.json`` is there and is not one.
     """
+    config = getattr(config, "vision_config", config)
     size = config.image_size
     height, width = (size, size) if isinstance(size, int) else size
     channels: int = config.num_channels
@@ -85,6 +86,13 @@ def image_facts(folder: Path, config: PretrainedConfig) -> ImageFacts:
     except (ValueError, AttributeError, TypeError) as error:
         message = f"{path.name}: no image_mean and image_std for {channels} channels in it: {error}"
         raise ConfigError(message) from error
+
+
+def series_facts(config: PretrainedConfig) -> SeriesFacts:
+    """Return the window and the horizon that a forecaster was pretrained on."""
+    return SeriesFacts(
+        context=config.context_length, horizon=config.prediction_length, channels=config.num_input_channels
+    )
 
 
 def _fetch(hub_id: str) -> Path:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from export.adapt import Adapted
-from export.parity import CLIP_GRAD_NORM, OPTIMIZER, Outcome
+from export.parity import CLIP_GRAD_NORM, Outcome, optimizer_of
 from export.problems import Batch, Problem
 from models.adapters import Trainable, flatten, named_trainables
 
@@ -25,12 +25,13 @@ def run_torch(adapted: Adapted, problem: Problem) -> Outcome:
     parameters = dict(adapted.model.named_parameters())
     trained = [parameters[part.parameter] for part in parts]
     _assign(parameters, torch.from_numpy(problem.theta), parts)
+    facts = optimizer_of(problem)
     optimizer = torch.optim.AdamW(
         trained,
-        lr=OPTIMIZER.learning_rate,
-        betas=(OPTIMIZER.beta1, OPTIMIZER.beta2),
-        eps=OPTIMIZER.epsilon,
-        weight_decay=OPTIMIZER.weight_decay,
+        lr=facts.learning_rate,
+        betas=(facts.beta1, facts.beta2),
+        eps=facts.epsilon,
+        weight_decay=facts.weight_decay,
     )
     losses = []
     try:

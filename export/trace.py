@@ -26,7 +26,7 @@ from export.narrow import narrow
 from models.adapters import Trainable, named_trainables
 from models.task import Task
 
-__all__ = ["Step", "trace"]
+__all__ = ["Step", "forward_program", "trace"]
 
 # The example that the tracer sees has two of these sizes, batch and sequence. The tracer takes sizes that are equal for
 # the same size, so they must occur as no dimension of the model (``--labels 5``, a picture of five tokens); as primes
@@ -73,7 +73,7 @@ def trace(
     batch = task.example(model.config, n_examples, n_tokens)
     n_inputs = len(task.inputs)
     program = _forward(task.wrap(model), task, batch[:n_inputs], max(max_tokens, n_tokens))
-    forward, to_train = program.module(check_guards=False), keep_slopes(program.module(check_guards=False))
+    forward, to_train = _module(program), keep_slopes(_module(program))
     if checkpoint:
         checkpoint_layers(to_train)
     trained = {f"model.{t.parameter}": t for t in layout}
@@ -103,6 +103,15 @@ def trace(
     return step(train, (*task.inputs, *task.targets), ("loss", "grad")), step(evaluate, task.inputs, task.outputs)
 
 
+def forward_program(
+    model: PreTrainedModel, task: Task, *, max_tokens: int
+) -> tuple[ExportedProgram, tuple[Tensor, ...]]:
+    """Return the logits of a task's model as a program of core operations with symbolic sizes, and example inputs."""
+    n_examples, n_tokens = _example_sizes(model)
+    inputs = task.example(model.config, n_examples, n_tokens)[: len(task.inputs)]
+    return _forward(task.wrap(model), task, inputs, max(max_tokens, n_tokens)), inputs
+
+
 def _example_sizes(model: nn.Module) -> tuple[int, int]:
     taken = {size for value in model.state_dict().values() for size in value.shape}
     n_examples, n_tokens, *_ = [prime for prime in PRIMES if prime not in taken]
@@ -112,7 +121,9 @@ def _example_sizes(model: nn.Module) -> tuple[int, int]:
 def _forward(module: nn.Module, task: Task, inputs: tuple[Tensor, ...], max_tokens: int) -> ExportedProgram:
     """Return the forward as a graph of core operations; the model's own mask code cannot be differentiated as it is."""
     most = {"batch": MOST_BATCH, "seq": max_tokens}
-    sizes = {name: Dim(name, min=LEAST[name], max=most[name]) for name in LEAST}
+    # AUTO: behind a soft prompt the tracer finds truths that it cannot prove, such as min(8 s + 24, 16 s + 48) being
+    # 8 s + 24, and of a named size it would refuse them. A size that it fixes instead is found by the parity pass.
+    sizes = {name: Dim.AUTO(min=LEAST[name], max=most[name]) for name in LEAST}
     free = tuple({axis: sizes[name] for axis, name in axes.items()} for axes in task.sizes)
     program = export(module, inputs, dynamic_shapes=free, strict=False)
     narrow(program.graph_module.graph)
@@ -120,6 +131,24 @@ def _forward(module: nn.Module, task: Task, inputs: tuple[Tensor, ...], max_toke
     # Decomposing BEFORE differentiating: otherwise batch and sequence are baked into the backward.
     decomposed: ExportedProgram = program.run_decompositions()
     return decomposed
+
+
+def _module(program: ExportedProgram) -> GraphModule:
+    """Return the program with every tensor of its own a parameter or a buffer, constants in the model's code too.
+
+    A tensor that code makes from a number (GPT-Neo's mask) becomes a bare attribute, which the lowering would lose.
+    """
+    module: GraphModule = program.module(check_guards=False)
+    known = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    for node in module.graph.nodes:
+        if node.op == "get_attr" and node.target not in known:
+            path, _, name = node.target.rpartition(".")
+            owner = module.get_submodule(path)
+            value = getattr(owner, name)
+            delattr(owner, name)
+            owner.register_buffer(name, value)
+            known[node.target] = value
+    return module
 
 
 def _plain(

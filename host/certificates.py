@@ -7,6 +7,7 @@ and whether at all is the aggregator's affair.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_PEM_BYTES",
     "check_chain",
+    "check_issuers",
     "der_of",
     "load_key",
     "load_pem",
@@ -140,19 +142,47 @@ def open_request(data: bytes, *, name: str) -> ec.EllipticCurvePublicKey:
     return key  # type: ignore[return-value]  # is_p256 says so
 
 
+def check_issuers(issuers: Sequence[x509.Certificate], *, root: x509.Certificate) -> x509.Certificate:
+    """Return the certificate that may sign leaves: the first of ``issuers``, or ``root`` if there are none.
+
+    RFC 5280, section 6.1.4: whatever signs must be an authority (basic constraints), for certificates (key usage), with
+    no more authorities below it than it allows. Without this every device could sign for every other.
+
+    Args:
+        issuers: from the one that signs leaves up to the one that ``root`` signed.
+        root: the only root that is believed.
+
+    Raises:
+        TrustError: one of them may not sign what it signed, or was not signed by the next (the service's fault).
+    """
+    chain = (*issuers, root)
+    try:
+        for one, issuer in pairwise(chain):
+            one.verify_directly_issued_by(issuer)
+        for n_below, one in enumerate(chain):
+            constraints = one.extensions.get_extension_for_class(x509.BasicConstraints).value
+            usage = one.extensions.get_extension_for_class(x509.KeyUsage).value
+            is_too_long = constraints.path_length is not None and n_below > constraints.path_length
+            if not constraints.ca or not usage.key_cert_sign or is_too_long:
+                raise TrustError(f"a certificate was signed by {name_of(one)}, which may not sign it")
+    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
+        raise TrustError("a certificate does not come from the fleet's root") from error
+    return chain[0]
+
+
 def check_chain(
     chain: Sequence[bytes], *, root: x509.Certificate, name: str, key: ec.EllipticCurvePublicKey
 ) -> tuple[x509.Certificate, ...]:
-    """Return the certificates of ``chain`` if its first is for ``name`` and ``key`` and its last is signed by ``root``.
+    """Return the certificates of ``chain``: its first is for ``name`` and ``key``, the others lead to ``root``.
 
     Raises:
         TrustError: any of it is not so (the service's fault).
     """
     try:
         certificates = tuple(x509.load_der_x509_certificate(one) for one in chain)
-        for one, issuer in zip(certificates, (*certificates[1:], root), strict=True):
-            one.verify_directly_issued_by(issuer)
-        is_own = name_of(certificates[0]) == name and public_bytes(certificates[0].public_key()) == public_bytes(key)
+        own, *issuers = certificates
+        own.verify_directly_issued_by(check_issuers(issuers, root=root))
+        is_own = name_of(own) == name and public_bytes(own.public_key()) == public_bytes(key)
     except (ValueError, TypeError, InvalidSignature, MalformedMessageError) as error:
         raise TrustError(f"the certificate for {name} does not come from the fleet's root") from error
     if not is_own:

@@ -10,14 +10,13 @@ by more than ``SKEW_S``. Does not know who was revoked: a revoked device's certi
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from host.certificates import name_of
+from host.certificates import check_issuers, name_of
 from protocol.errors import TrustError
 from protocol.signing import VerifyKey
 
@@ -62,12 +61,8 @@ def check_peers(
             fault).
     """
     try:
-        chain = (*(x509.load_der_x509_certificate(one) for one in issuers), root)
-        for one, issuer in pairwise(chain):
-            one.verify_directly_issued_by(issuer)
-            if not one.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
-                raise TrustError("a neighbour's certificate was signed by one that may not sign")
-        return dict(_peer(x509.load_der_x509_certificate(leaf), chain[0], unix_s) for leaf in leaves)
+        signer = check_issuers([x509.load_der_x509_certificate(one) for one in issuers], root=root)
+        return dict(_peer(x509.load_der_x509_certificate(leaf), signer, unix_s) for leaf in leaves)
     except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
         raise TrustError("a neighbour's certificate does not come from the fleet's root") from error
 

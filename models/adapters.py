@@ -22,13 +22,14 @@ from transformers import PreTrainedModel
 from models.family import Family
 from models.ia3 import FACTORS, add_ia3
 from models.lora import add_lora, lora_scale
+from models.prefix import PREFIXES, add_prefix
 from models.soft_prompt import PROMPT, add_soft_prompt
 from protocol.errors import ConfigError
 from protocol.layout import Role
 
 __all__ = ["PARTS", "Recipe", "Trainable", "add_adapter", "flatten", "named_trainables", "parts_of"]
 
-PARTS = ("lora", "ia3", "bitfit", "full", "soft-prompt", "head")
+PARTS = ("lora", "ia3", "bitfit", "full", "soft-prompt", "prefix", "head")
 # Pairs that cannot be: the first trains every weight, so the second would train the same thing twice.
 _TWICE = tuple(("full", other) for other in ("lora", "ia3", "bitfit"))
 
@@ -42,7 +43,7 @@ class Recipe:
     alpha: float = 16.0
     rslora: bool = False
     targets: tuple[str, ...]  # the layers that LoRA adapts
-    n_virtual: int = 8  # the soft prompt's tokens
+    n_virtual: int = 8  # virtual tokens of the soft prompt, and of the prefix in each layer
     seed: int = 0
 
 
@@ -102,6 +103,8 @@ def add_adapter(model: PreTrainedModel, family: Family, recipe: Recipe) -> tuple
             add_ia3(model, family)
         if "soft-prompt" in recipe.parts:
             add_soft_prompt(model, n_virtual=recipe.n_virtual, after=family.prompt_after)
+        if "prefix" in recipe.parts:
+            add_prefix(model, family, n_virtual=recipe.n_virtual)
     scale = lora_scale(rank=recipe.rank, alpha=recipe.alpha, rslora=recipe.rslora)
     found = []
     for parameter, value in model.named_parameters():
@@ -145,6 +148,7 @@ def _role(name: str, family: Family, parts: tuple[str, ...]) -> Role | None:
         ("lora_A", name.endswith(".lora_A")),
         ("lora_B", name.endswith(".lora_B")),
         ("scale", name.endswith(f".{FACTORS}")),
+        ("prefix", name.endswith(PREFIXES)),
         ("prompt", name.startswith(f"{PROMPT}.")),
         ("head", name.split(".", 1)[0] in family.heads),
         ("base", "full" in parts and not idle),

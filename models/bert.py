@@ -35,6 +35,7 @@ BERT = Family(
     ia3_outputs=re.compile(r"\.attention\.self\.(?:key|value)$"),
     ia3_inputs=re.compile(r"\.layer\.\d+\.output\.dense$"),
     idle_biases=re.compile(r"\.attention\.self\.key\.bias$"),
+    attention=re.compile(r"\.attention\.self$"),
     prompt_after=1,
 )
 # XLM-RoBERTa and CamemBERT are RoBERTa with other vocabularies, module for module.

@@ -8,7 +8,7 @@ loss and whether it was predicted: two numbers a token instead of logits for a w
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from models.gpt2 import GPT2, OPT
+from models.gpt2 import GPT2, GPT_NEO, OPT
 from models.llama import LLAMA
 from models.soft_prompt import prompted, without_prompt
 from models.task import TEXT_INPUTS, TEXT_SIZES, Task, text_example
@@ -51,9 +51,10 @@ def _token_losses(logits: Tensor, input_ids: Tensor, attention_mask: Tensor) -> 
 
 CAUSAL_LM = Task(
     kind="causal-lm",
-    families=(GPT2, OPT, LLAMA),
+    families=(GPT2, GPT_NEO, OPT, LLAMA),
     auto=AutoModelForCausalLM,
     has_head=False,
+    has_labels=False,
     inputs=TEXT_INPUTS,
     sizes=TEXT_SIZES,
     outputs=("losses", "hits"),

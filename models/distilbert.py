@@ -28,6 +28,7 @@ DISTILBERT = Family(
     layer_pattern=re.compile(r"(?:^|\.)transformer\.layer\.(\d+)\."),
     ia3_outputs=re.compile(r"\.attention\.(?:k_lin|v_lin)$"),
     ia3_inputs=re.compile(r"\.ffn\.lin2$"),
+    attention=re.compile(r"\.layer\.\d+\.attention$"),
     idle_biases=re.compile(r"\.attention\.k_lin\.bias$"),
     prompt_after=1,
 )

@@ -28,8 +28,8 @@ class Family:
     # Biases whose gradient is zero but for rounding: one number added to all scores of a query, which softmax cancels.
     # AdamW would blow the rounding up to full steps, so they are never trained.
     idle_biases: re.Pattern[str] | None = None
+    attention: re.Pattern[str] | None = None  # modules that a prefix gets its keys and values in; None: none can
     positions_after_pad: bool = False  # positions are counted from the pad id on, so the table holds fewer tokens
-    takes_prompt: bool = True
     prompt_after: int = 0  # how many tokens stand before a soft prompt: one where the head reads the first token
 
     def layer_of(self, name: str) -> int | None:

@@ -1,4 +1,4 @@
-"""GPT-2, and OPT of its time: learned positions, LayerNorm before each part, GELU or ReLU.
+"""GPT-2, and GPT-Neo and OPT of its time: learned positions, LayerNorm before each part, GELU or ReLU.
 
 Read top to bottom, a GPT-2 is::
 
@@ -8,9 +8,11 @@ Read top to bottom, a GPT-2 is::
         ln_2, mlp                  c_fc to 4 H, GELU, c_proj to H
     ln_f, lm_head                  the word embeddings again, as pretrained
 
-OPT has q_proj, k_proj, v_proj instead of c_attn, and ReLU between fc1 and fc2.
+OPT has q_proj, k_proj, v_proj instead of c_attn, and ReLU between fc1 and fc2. In GPT-Neo they are in attn.attention,
+queries are not scaled, and every second layer sees a window.
 
-Source: Radford et al. 2019; Zhang et al. 2022, arXiv:2205.01068. LoRA on the attention's query and
+Source: Radford et al. 2019; Black et al. 2021, doi:10.5281/zenodo.5297715; Zhang et al. 2022,
+arXiv:2205.01068. LoRA on the attention's query and
 value is Hu et al. 2021; in GPT-2 they come with the key out of one layer, as in their released code.
 """
 
@@ -18,7 +20,7 @@ import re
 
 from models.family import Family
 
-__all__ = ["GPT2", "OPT"]
+__all__ = ["GPT2", "GPT_NEO", "OPT"]
 
 GPT2 = Family(
     name="gpt2",
@@ -29,6 +31,7 @@ GPT2 = Family(
     layer_pattern=re.compile(r"(?:^|\.)h\.(\d+)\."),
     ia3_outputs=re.compile(r"\.attn\.c_attn$"),
     ia3_inputs=re.compile(r"\.mlp\.c_proj$"),
+    attention=re.compile(r"\.attn$"),
     # The middle third of it is the key's, which is idle; the whole is left out, since a part cannot be.
     idle_biases=re.compile(r"\.attn\.c_attn\.bias$"),
 )
@@ -41,5 +44,17 @@ OPT = Family(
     layer_pattern=re.compile(r"(?:^|\.)layers\.(\d+)\."),
     ia3_outputs=re.compile(r"\.self_attn\.(?:k_proj|v_proj)$"),
     ia3_inputs=re.compile(r"\.fc2$"),
+    attention=re.compile(r"\.self_attn$"),
     idle_biases=re.compile(r"\.self_attn\.k_proj\.bias$"),
+)
+# No bias on query, key and value; the attention is its own code, which no prefix can be put into.
+GPT_NEO = Family(
+    name="gpt-neo",
+    model_types=frozenset({"gpt_neo"}),
+    default_targets=("q_proj", "v_proj"),
+    backbone="transformer",
+    heads=(),
+    layer_pattern=re.compile(r"(?:^|\.)h\.(\d+)\."),
+    ia3_outputs=re.compile(r"\.attention\.(?:k_proj|v_proj)$"),
+    ia3_inputs=re.compile(r"\.mlp\.c_proj$"),
 )

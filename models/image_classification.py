@@ -16,9 +16,9 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from models.patches import cut_by_products
 from models.task import Task
 from models.vit import DEIT, DINOV2, VIT
-from protocol.errors import ConfigError
 
 __all__ = ["CLASSES", "IMAGE_CLASSIFICATION", "ImageClassifier"]
 
@@ -36,34 +36,12 @@ class ImageClassifier(nn.Module):
         """Wrap a Hugging Face image classifier, adapted or not; its patches are cut by a matrix product from now on."""
         super().__init__()
         self.model = model
-        for module in model.modules():
-            if isinstance(module, nn.Conv2d):
-                module.forward = _Patches(module)  # type: ignore[method-assign,assignment]
+        cut_by_products(model)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Return the logits, float32 [batch, n_labels], of float32 [batch, channel, height, width] pixels."""
         logits: Tensor = self.model(pixel_values=pixel_values, return_dict=True).logits
         return logits
-
-
-class _Patches:
-    """A convolution whose kernels do not overlap, as reshapes and one product: its backward is one product too."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        if conv.stride != conv.kernel_size or conv.padding != (0, 0) or conv.groups != 1:
-            message = f"patches that overlap are not supported (kernel {conv.kernel_size}, stride {conv.stride})"
-            raise ConfigError(message)
-        self._conv = conv
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        high, wide = self._conv.kernel_size
-        n, c, height, width = pixels.shape
-        rows, columns = height // high, width // wide
-        cut = pixels.reshape(n, c, rows, high, columns, wide).permute(0, 2, 4, 1, 3, 5)
-        flat = cut.reshape(n, rows * columns, c * high * wide)  # [batch, patch, values]
-        weight = self._conv.weight.reshape(self._conv.out_channels, -1)  # [out, values]
-        out = functional.linear(flat, weight, self._conv.bias)  # [batch, patch, out]
-        return out.transpose(1, 2).reshape(n, -1, rows, columns)
 
 
 class _Auto:
@@ -86,6 +64,7 @@ IMAGE_CLASSIFICATION = Task(
     families=(VIT, DEIT, DINOV2),
     auto=_Auto,
     has_head=True,
+    has_labels=True,
     inputs=("pixel_values",),
     sizes=({0: "batch"},),
     targets=("labels",),

@@ -32,6 +32,5 @@ LLAMA = Family(
     layer_pattern=re.compile(r"(?:^|\.)layers\.(\d+)\."),
     ia3_outputs=re.compile(r"\.self_attn\.(?:k_proj|v_proj)$"),
     ia3_inputs=re.compile(r"\.mlp\.down_proj$"),
-    # Behind a prompt, torch.export cannot prove the sizes of a key that serves several queries for every length.
-    takes_prompt=False,
+    attention=re.compile(r"\.self_attn$"),
 )

@@ -35,10 +35,11 @@ class Task:
     kind: str
     families: tuple[Family, ...]
     auto: Any  # the transformers class that makes the task's model from a folder
-    has_head: bool  # whether the model gets a new head for the task's labels
+    has_head: bool  # whether the model has a part that belongs to the task and is always trained
+    has_labels: bool  # whether its examples have labels, of which the exporter must know the number
     inputs: tuple[str, ...]
     sizes: tuple[dict[int, str], ...]  # for each input, its axes of free size: "batch" or "seq"
-    targets: tuple[str, ...] = ()  # each with the batch as its only axis
+    targets: tuple[str, ...] = ()
     outputs: tuple[str, ...]
     example: Callable[[PretrainedConfig, int, int], tuple[Tensor, ...]]  # (config, batch, seq) -> a batch to trace with
     wrap: Callable[[nn.Module], nn.Module]
@@ -71,7 +72,7 @@ def build(folder: Path, task: Task, *, n_labels: int | None, seed: int) -> tuple
         ConfigError: the folder's model is of an unknown family, or its weights do not fit its configuration.
         OSError: the folder lacks the files of a model (transformers' own message says which).
     """
-    new = {"num_labels": n_labels} if task.has_head else {}
+    new = {"num_labels": n_labels} if task.has_labels else {}
     config = AutoConfig.from_pretrained(folder, local_files_only=True, **new)
     family = family_of(config, task)
     with torch.random.fork_rng(devices=[]):

@@ -45,6 +45,7 @@ TEXT_CLASSIFICATION = Task(
     families=(BERT, ROBERTA, ELECTRA, DISTILBERT),
     auto=AutoModelForSequenceClassification,
     has_head=True,
+    has_labels=True,
     inputs=TEXT_INPUTS,
     sizes=TEXT_SIZES,
     targets=("labels",),

@@ -47,12 +47,54 @@ _GPT2: dict[str, Any] = {
     "n_head": HEADS,
     "n_positions": POSITIONS,
 }
+_GPT_NEO: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "num_layers": LAYERS,
+    "num_heads": HEADS,
+    "intermediate_size": INNER,
+    "attention_types": [[["global", "local"], 1]],
+    "window_size": 8,
+    "max_position_embeddings": POSITIONS,
+}
 _DISTILBERT: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "dim": WIDTH,
     "n_layers": LAYERS,
     "n_heads": HEADS,
     "hidden_dim": INNER,
+}
+
+
+_TOWER: dict[str, Any] = {
+    "hidden_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "intermediate_size": INNER,
+    "projection_dim": 20,
+}
+_CLIP: dict[str, Any] = {
+    "text_config": {
+        **_TOWER,
+        **_NO_MARKS,
+        "eos_token_id": 2,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": POSITIONS,
+    },
+    "vision_config": {**_TOWER, "image_size": 8, "patch_size": 4},
+    "projection_dim": 20,
+}
+_PATCHTST: dict[str, Any] = {
+    "num_input_channels": 2,
+    "context_length": 24,
+    "prediction_length": 6,
+    "patch_length": 4,
+    "patch_stride": 4,
+    "d_model": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "ffn_dim": INNER,
+    "init_std": SPREAD,
 }
 
 
@@ -82,6 +124,7 @@ TINY: dict[str, TinyModel] = {
     "electra": _encoder(hf.ElectraConfig(**_ENCODER, embedding_size=16)),
     "distilbert": _encoder(hf.DistilBertConfig(**_DISTILBERT, max_position_embeddings=POSITIONS)),
     "gpt2": _decoder(hf.GPT2Config(**_GPT2, **_NO_MARKS, initializer_range=SPREAD)),
+    "gpt_neo": _decoder(hf.GPTNeoConfig(**_GPT_NEO, **_NO_MARKS, initializer_range=SPREAD)),
     "opt": _decoder(hf.OPTConfig(**_ENCODER, **_NO_MARKS, ffn_dim=INNER, word_embed_proj_dim=WIDTH, init_std=SPREAD)),
     "llama": _decoder(hf.LlamaConfig(**_GROUPED)),
     "qwen2": _decoder(hf.Qwen2Config(**_GROUPED)),
@@ -90,6 +133,8 @@ TINY: dict[str, TinyModel] = {
     "vit": _vision(hf.ViTConfig(**_VISION, intermediate_size=INNER)),
     "deit": _vision(hf.DeiTConfig(**_VISION, intermediate_size=INNER)),
     "dinov2": _vision(hf.Dinov2Config(**_VISION, mlp_ratio=2)),
+    "clip": TinyModel("image-text", lambda: hf.CLIPModel(hf.CLIPConfig(**_CLIP))),
+    "patchtst": TinyModel("forecasting", lambda: hf.PatchTSTForPrediction(hf.PatchTSTConfig(**_PATCHTST))),
 }
 
 
@@ -98,7 +143,7 @@ def write_tiny(name: str, folder: Path, *, seed: int = 0) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         TINY[name].make().save_pretrained(folder)
-    if TINY[name].task == "image-classification":
+    if TINY[name].task in {"image-classification", "forecasting"}:
         return
     words = {"[PAD]": 0, "[UNK]": 1, **{f"w{i}": i for i in range(2, VOCABULARY)}}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))  # noqa: S106 - no password

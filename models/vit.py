@@ -33,6 +33,7 @@ VIT = Family(
     layer_pattern=re.compile(r"(?:^|\.)layers?\.(\d+)\."),
     ia3_outputs=re.compile(r"\.attention\.(?:k_proj|v_proj)$"),
     ia3_inputs=re.compile(r"\.mlp\.fc2$"),
+    attention=re.compile(r"\.\d+\.attention$"),
     idle_biases=re.compile(r"\.attention\.k_proj\.bias$"),
 )
 DEIT = replace(VIT, name="deit", model_types=frozenset({"deit"}), backbone="deit")

@@ -17,17 +17,20 @@ from protocol.layout import MAX_PARAMS
 
 __all__ = [
     "ADAPTER",
+    "IGNORED",
     "LAYOUT",
     "MANIFEST",
     "MAX_MANIFEST_BYTES",
     "PARITY",
     "AdapterFacts",
+    "Bucket",
     "EngineFiles",
     "FileFacts",
     "ImageFacts",
     "Manifest",
     "MemoryPeak",
     "ModelFacts",
+    "SeriesFacts",
     "TaskFacts",
     "TierFacts",
     "TokenFacts",
@@ -39,6 +42,7 @@ LAYOUT: Final = "layout.json"
 ADAPTER: Final = "adapter.f32"
 PARITY: Final = "parity.json"
 MAX_MANIFEST_BYTES: Final = 256 * 1024  # a real one has 3 kB
+IGNORED: Final = -100  # the label of what has none, as torch's cross entropy has it
 MAX_FILE_BYTES: Final = 64 * 2**30
 
 FileName = Annotated[str, Length(1, 128), Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a plain file name without folders")]
@@ -75,12 +79,22 @@ class AdapterFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """One shape of batch that an engine of fixed shapes was made for."""
+
+    batch: Annotated[int, Range(1, 4096)]
+    seq: Annotated[int, Range(1, 10**6)] | None = None  # None: the task has no sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFiles:
     """The graphs of one engine."""
 
     train: FileName
     evaluate: FileName
-    opset: Annotated[int, Range(1, 100)]
+    opset: Annotated[int, Range(1, 100)] | None = None  # of ONNX graphs
+    checkpoint: FileName | None = None  # onnxruntime-training keeps its parameters in a file
+    buckets: tuple[Bucket, ...] | None = None  # LiteRT's signatures; None: any shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +120,15 @@ class ImageFacts:
         """Refuse constants for another number of channels."""
         if not len(self.mean) == len(self.std) == self.channels:
             raise FieldError(f"mean and std must have {self.channels} values, one a channel")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesFacts:
+    """What a forecaster sees, and how far it looks ahead; both in time steps."""
+
+    context: Annotated[int, Range(1, 100_000)]
+    horizon: Annotated[int, Range(1, 100_000)]
+    channels: Annotated[int, Range(1, 10_000)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +169,7 @@ class Manifest:
     engines: Annotated[dict[_Short, EngineFiles], Length(1, 64)]
     tokens: TokenFacts | None = None  # of a task on text
     images: ImageFacts | None = None  # of a task on pictures
+    series: SeriesFacts | None = None  # of a task on time series
     memory: Annotated[tuple[MemoryPeak, ...], Length(1, 1024)] | None = None  # the portable engine's trainer
     tier: TierFacts | None = None
     checkpointed: bool | None = None  # whether the backward computes layers again; None: no
@@ -155,13 +179,14 @@ class Manifest:
 
     def __post_init__(self) -> None:
         """Refuse a manifest that names files it does not vouch for."""
-        if (self.tokens is None) == (self.images is None):
-            raise FieldError("tokens, images: exactly one of them says what the examples are")
+        if self.tokens is None and self.images is None and self.series is None:
+            raise FieldError("tokens, images, series: at least one of them says what the examples are")
         needed = {LAYOUT, ADAPTER, PARITY}
         if self.tokens is not None:
             needed.add(self.tokens.file)
         for engine in self.engines.values():
             needed |= {engine.train, engine.evaluate}
+            needed |= {engine.checkpoint} if engine.checkpoint is not None else set()
         missing = sorted(needed - self.files.keys())
         if missing:
             raise FieldError(f"files: no entry for {', '.join(missing)}")

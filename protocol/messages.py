@@ -31,6 +31,7 @@ from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 from protocol import cbor
 from protocol.errors import MalformedMessageError
 from protocol.fields import Bytes, FieldError, Hex, Length, Name, Range, plain, structure
+from protocol.layout import Role
 
 __all__ = [
     "ENVELOPE_OVERHEAD_BYTES",
@@ -47,6 +48,7 @@ __all__ = [
     "Certificate",
     "Codec",
     "Decline",
+    "DeviceTerms",
     "Envelope",
     "Join",
     "Kind",
@@ -183,6 +185,26 @@ class Codec:
     block: Annotated[int, Range(8, 65536)] = 64
 
 
+_Roles: TypeAlias = Annotated[tuple[Role, ...], Length(1, 16)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceTerms:
+    """What a strategy asks of a device beyond plain local training; all absent, it asks nothing (docs/strategies.md).
+
+    An agent that does not know a term refuses the work, rather than train something else than it was asked to.
+    """
+
+    proximal_mu: Annotated[float, Range(0.0, 1e6)] | None = None  # weight of |w - w_t|^2 / 2
+    # The adapter is followed by the service's control variate and the delta by the change of the device's own.
+    has_controls: bool | None = None
+    frozen_roles: _Roles | None = None  # tensors that are neither trained nor sent in this round
+    personal_roles: _Roles | None = None  # tensors that are trained, stay on the device and are never sent
+    lora_rank: Annotated[int, Range(1, 65536)] | None = (
+        None  # of this device: the first so many rows of A, columns of B
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleDp:
     """Differential privacy of single examples, made on the device: DP-SGD with Poisson batches of ``Plan.batch_size``.
@@ -208,6 +230,7 @@ class Plan:
     codec: Codec = field(default_factory=Codec)
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     dp: SampleDp | None = None
+    terms: DeviceTerms | None = None  # absent for plain federated averaging
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

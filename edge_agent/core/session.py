@@ -83,6 +83,7 @@ class SessionState:
         sum_step: the step of a secure sum that is taken or waits; set exactly when summing or waiting.
         done: the last round of each task that the device is through with.
         residual_of: for each bundle, the update whose encoding left the residual to add next (error feedback).
+        kept_of: for each task, the update that was accepted last: what the device kept of its own then, if anything.
     """
 
     phase: Phase = "idle"
@@ -91,6 +92,7 @@ class SessionState:
     sum_step: SumStepName | None = None
     done: Annotated[dict[Name, Annotated[int, Range(0, 2**31)]], Length(0, 10_000)] = field(default_factory=dict)
     residual_of: Annotated[dict[Hex, Annotated[bytes, Bytes(16)]], Length(0, 10_000)] = field(default_factory=dict)
+    kept_of: Annotated[dict[Name, Annotated[bytes, Bytes(16)]], Length(0, 10_000)] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,7 +250,8 @@ def _receipted(state: SessionState, event: Receipted) -> Outcome:
     job = _job(state)
     after = _through_with(state, job)
     if event.is_accepted:
-        after = replace(after, residual_of={**state.residual_of, job.bundle_id: event.update_id})
+        residual_of = {**state.residual_of, job.bundle_id: event.update_id}
+        after = replace(after, residual_of=residual_of, kept_of={**state.kept_of, job.task: event.update_id})
     return after, ()
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from protocol.bundle import IGNORED
 from protocol.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,10 +35,16 @@ def _predicted_tokens(batch: Batch) -> int:
     return int(batch["attention_mask"][:, 1:].sum())
 
 
+def _labelled_words(batch: Batch) -> int:
+    return int((batch["labels"] != IGNORED).sum())
+
+
 # What the loss of each kind of task is a mean over.
 _COUNTS: Final[dict[str, Callable[[Batch], int]]] = {
     "text-classification": _examples,
+    "token-classification": _labelled_words,
     "image-classification": _examples,
+    "forecasting": _examples,
     "causal-lm": _predicted_tokens,
 }
 

@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 
     from edge_agent.trainer.examples import Example
 
-__all__ = ["Batch", "Dataset", "TokenisedSet", "batches_in_order", "shuffled_batches", "tokenise"]
+__all__ = [
+    "Batch",
+    "Dataset",
+    "TokenisedSet",
+    "batches_in_order",
+    "load_tokenizer",
+    "shuffled_batches",
+    "token_ids",
+    "tokenise",
+]
 
 # Batches in one pool: within it, examples are sorted by length. Larger pads less and shuffles less.
 _POOL_BATCHES: Final = 16
@@ -84,22 +93,37 @@ def tokenise(examples: Sequence[Example], *, tokenizer_file: Path, pad_id: int, 
     Raises:
         BundleError: the bundle's tokenizer file is not one.
     """
-    try:
-        tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    except Exception as error:  # the library raises bare Exception for any bad file
-        raise BundleError(f"{tokenizer_file}: not a tokenizer") from error
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length=max_tokens)
-    ids: list[NDArray[np.int32]] = []
-    for start in range(0, len(examples), _TOKENISE_CHUNK):
-        texts = [example.text for example in examples[start : start + _TOKENISE_CHUNK]]
-        encoded = tokenizer.encode_batch_fast(texts)
-        # Cut again: the library does not truncate at all below the number of its own marks.
-        ids.extend(np.array(one.ids[:max_tokens] or [pad_id], np.int32) for one in encoded)
+    tokenizer = load_tokenizer(tokenizer_file, max_tokens=max_tokens)
+    ids = token_ids(tokenizer, [example.text for example in examples], pad_id=pad_id, max_tokens=max_tokens)
     if any(example.label is None for example in examples):
         return TokenisedSet(ids=ids, labels=None, pad_id=pad_id, least_tokens=2)  # one token has no next one
     labels = np.array([example.label for example in examples], np.int64)  # [n]
     return TokenisedSet(ids=ids, labels=labels, pad_id=pad_id)
+
+
+def load_tokenizer(path: Path, *, max_tokens: int) -> Tokenizer:
+    """Return a bundle's tokenizer, which cuts to ``max_tokens`` and does not pad.
+
+    Raises:
+        BundleError: the file is not one.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception for any bad file
+        raise BundleError(f"{path}: not a tokenizer") from error
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length=max_tokens)
+    return tokenizer
+
+
+def token_ids(tokenizer: Tokenizer, texts: Sequence[str], *, pad_id: int, max_tokens: int) -> list[NDArray[np.int32]]:
+    """Return the token ids of each text, int32 [n_tokens], at least one."""
+    ids: list[NDArray[np.int32]] = []
+    for start in range(0, len(texts), _TOKENISE_CHUNK):
+        encoded = tokenizer.encode_batch_fast(list(texts[start : start + _TOKENISE_CHUNK]))
+        # Cut again: the library does not truncate at all below the number of its own marks.
+        ids.extend(np.array(one.ids[:max_tokens] or [pad_id], np.int32) for one in encoded)
+    return ids
 
 
 def shuffled_batches(data: Dataset, *, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["MAX_TEXT_CHARS", "Example", "read_examples"]
+__all__ = ["MAX_TEXT_CHARS", "Example", "read_examples", "read_rows"]
 
 # A longer text is cut here: no tokenizer of ours keeps more than 8,192 tokens, and few tokens have over 8 characters.
 MAX_TEXT_CHARS: Final = 65_536
@@ -40,24 +40,34 @@ def read_examples(path: Path, *, n_labels: int | None, max_examples: int) -> lis
     Raises:
         ConfigError: no such file, another format, no example, or a line without ``text`` or a valid ``label``.
     """
+    rows = read_rows(path, max_rows=max_examples)
+    return [_example(row, where, n_labels) for where, row in rows]
+
+
+def read_rows(path: Path, *, max_rows: int) -> Iterator[tuple[str, Any]]:
+    """Yield at most ``max_rows`` rows of a JSONL or CSV file, each with its place; what is in them is not checked.
+
+    Raises:
+        ConfigError: no such file, another format, or no row.
+    """
     rows = {".jsonl": _jsonl, ".csv": _csv}.get(path.suffix.lower())
     if rows is None:
         raise ConfigError(f"{path}: examples are read from .jsonl or .csv")
-    examples = []
+    n_rows = 0
     try:
         for number, row in rows(path):
-            examples.append(_example(row, f"{path}:{number}", n_labels))
-            if len(examples) == max_examples:
+            n_rows += 1
+            yield f"{path}:{number}", row
+            if n_rows == max_rows:
                 break
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such data file") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: line {len(examples) + 1} or a later one is not UTF-8 text") from error
-    if not examples:
+        raise ConfigError(f"{path}: line {n_rows + 1} or a later one is not UTF-8 text") from error
+    if not n_rows:
         raise ConfigError(f"{path}: has no examples")
-    return examples
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:

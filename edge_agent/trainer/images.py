@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from edge_agent.trainer.batches import Batch
     from protocol.bundle import ImageFacts
 
-__all__ = ["ImageSet", "read_images"]
+__all__ = ["ImageSet", "read_images", "read_pictures"]
 
 _LEVELS = np.float32(255)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSet:
-    """Pictures uint8 [n, height, width, channel] and their labels int64 [n]."""
+    """Pictures uint8 [n, height, width, channel] and their labels int64 [n], if they have any."""
 
     images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
     facts: ImageFacts
 
     @property
@@ -47,11 +47,12 @@ class ImageSet:
         return len(self.images)
 
     def batch(self, rows: Sequence[int] | NDArray[Any]) -> Batch:
-        """Return ``rows`` as pixel_values float32 [batch, channel, height, width] and labels int64 [batch]."""
+        """Return ``rows`` as pixel_values float32 [batch, channel, height, width] and, if any, labels [batch]."""
         mean, std = (np.array(values, np.float32) for values in (self.facts.mean, self.facts.std))  # [channel]
         scaled = (self.images[np.asarray(rows)] / _LEVELS - mean) / std  # [batch, height, width, channel]
         pixels = np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))  # [batch, channel, height, width]
-        return {"pixel_values": pixels, "labels": self.labels[np.asarray(rows)]}
+        batch: Batch = {"pixel_values": pixels}
+        return batch if self.labels is None else batch | {"labels": self.labels[np.asarray(rows)]}
 
 
 def read_images(path: Path, facts: ImageFacts, *, n_labels: int, max_examples: int) -> ImageSet:
@@ -60,24 +61,34 @@ def read_images(path: Path, facts: ImageFacts, *, n_labels: int, max_examples: i
     Raises:
         ConfigError: no such file, another format, or pictures or labels that the model cannot take.
     """
-    if path.suffix.lower() != ".npz":
-        raise ConfigError(f"{path}: pictures are read from .npz, with arrays 'images' and 'labels'")
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such data file")
-    try:
-        arrays = load_npz(path)
-    except StorageError as error:
-        raise ConfigError(str(error)) from error
-    images, labels = arrays.get("images"), arrays.get("labels")
-    if images is None or labels is None:
-        raise ConfigError(f"{path}: expected arrays 'images' and 'labels', found {', '.join(sorted(arrays)) or 'none'}")
-    expected = (facts.height, facts.width, facts.channels)
-    if images.dtype != np.uint8 or images.shape[1:] != expected or not len(images):
-        wanted = ", ".join(map(str, expected))
-        raise ConfigError(f"{path}: images are {images.dtype} {images.shape}, expected uint8 (n, {wanted}), n above 0")
+    images, labels = read_pictures(path, facts, also="labels")
     if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
         raise ConfigError(f"{path}: labels are {labels.dtype} {labels.shape}, expected {len(images)} integers")
     labels = labels[:max_examples].astype(np.int64)
     if not ((labels >= 0) & (labels < n_labels)).all():
         raise ConfigError(f"{path}: a label is not one of 0 to {n_labels - 1}")
     return ImageSet(images=images[:max_examples], labels=labels, facts=facts)
+
+
+def read_pictures(path: Path, facts: ImageFacts, *, also: str) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    """Return the pictures of an .npz, uint8 [n, height, width, channel], n above 0, and its array ``also``, unchecked.
+
+    Raises:
+        ConfigError: no such file, another format, or pictures that the model cannot take.
+    """
+    if path.suffix.lower() != ".npz":
+        raise ConfigError(f"{path}: pictures are read from .npz, with arrays 'images' and '{also}'")
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such data file")
+    try:
+        arrays = load_npz(path)
+    except StorageError as error:
+        raise ConfigError(str(error)) from error
+    images, others = arrays.get("images"), arrays.get(also)
+    if images is None or others is None:
+        raise ConfigError(f"{path}: expected arrays 'images' and '{also}', found {', '.join(sorted(arrays)) or 'none'}")
+    expected = (facts.height, facts.width, facts.channels)
+    if images.dtype != np.uint8 or images.shape[1:] != expected or not len(images):
+        wanted = ", ".join(map(str, expected))
+        raise ConfigError(f"{path}: images are {images.dtype} {images.shape}, expected uint8 (n, {wanted}), n above 0")
+    return images, others

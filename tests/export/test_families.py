@@ -69,6 +69,19 @@ def test_all_small_parts_together_agree_with_pytorch(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_virtual_tokens_before_grouped_and_rotated_keys_agree_with_pytorch(tmp_path: Path) -> None:
+    options = Options(task="causal-lm", adapter="lora+soft-prompt+prefix", rank=2, n_virtual=3, max_tokens=40)
+    one = exported("qwen2", tmp_path, options)
+    assert close(one)
+    assert inspect(one.folder).roles["prefix"] == 2 * 2 * 3 * 16  # layers, key and value, tokens, two heads of 8
+
+
+@pytest.mark.slow
+def test_a_constant_that_a_models_own_code_makes_is_not_lost(tmp_path: Path) -> None:
+    assert close(exported("gpt_neo", tmp_path, Options(task="causal-lm", rank=2, max_tokens=40)))
+
+
+@pytest.mark.slow
 def test_every_weight_of_an_encoder_with_another_head_agrees_with_pytorch(tmp_path: Path) -> None:
     one = exported("distilbert", tmp_path, Options(n_labels=5, adapter="full", max_tokens=40))
     assert close(one)
@@ -124,11 +137,32 @@ def test_a_vision_model_is_trained_from_pictures(tmp_path: Path) -> None:
     assert math.isfinite(verify(one.folder).max_relative_loss_error)
 
 
+@pytest.mark.slow
+def test_a_forecaster_is_trained_from_a_table(tmp_path: Path) -> None:
+    one = exported("patchtst", tmp_path, Options(task="forecasting", rank=2))
+    assert close(one)
+    wave = [(math.sin(i / 3), 5 + 20 * math.cos(i / 4)) for i in range(200)]
+    (tmp_path / "data.csv").write_text("a,b\n" + "".join(f"{a},{b}\n" for a, b in wave))
+    before, after = trained(one.folder, tmp_path / "data.csv", epochs=6)
+    assert after < 0.5 * before
+    assert math.isfinite(verify(one.folder).max_relative_loss_error)
+
+
+@pytest.mark.slow
+def test_an_encoder_learns_which_texts_belong_together(tmp_path: Path) -> None:
+    one = exported("bert", tmp_path, Options(task="sentence-embedding", rank=2, max_tokens=40))
+    assert close(one)
+    pairs = [{"text": f"w{i} w{i + 1}", "pair": f"w{i + 40} w{i + 41}"} for i in range(2, 34)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    before, after = trained(one.folder, tmp_path / "data.jsonl", epochs=6)
+    assert after < before
+
+
 def test_a_part_that_has_nothing_to_train_is_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     (tmp_path / "c").mkdir()
-    refuse("gemma", tmp_path / "c", Options(task="causal-lm", adapter="soft-prompt", max_tokens=40), "cannot be traced")
+    refuse("gpt_neo", tmp_path / "c", Options(task="causal-lm", adapter="prefix", max_tokens=40), "no further keys")
     refuse("llama", tmp_path / "a", Options(task="causal-lm", adapter="bitfit", max_tokens=40), "no bias terms")
     options = Options(task="image-classification", n_labels=2, adapter="soft-prompt")
     refuse("vit", tmp_path / "b", options, "stands beside text")

@@ -16,6 +16,7 @@ from export.narrow import narrow
 from export.parity import Outcome, compare
 from export.problems import Inputs, Problem, make_problem
 from export.products import absorb
+from protocol.layout import Layout, Role, TensorSlot
 
 
 def test_gelu_and_its_slope_are_torchs() -> None:
@@ -153,8 +154,17 @@ def test_a_product_that_is_read_twice_keeps_its_value() -> None:
     assert y == pytest.approx(p * 0.5 + feeds["c"], rel=1e-5, abs=1e-6)
 
 
+def layout(*roles: Role) -> Layout:
+    """Return six values, equally shared by tensors of ``roles``."""
+    n = 6 // len(roles)
+    slots = [TensorSlot(name=str(i), shape=(n,), offset=i * n, role=role) for i, role in enumerate(roles)]
+    return Layout(tensors=tuple(slots))
+
+
 def _problem() -> Problem:
-    return make_problem(np.zeros(6, np.float32), Inputs(vocabulary=50, n_labels=3, max_tokens=12), seed=4)
+    return make_problem(
+        np.zeros(6, np.float32), layout("bias"), Inputs(vocabulary=50, n_labels=3, max_tokens=12), seed=4
+    )
 
 
 def test_a_problem_is_the_same_on_every_machine() -> None:
@@ -163,6 +173,14 @@ def test_a_problem_is_the_same_on_every_machine() -> None:
     assert problem.batches[1]["input_ids"].tolist() == GOLDEN_IDS
     assert problem.batches[0]["labels"].tolist() == GOLDEN_LABELS
     assert problem.theta.any()
+
+
+def test_pretrained_weights_are_not_perturbed_and_take_smaller_steps() -> None:
+    inputs = Inputs(vocabulary=50, n_labels=3, max_tokens=12)
+    problem = make_problem(np.ones(6, np.float32), layout("base", "head"), inputs, seed=4)
+    assert (problem.theta[:3] == 1).all()
+    assert (problem.theta[3:] != 1).any()
+    assert problem.learning_rate < _problem().learning_rate
 
 
 @pytest.mark.parametrize("spoil", ["losses", "theta", "logits"])

@@ -106,6 +106,25 @@ def test_a_soft_prompt_leaves_the_first_token_to_the_head(model: PreTrainedModel
     assert given["attention_mask"].tolist() == [[1] * 7, [1] * 5 + [0] * 2]
 
 
+def test_a_prefix_takes_part_in_the_attention_of_every_token(model: PreTrainedModel) -> None:
+    batch = (torch.arange(6).reshape(2, 3), torch.tensor([[1, 1, 1], [1, 1, 0]]))
+    before = Classifier(model.eval())(*batch)
+    parts = add_adapter(model, BERT, recipe("prefix+head", n_virtual=4))
+    assert roles(parts) == {"prefix": 2, "head": 2}
+    assert {part.shape for part in parts if part.role == "prefix"} == {(4, 8)}
+    attention = model.bert.encoder.layer[0].attention.self
+    assert not torch.allclose(Classifier(model)(*batch), before)
+    with torch.no_grad():
+        attention.key.weight.zero_()
+        attention.key.bias.zero_()  # all scores are zero: the mean of all values
+        attention.prefix_key.zero_()
+        values = attention.value(torch.ones(1, 1, 8))
+        attention.prefix_value.copy_(values[0].expand(4, 8))
+        mixed, weights = attention(torch.ones(1, 3, 8))
+    assert torch.allclose(mixed[0, 0], values[0, 0], atol=1e-6)
+    assert weights.shape[-1] == 4 + 3
+
+
 def test_rslora_divides_by_the_root_of_the_rank(model: PreTrainedModel) -> None:
     parts = add_adapter(model, BERT, recipe("lora+head", rank=4, alpha=6, rslora=True))
     assert parts[0].scale == 3.0

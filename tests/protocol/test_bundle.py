@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from protocol.bundle import MAX_MANIFEST_BYTES, FileFacts, ImageFacts, Manifest, TaskFacts, bundle_id
+from protocol.bundle import MAX_MANIFEST_BYTES, FileFacts, ImageFacts, Manifest, SeriesFacts, TaskFacts, bundle_id
 from protocol.errors import BundleError
 from protocol.fields import FieldError, plain
 from protocol.layout import MAX_DIMS, MAX_PARAMS, Layout, TensorSlot
@@ -82,11 +82,16 @@ def test_a_task_without_labels_and_a_task_on_pictures_read_back() -> None:
         assert Manifest.from_bytes(manifest.to_bytes()) == manifest
 
 
-def test_a_manifest_says_what_its_examples_are_once() -> None:
+def test_a_manifest_says_what_its_examples_are() -> None:
+    with pytest.raises(FieldError, match="at least one"):
+        samples.manifest(tokens=None)
+
+
+def test_a_manifest_of_captioned_pictures_or_of_series_reads_as_it_was_written() -> None:
     images = ImageFacts(height=8, width=8, channels=1, mean=(0.5,), std=(0.5,))
-    for changes in ({"images": images}, {"tokens": None}):
-        with pytest.raises(FieldError, match="exactly one"):
-            samples.manifest(**changes)
+    series = SeriesFacts(context=24, horizon=6, channels=2)
+    for manifest in (samples.manifest(images=images), samples.manifest(tokens=None, series=series)):
+        assert Manifest.from_bytes(manifest.to_bytes()) == manifest
 
 
 def test_normalisation_has_a_value_for_each_channel() -> None:
