@@ -41,6 +41,8 @@ def schema_of(hint: Any) -> dict[str, Any]:  # noqa: ANN401, PLR0911 - a type fo
         return {"type": "array", "items": schema_of(args[0])}
     if origin is dict:
         return {"type": "object", "propertyNames": schema_of(args[0]), "additionalProperties": schema_of(args[1])}
+    if hint is Any:
+        return {}
     if dataclasses.is_dataclass(hint):
         return _object(typing.cast("type", hint))
     if hint in _SCALARS:

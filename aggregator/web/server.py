@@ -53,6 +53,7 @@ class WebServer:
         try:
             self._socket = self._stack.enter_context(_listen(config.http))
             context = _tls(authority) if config.http.tls == "authority" else None
+            app = make_app(sources)
         except BaseException:
             self._stack.close()
             raise
@@ -60,7 +61,7 @@ class WebServer:
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         self.url = f"{'http' if context is None else 'https'}://{host}:{address[1]}/"
         settings = uvicorn.Config(
-            make_app(sources),
+            app,
             log_config=None,
             log_level="warning",
             access_log=False,

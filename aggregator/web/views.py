@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aggregator.adapters.registry import DeviceRegistry
+from aggregator.privacy_report import ledger_facts
 from aggregator.web.probes import free_bytes
 from aggregator.web.problems import Problem
 from protocol.fields import plain
@@ -121,8 +122,13 @@ def privacy_view(sources: Sources, task: str) -> dict[str, Any]:
         return {"level": "unknown", "secure_sum": None, "sample_dp": None, "budget": None}
     sums = plain(settings.privacy.secure_sum) if settings.privacy.is_secure_sum else None
     dp = None if settings.plan.dp is None else plain(settings.plan.dp)
-    # A budget of whole devices is not kept yet; that of single examples is each device's own affair.
-    return {"level": settings.privacy.level, "secure_sum": sums, "sample_dp": dp, "budget": None}
+    facts = ledger_facts(sources.folders, sources.store, task, settings.privacy.dp)
+    # Of whole devices; that of single examples is each device's own affair.
+    names = ("mode", "epsilon_budget", "epsilon_spent", "delta")
+    budget = (
+        None if facts["mode"] is None else {name: facts[name] for name in names} | {"n_rounds": len(facts["rounds"])}
+    )
+    return {"level": settings.privacy.level, "secure_sum": sums, "sample_dp": dp, "budget": budget}
 
 
 def devices_view(sources: Sources, *, limit: int, after: str) -> dict[str, Any]:

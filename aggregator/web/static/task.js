@@ -95,10 +95,15 @@ function promises(privacy, task) {
   const facts = [["Updates", privacy.level === "secure-sum" ? "only their sum can be read" : "sealed to the aggregator, read by nobody else"]];
   if (privacy.secure_sum) facts.push(["Secure sum", `${privacy.secure_sum.input_bits} bits a value, clip ${privacy.secure_sum.clip}, against a server that is ${privacy.secure_sum.server}`]);
   if (privacy.sample_dp) for (const [name, value] of Object.entries(privacy.sample_dp)) facts.push([`Examples: ${name.replaceAll("_", " ")}`, String(value)]);
-  if (privacy.budget) for (const [name, value] of Object.entries(privacy.budget)) facts.push([`Budget: ${name.replaceAll("_", " ")}`, typeof value === "object" ? JSON.stringify(value) : String(value)]);
+  if (privacy.budget) facts.push(["Epsilon spent", budget(privacy.budget)], ["Noise", `${privacy.budget.mode}, delta ${privacy.budget.delta}, ${privacy.budget.n_rounds} rounds paid for`]);
   else facts.push(["Budget", privacy.sample_dp ? "each device accounts for its own examples" : "none: no differential privacy is promised"]);
   facts.push(["Bundle", h("code", {}, task.bundle_id.slice(0, 16))]);
   return h("section", { class: "card", "aria-label": "Privacy" }, h("h3", {}, "Privacy"), h("dl", { class: "facts" }, facts.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])));
+}
+
+function budget({ epsilon_spent, epsilon_budget }) {
+  const text = `${epsilon_spent.toFixed(2)} of ${epsilon_budget}`;
+  return [text, h("progress", { max: String(epsilon_budget), value: String(epsilon_spent), "aria-label": `Epsilon spent: ${text}` })];
 }
 
 function verdicts(versions, role, order) {
