@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from aggregator.core.strategy_choice import options_of
 from aggregator.dp_settings import check_dp
+from aggregator.fold_pool import MAX_WORKERS
 from aggregator.gate_settings import GateSettings  # noqa: TC001 - read from the annotation at run time
 from aggregator.http_settings import HttpSettings  # noqa: TC001 - likewise
 from aggregator.privacy_settings import PrivacySettings
@@ -46,6 +47,7 @@ class ServiceSettings:
     folder: PathText
     key: PathText  # Ed25519, hex; made with mode 0600 if it is missing
     keep_folded_updates: bool = False  # kept, they let `edgefold task verify` fold again; they grow without bound
+    fold_workers: Annotated[int, Range(0, MAX_WORKERS)] = 0  # threads for a fold; 0: one for each core
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

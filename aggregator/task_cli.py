@@ -74,6 +74,18 @@ def show(task_id: str, config_path: Path, *, as_json: bool) -> None:
 @_TASK
 @CONFIG_OPTION
 @JSON_OPTION
+def updates(task_id: str, config_path: Path, *, as_json: bool) -> None:
+    """List every accepted update: whose, of which round, and whether it was folded or dropped with its round."""
+    from aggregator import report  # noqa: PLC0415
+
+    with report.opened(config_path) as desk:
+        desk.print_updates(task_id, as_json=as_json)
+
+
+@task.command()
+@_TASK
+@CONFIG_OPTION
+@JSON_OPTION
 def verify(task_id: str, config_path: Path, *, as_json: bool) -> None:
     """Fold every version again from the stored updates and compare byte for byte.
 

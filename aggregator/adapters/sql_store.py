@@ -202,6 +202,11 @@ class SqlStore:
         with self._reading() as connection:
             return sql_privacy.entries_of(connection, task)
 
+    def participation(self, task: str) -> dict[str, int]:
+        """Return in how many folds each device's update was."""
+        with self._reading() as connection:
+            return sql_privacy.participation_in(connection, task)
+
     def blobs_in_use(self, *, keep_folded: bool) -> set[str]:
         """Return the names of the blobs that rows need."""
         needed = ["accepted", "folded"] if keep_folded else ["accepted"]
