@@ -27,7 +27,15 @@ _COMMANDS: Final = {
     "serve": ("aggregator.cli", "serve", "Run the aggregator: open tasks, run rounds, fold updates."),
     "broker": ("aggregator.cli", "broker", "Run only the MQTT broker, apart from the aggregator."),
     "task": ("aggregator.task_cli", "task", "Create tasks, look at them, pause, stop, roll back, export."),
+    "strategies": ("aggregator.cli", "strategies", "List the fold strategies and what each needs."),
     "devices": ("aggregator.cli", "devices", "Let devices in and shut them out."),
+    "simulate": ("deploy.simulate.cli", "simulate", "Try a service with thousands of virtual devices."),
+    "privacy": ("aggregator.privacy_cli", "privacy", "Plan a privacy budget; see what a task has spent."),
+    "engine": (
+        "edge_agent.engine_cli",
+        "engine",
+        "Choose what trains: install the ML runtimes that this machine may use.",
+    ),
     "agent": ("edge_agent.cli", "agent", "Make this machine a learning device."),
 }
 _EXTRAS: Final = {"export": "export", "aggregator": "aggregator"}

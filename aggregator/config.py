@@ -9,9 +9,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+from aggregator.core.strategy_choice import options_of
+from aggregator.dp_settings import check_dp
+from aggregator.fold_pool import MAX_WORKERS
 from aggregator.gate_settings import GateSettings  # noqa: TC001 - read from the annotation at run time
+from aggregator.http_settings import HttpSettings  # noqa: TC001 - likewise
 from aggregator.privacy_settings import PrivacySettings
 from aggregator.selection_settings import SelectionSettings
 from host.config import load
@@ -43,6 +47,7 @@ class ServiceSettings:
     folder: PathText
     key: PathText  # Ed25519, hex; made with mode 0600 if it is missing
     keep_folded_updates: bool = False  # kept, they let `edgefold task verify` fold again; they grow without bound
+    fold_workers: Annotated[int, Range(0, MAX_WORKERS)] = 0  # threads for a fold; 0: one for each core
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -108,7 +113,8 @@ class TaskSettings:
 
     id: Name
     bundle: PathText
-    strategy: Literal["fedavg"] = "fedavg"
+    strategy: Name = "fedavg"  # `edgefold strategies` lists them
+    strategy_options: Annotated[dict[Name, Any], Length(0, 64)] = field(default_factory=dict)  # the strategy's own
     rounds: Annotated[int, Range(1, 10**6)]  # folded ones; abandoned rounds do not count
     cohort: Annotated[int, Range(1, 10**5)]  # a round closes as soon as so many updates are in
     min_cohort: Annotated[int, Range(1, 10**5)]  # fewer at the deadline and the round is abandoned
@@ -123,7 +129,7 @@ class TaskSettings:
     gate: GateSettings | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a round that could never close, and a gate that measures nothing."""
+        """Refuse a round that could never close, a gate that measures nothing, and what no strategy can keep."""
         if self.gate is not None:
             missing = sorted(set(self.gate.sets) - set(self.evaluation.sets if self.evaluation else {}))
             if self.evaluation is None or missing:
@@ -132,6 +138,10 @@ class TaskSettings:
         if self.min_cohort > self.cohort:
             raise FieldError(f"min_cohort: {self.min_cohort} is more than cohort = {self.cohort}")
         self.privacy.check_cohort(self.cohort, self.min_cohort)
+        options_of(self.strategy, self.strategy_options)
+        if self.plan.terms is not None:
+            raise FieldError("plan.terms: they are the strategy's to set, see strategy_options")
+        check_dp(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,12 +153,15 @@ class Config:
     authority: AuthoritySettings | None = None
     devices: DevicesSettings = field(default_factory=DevicesSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    http: HttpSettings | None = None
     task: Annotated[tuple[TaskSettings, ...], Length(0, 1000)] = ()  # none: devices may enrol before the first
 
     def __post_init__(self) -> None:
         """Refuse two tasks of one name, and a fleet that nobody can belong to."""
         if self.authority is None and self.devices.registry is None:
             raise FieldError("devices.registry: missing; without [authority] no device can enrol")
+        if self.http is not None and self.http.tls == "authority" and self.authority is None:
+            raise FieldError('http.tls: "authority" needs [authority]; edgefold serve init makes one')
         ids = [task.id for task in self.task]
         twice = sorted({one for one in ids if ids.count(one) > 1})
         if twice:
@@ -190,4 +203,5 @@ def resolve_task(task: TaskSettings, folder: Path) -> TaskSettings:
     if evaluation is not None:
         sets = {name: resolve(text) for name, text in evaluation.sets.items()}
         evaluation = dataclasses.replace(evaluation, sets=sets)
-    return dataclasses.replace(task, bundle=resolve(task.bundle), evaluation=evaluation)
+    privacy = task.privacy.resolved(resolve)
+    return dataclasses.replace(task, bundle=resolve(task.bundle), evaluation=evaluation, privacy=privacy)

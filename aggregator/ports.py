@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from aggregator.core.enrolment import CertificateRecord, DeviceRecord, TokenRecord
+    from aggregator.core.privacy.ledger import LedgerEntry, PrivateFold, Step
     from aggregator.core.records import (
         Change,
         CommandRecord,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from protocol.messages import Reason, SumNextName, SumStepName
 
 __all__ = [
+    "Accountant",
     "BlobStore",
     "Clock",
     "DeviceStore",
@@ -44,6 +46,7 @@ __all__ = [
     "Evaluator",
     "Issuer",
     "LifecycleStore",
+    "SpentRecord",
     "Store",
     "StoreReader",
     "SumStore",
@@ -100,6 +103,7 @@ class StoreReader(Protocol):
     def summary(self, task: str, round_: int) -> RoundSummary: ...  # noqa: D102
     def evaluations(self, task: str) -> Mapping[int, Evaluation]: ...  # noqa: D102
     def refusals(self, task: str) -> Mapping[str, int]: ...  # noqa: D102
+    def ledger(self, task: str) -> Sequence[LedgerEntry]: ...  # noqa: D102
 
 
 class Store(StoreReader, Protocol):
@@ -125,8 +129,10 @@ class Store(StoreReader, Protocol):
     ) -> None:
         """Count a refusal, for the task if it is a known one, and the traffic if the device takes part in the round."""
 
-    def start_closing(self, task: str, round_: int, round_event: RoundEvent) -> None:
-        """Fix the round's updates for the reason ``round_event``: no other is taken from here on."""
+    def start_closing(
+        self, task: str, round_: int, round_event: RoundEvent, *, entry: LedgerEntry | None = None
+    ) -> None:
+        """Fix the round's updates for the reason ``round_event`` and, with ``entry``, what their fold costs."""
 
     def fold(
         self,
@@ -136,7 +142,7 @@ class Store(StoreReader, Protocol):
         version: VersionRecord,
         next_round: RoundRecord | None,
         is_last: bool = False,
-        unix_s: float,
+        private: PrivateFold | None = None,
     ) -> None:
         """Close the round by its version; open the next if there is one, finish the task if it was the last."""
 
@@ -284,3 +290,41 @@ class Supervisor(Protocol):
 
     def close(self) -> None:
         """End it."""
+
+
+class Accountant(Protocol):
+    """Turns mechanisms into epsilons; ``core.privacy.accounting`` says how."""
+
+    def epsilon(self, steps: Sequence[Step], *, delta: float) -> float:
+        """Return the epsilon of ``steps`` together.
+
+        Raises:
+            StorageError: no answer came.
+        """
+
+    def noise(
+        self, spent: Sequence[Step], *, n_rounds: int, sampling_rate: float, epsilon: float, delta: float
+    ) -> float | None:
+        """Return the smallest noise multiplier with which ``n_rounds`` more fit, or None.
+
+        Raises:
+            StorageError: no answer came.
+        """
+
+
+class SpentRecord(Protocol):
+    """A second record of one task's ledger, apart from the database."""
+
+    def read(self) -> Sequence[LedgerEntry]:
+        """Return the entries.
+
+        Raises:
+            StorageError: they cannot be read.
+        """
+
+    def add(self, entries: Iterable[LedgerEntry]) -> None:
+        """Keep ``entries`` durably beside what is there.
+
+        Raises:
+            StorageError: they could not be kept.
+        """

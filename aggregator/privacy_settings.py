@@ -6,11 +6,16 @@ must know is in ``SumTerms``, which every work message carries, so that a device
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from aggregator.dp_settings import DpSettings  # noqa: TC001 - read from the annotation at run time
 from protocol.fields import FieldError, Range
 from protocol.messages import MAX_EXAMPLES, MAX_SUM_COHORT, MIN_SUM_COHORT, SumTerms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["PrivacySettings", "SecureSumSettings"]
 
@@ -39,12 +44,19 @@ class PrivacySettings:
     """``[task.privacy]``."""
 
     level: Literal["sealed", "secure-sum"] = "sealed"  # sealed: the aggregator reads single updates, nobody else does
+    # The adapter goes to each device under a key that the device made for this round: 1.1 kB and one sealing more.
+    seal_adapter: bool = False
     secure_sum: SecureSumSettings = field(default_factory=SecureSumSettings)
+    dp: DpSettings | None = None
 
     @property
     def is_secure_sum(self) -> bool:
         """Whether only sums are read."""
         return self.level == "secure-sum"
+
+    def resolved(self, resolve: Callable[[str], str]) -> PrivacySettings:
+        """Return the settings with their paths made absolute."""
+        return self if self.dp is None else dataclasses.replace(self, dp=self.dp.resolved(resolve))
 
     def check_cohort(self, cohort: int, min_cohort: int) -> None:
         """Refuse cohorts that no secure sum takes.

@@ -17,6 +17,7 @@ from aggregator.adapters.sql_sums import SqlSums
 from aggregator.config import load_config
 from aggregator.core.gates import statuses
 from aggregator.created_tasks import with_created
+from aggregator.privacy_report import ledger_facts, print_ledger_facts
 from aggregator.setup import Folders, open_task
 from aggregator.verification import verify_task
 from protocol.errors import ConfigError, TrustError
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from aggregator.config import Config, TaskSettings
     from aggregator.core.gates import VersionStatus
-    from aggregator.core.records import Evaluation, RoundRecord, Standing, TaskRecord, VersionRecord
+    from aggregator.core.records import Evaluation, RoundRecord, Standing, TaskRecord, UpdateRecord, VersionRecord
 
 __all__ = ["Desk", "opened"]
 
@@ -57,7 +58,24 @@ class Desk:
             rows = [{k: v for k, v in one.items() if k not in ("sets", "state_blobs")} for one in facts[name]]
             columns = list(rows[0]) if rows else []
             _print_table(f"{task}: {name}", columns, [list(row.values()) for row in rows])
+        if facts["privacy"]["rounds"]:
+            print_ledger_facts(facts["privacy"])
         return _print_table(f"{task}: refused", ["reason", "count"], [list(one) for one in facts["refusals"].items()])
+
+    def print_updates(self, task: str, *, as_json: bool) -> None:
+        """Print which update of which device is in which round."""
+        self._known(task)
+        rounds = [one.round for one in self._store.rounds(task)]
+        facts = [_update_facts(one) for round_ in rounds for one in self._store.updates(task, round_)]
+        if as_json:
+            return _print_json({"task": task, "updates": facts})
+        columns = ["round", "device", "update_id", "status", "n_examples"]
+        return _print_table(f"{task}: updates", columns, [list(one.values()) for one in facts])
+
+    def print_ledger(self, task: str, *, as_json: bool) -> None:
+        """Print what a task has spent of its privacy budget."""
+        facts = self._ledger(self._known(task).task)
+        return _print_json(facts) if as_json else print_ledger_facts(facts)
 
     def print_verification(self, task: str, *, as_json: bool) -> None:
         """Print whether the history holds.
@@ -147,11 +165,24 @@ class Desk:
         ]
         return {
             **self._overview(task),
+            "secure_sum": self._sum_terms(task.task),
             "rounds": [self._round_facts(one) for one in self._store.rounds(task.task)],
             "versions": versions,
             "refusals": self._store.refusals(task.task),
             "refusals_of_no_task": self._store.refusals(""),
+            "privacy": self._ledger(task.task),
         }
+
+    def _sum_terms(self, task: str) -> dict[str, Any] | None:
+        """Return what devices are told of a task's secure sums, defaults included; None where it makes none."""
+        one = self._settings.get(task)
+        terms = None if one is None else one.privacy.terms(one.cohort, one.min_cohort)
+        return None if terms is None else dataclasses.asdict(terms)
+
+    def _ledger(self, task: str) -> dict[str, Any]:
+        settings = self._settings.get(task)
+        dp = None if settings is None else settings.privacy.dp
+        return ledger_facts(self._folders, self._store, task, dp)
 
     def _statuses(self, task: str) -> dict[int, VersionStatus]:
         settings = self._settings.get(task)
@@ -211,6 +242,16 @@ def _version_facts(version: VersionRecord, evaluation: Evaluation | None) -> dic
         "sets": plain(evaluation.sets) if evaluation else {},
         "evaluation_s": evaluation.wall_s if evaluation else None,
         "state_blobs": plain(version.state),
+    }
+
+
+def _update_facts(update: UpdateRecord) -> dict[str, Any]:
+    return {
+        "round": update.round,
+        "device": update.device,
+        "update_id": update.update_id.hex(),
+        "status": update.status,
+        "n_examples": update.n_examples,
     }
 
 

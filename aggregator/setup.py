@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from aggregator.adapters import migrations
+from aggregator.adapters.accountant import ProcessAccountant
 from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.adapters.clock import SystemClock
 from aggregator.adapters.evaluator import ProcessEvaluator
 from aggregator.adapters.introductions import DeviceDirectory, chain_source
 from aggregator.adapters.registry import DeviceRegistry, EnrolledDevices
+from aggregator.adapters.spent_file import SpentFile
 from aggregator.adapters.sql_devices import SqlDevices
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_store import SqlStore
@@ -28,6 +30,7 @@ from aggregator.adapters.sql_sums import SqlSums
 from aggregator.brokers import Brokers, make_brokers
 from aggregator.conversation import Conversation
 from aggregator.core.strategies import STRATEGIES
+from aggregator.core.strategy_choice import options_of, refuse_unfit
 from aggregator.created_tasks import to_settings, with_created
 from aggregator.evaluations import Evaluations
 from aggregator.steering import Steering
@@ -82,6 +85,10 @@ class Folders:
     def evaluation(self) -> Path:
         """The adapter under evaluation."""
         return self.root / "evaluation"
+
+    def spent(self, task: str) -> Path:
+        """The second record of what a task spent of its privacy budget."""
+        return self.root / "privacy" / f"{task}.spent"
 
     def task_key(self, task: str) -> Path:
         """The private key that opens a task's updates."""
@@ -145,7 +152,9 @@ class Workshop:
             blobs=blobs,
             clock=SystemClock(),
             conversation=Conversation(fleet=service.fleet, key=self.key),
+            accountant=ProcessAccountant(),
             keep_folded_updates=service.keep_folded_updates,
+            fold_workers=service.fold_workers,
             sums=SumParts(
                 store=sums, directory=DeviceDirectory(self.devices), chain_of=chain_source(self.config, self.enrolled)
             ),
@@ -196,15 +205,35 @@ def open_task(settings: TaskSettings, folders: Folders, *, make_key: bool) -> Ta
         sweep(key_file.parent)
         save_key(key_file, TaskKey.generate())
     strategy = STRATEGIES[settings.strategy]
+    options = options_of(settings.strategy, settings.strategy_options)
+    refuse_unfit(settings.strategy, options, layout=bundle.layout, plan=settings.plan)
     terms = settings.privacy.terms(settings.cohort, settings.min_cohort)
     if terms is not None:
         check_terms(settings.id, terms)
-        if strategy.needs_single_deltas:
-            raise ConfigError(
-                f"task {settings.id}: strategy {settings.strategy} looks at single deltas, and with privacy.level = "
-                "'secure-sum' there are none; take fedavg, or level 'sealed'"
-            )
-    return TaskSetup(settings=settings, bundle=bundle, key=load_task_key(key_file), strategy=strategy)
+    _refuse_hidden_deltas(settings)
+    return TaskSetup(
+        settings=settings,
+        bundle=bundle,
+        key=load_task_key(key_file),
+        strategy=strategy,
+        spent=_spent_file(settings, folders),
+    )
+
+
+def _refuse_hidden_deltas(settings: TaskSettings) -> None:
+    needs, privacy = STRATEGIES[settings.strategy].needs, settings.privacy
+    if privacy.is_secure_sum and not needs.secure_sum:
+        hidden = "privacy.level = 'secure-sum' there are none; take fedavg, or level 'sealed'"
+    elif privacy.dp is not None and not needs.central_dp:
+        hidden = "privacy.dp it is given their noisy mean; take fedavg, or no dp"
+    else:
+        return
+    raise ConfigError(f"task {settings.id}: strategy {settings.strategy} looks at single deltas, and with {hidden}")
+
+
+def _spent_file(settings: TaskSettings, folders: Folders) -> SpentFile | None:
+    dp = settings.privacy.dp
+    return None if dp is None else SpentFile(Path(dp.spent_file or folders.spent(settings.id)))
 
 
 def check_files(settings: TaskSettings) -> Bundle:

@@ -224,7 +224,7 @@ def fold_sum(setup: TaskSetup, round_: RoundRecord, stored: bytes, state: State)
     def one() -> Iterator[tuple[NDArray[np.float32], int]]:
         yield result.mean.astype(np.float32), result.weight  # [n_params]
 
-    context = FoldContext(layout=setup.bundle.layout, round=round_.round, version=round_.version)
+    context = FoldContext(layout=setup.bundle.layout, round=round_.round, version=round_.version, options=setup.options)
     return fold_checked(setup.strategy, state, one(), context), len(server.survivors())
 
 

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from aggregator.core.folding import ADAPTER, StrategyConfig, canonical_order
 from aggregator.core.intake import TaskView
+from aggregator.core.privacy.ledger import PrivateFold
 from aggregator.core.records import Change, RoundRecord, TaskRecord, Traffic, UpdateRecord, VersionRecord
 from aggregator.core.rounds import FINAL_STATES, SUM_STATES, RoundEvent, RoundProgress, due_event
 from aggregator.core.seeds import plan_for
+from aggregator.privacy import MAX_SAMPLED, check_promise, fold_privately, task_privacy
 from aggregator.round_members import RoundMembers
+from aggregator.sealed_adapter import sealed_adapter
 from aggregator.stored_fold import StoredRound
 from aggregator.sum_round import SumRound, fold_sum
 from aggregator.task_control import TaskControl
@@ -36,8 +39,10 @@ if TYPE_CHECKING:
     from aggregator.conversation import Outgoing
     from aggregator.core.folding import State
     from aggregator.core.intake import Admitted, Stepped, Taken
+    from aggregator.core.privacy.sampling import PoissonSampling
     from aggregator.core.records import CommandRecord, TaskState
     from aggregator.task_setup import TaskSetup, World
+    from protocol.messages import Plan
 
 __all__ = ["GRACE_S", "TaskRunner"]
 
@@ -63,6 +68,7 @@ class TaskRunner:
         self._sum: SumRound | None = None  # of a round whose vectors go into a secure sum, until its fold
         self._payload: tuple[int, bytes] | None = None  # version and its encoded adapter
         self._announcement: Outgoing
+        self._privacy = task_privacy(setup, world)
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -70,9 +76,12 @@ class TaskRunner:
         """Begin the task, or go on where the store says it is.
 
         Raises:
-            ConfigError: the store knows this task with another bundle or strategy (the user's fault).
+            ConfigError: the store knows this task with another bundle or strategy, or its privacy budget does not
+                pay for a round (the user's fault).
             StorageError: the state cannot be read or written.
         """
+        if self._privacy is not None:
+            self._privacy.resume()
         known = self._world.store.task(self.task)
         if known is None:
             self._begin()
@@ -111,7 +120,8 @@ class TaskRunner:
                 case _ if self._sum is not None:
                     self._close_sum_step()
                 case _:
-                    self._world.store.start_closing(self.task, self._round.round, due)
+                    entry = None if self._privacy is None else self._privacy.entry(self._round.round)
+                    self._world.store.start_closing(self.task, self._round.round, due, entry=entry)
                     event("round-closing", task=self.task, round=self._round.round, why=due)
                     self._round = dataclasses.replace(self._round, state="closing")
         return self._go_on() or changed
@@ -167,13 +177,20 @@ class TaskRunner:
             n_params=self.setup.n_params,
             plan=settings.plan,
             max_examples=settings.max_examples,
-            n_places=self._members.n_places,
+            n_places=self._members.n_places if self._sampling is None else MAX_SAMPLED,
             key=self.setup.key,
             round=round_.round,
             round_state=round_.state,
             version=round_.version,
+            seal_adapter=settings.privacy.seal_adapter,
+            n_values_of=lambda device: self.setup.shape(device, version=round_.version).n_values,
             max_step_bytes=self.setup.max_step_bytes,
+            sampling=self._sampling,
         )
+
+    @property
+    def _sampling(self) -> PoissonSampling | None:
+        return None if self._privacy is None else self._privacy.sampling
 
     # -- what devices asked for --------------------------------------------------------------------------------------
 
@@ -194,7 +211,7 @@ class TaskRunner:
 
     def _hand_work(self, admitted: Admitted, *, n_bytes: int) -> Outgoing:
         """Keep that the device takes part and return its work."""
-        device, round_, settings = admitted.device, self._round, self.setup.settings
+        device, round_ = admitted.device, self._round
         work = self._world.conversation.work(
             device,
             Work(
@@ -202,8 +219,9 @@ class TaskRunner:
                 round=round_.round,
                 version=round_.version,
                 bundle_id=self.setup.bundle.id,
-                plan=plan_for(settings.plan, task=self.task, round_=round_.round, device=device),
-                adapter=self._broadcast(),
+                plan=self._plan_for(device),
+                adapter=self._adapter_for(admitted),
+                adapter_sealed=self.setup.settings.privacy.seal_adapter or None,
                 task_key=self.setup.key.public_raw,
                 seconds_left=self.seconds_left,
                 secure_sum=self.setup.sum_terms,
@@ -281,15 +299,17 @@ class TaskRunner:
 
     def adapter(self, version: int) -> NDArray[np.float32]:
         """Return the adapter of ``version``, float32 [n_params]."""
-        (record,) = [one for one in self._world.store.versions(self.task) if one.version == version]
-        return self._load_state(record)[ADAPTER]
+        return self._state_of(version)[ADAPTER]
 
     # -- how ---------------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
+        if self._privacy is not None and not self._privacy.can_open:
+            raise self._privacy.no_budget()
         bundle, now = self.setup.bundle, self._world.clock.unix_s()
         initial = load_vector(bundle.path(ADAPTER_FILE), n_values=self.setup.n_params)
-        state = self.setup.strategy.init(bundle.layout, StrategyConfig(initial_adapter=initial))
+        config = StrategyConfig(initial_adapter=initial, options=self.setup.options)
+        state = self.setup.strategy.init(bundle.layout, config)
         record = VersionRecord(
             task=self.task,
             version=0,
@@ -298,34 +318,47 @@ class TaskRunner:
             n_updates=0,
             created_unix_s=now,
         )
-        task = TaskRecord(task=self.task, bundle_id=bundle.id, strategy=self.setup.settings.strategy, state="open")
+        task = TaskRecord(task=self.task, bundle_id=bundle.id, strategy=self.setup.strategy_identity, state="open")
         self._world.store.add_task(task, record, self._new_round(1, version=0))
 
     def _check_same(self, known: TaskRecord) -> None:
-        settings, bundle_id = self.setup.settings, self.setup.bundle.id
+        identity, bundle_id = self.setup.strategy_identity, self.setup.bundle.id
         if known.bundle_id != bundle_id:
             raise ConfigError(
                 f"task {self.task}: it was begun with bundle {known.bundle_id[:12]}, its folder now has "
                 f"{bundle_id[:12]}; give the new bundle a new task id"
             )
-        if known.strategy != settings.strategy:
+        if known.strategy != identity:
             raise ConfigError(
                 f"task {self.task}: it was begun with strategy {known.strategy}, the configuration says "
-                f"{settings.strategy}; give it a new task id"
+                f"{identity} (the part after # stands for strategy_options); give it a new task id"
             )
+        entries, rounds = self._world.store.ledger(self.task), self._world.store.rounds(self.task)
+        told = [one.round for one in rounds if one.state in {"closing", "folded"}]
+        check_promise(self.task, told, entries, is_private=self._privacy is not None)
 
     def _fit_rounds(self, known: TaskRecord) -> None:
         store, latest = self._world.store, self._world.store.latest_round(self.task)
-        is_enough = self._n_folded() >= self.setup.settings.rounds
-        if known.state == "finished" and not is_enough:
+        if latest.state == "closing":
+            return  # its fold is paid for and decides
+        may_go_on = self._n_folded() < self.setup.settings.rounds and self._has_budget()
+        if known.state == "finished" and may_go_on:
             self._set_state("open")
-        elif known.state == "open" and is_enough and latest.state == "open":
+        elif known.state == "open" and not may_go_on and latest.state == "open":
             store.finish(self.task, latest.round, unix_s=self._world.clock.unix_s())
+
+    def _has_budget(self) -> bool:
+        if self._privacy is None or self._privacy.can_open:
+            return True
+        event("privacy-budget-spent", task=self.task)
+        return False
 
     def _is_of_another_privacy(self) -> bool:
         """Whether the round was begun under other privacy settings: what was taken then cannot go into this one."""
         if self._round.state in FINAL_STATES or self._round.state == "closing":
             return False
+        if self._privacy is not None and not self._privacy.can_open:
+            return True  # of a paused task, whose budget was lowered
         if self._sum is not None:
             return self._n_accepted > 0 or not self._sum.is_as_configured
         parts = self._world.sums
@@ -345,7 +378,7 @@ class TaskRunner:
         changed = self._control.pass_verdict()
         if self._state == "open" and self._control.may_open_round():
             changed = True
-            if self._n_folded() >= self.setup.settings.rounds:
+            if self._n_folded() >= self.setup.settings.rounds or not self._has_budget():
                 self._set_state("finished")
             else:
                 newest = self._world.store.latest_version(self.task).version
@@ -384,6 +417,7 @@ class TaskRunner:
             version=version,
             bundle_id=self.setup.bundle.id,
             spread_s=self.setup.settings.selection.spread_s or None,
+            seal_adapter=self.setup.settings.privacy.seal_adapter or None,
         )
 
     def _announced_state(self) -> Literal["open", "paused", "finished"]:
@@ -409,11 +443,13 @@ class TaskRunner:
         is_past_deadline = is_reachable and self.seconds_left <= 0
         if self._sum is not None and self._round.state != "open":
             return self._sum.due_event(is_past_deadline=is_past_deadline)
+        # A sampled round tells nothing by how many came: it closes at its deadline and is folded whatever came.
+        is_sampled = self._sampling is not None
         progress = RoundProgress(
             state=self._round.state,
             n_accepted=self._n_accepted if self._sum is None else self._sum.n_answered,
-            cohort=settings.cohort,
-            min_cohort=settings.min_cohort,
+            cohort=MAX_SAMPLED if is_sampled else settings.cohort,
+            min_cohort=0 if is_sampled else settings.min_cohort,
             n_waiting=attendance.n_waiting,
             is_draining=self._state == "paused",
             quiet_s=attendance.quiet_s(self._world.clock.monotonic_s()) if is_reachable else 0.0,
@@ -421,19 +457,37 @@ class TaskRunner:
         )
         return due_event(progress, is_past_deadline=is_past_deadline)
 
+    def _adapter_for(self, admitted: Admitted) -> bytes:
+        payload = self._broadcast()
+        if not self.setup.settings.privacy.seal_adapter:
+            return payload
+        fleet, version = self._world.conversation.fleet, self._round.version
+        return sealed_adapter(payload, admitted.join, fleet=fleet, device=admitted.device, version=version)
+
     def _broadcast(self) -> bytes:
         version = self._round.version
         if self._payload is None or self._payload[0] != version:
-            self._payload = (version, broadcast_payload(self.adapter(version), self.setup.settings.broadcast))
+            vector = self.setup.strategy.broadcast(self._state_of(version))
+            self._payload = (version, broadcast_payload(vector, self.setup.settings.broadcast))
         return self._payload[1]
 
+    def _plan_for(self, device: str) -> Plan:
+        round_ = self._round
+        plan = plan_for(self.setup.settings.plan, task=self.task, round_=round_.round, device=device)
+        return dataclasses.replace(plan, terms=self.setup.terms(device, version=round_.version))
+
+    def _state_of(self, version: int) -> State:
+        (record,) = [one for one in self._world.store.versions(self.task) if one.version == version]
+        return self._load_state(record)
+
     def _load_state(self, record: VersionRecord) -> State:
-        return load_state(record.state, self._world.blobs, n_params=self.setup.n_params)
+        return load_state(record.state, self._world.blobs)
 
     def _fold(self) -> None:
         store, round_ = self._world.store, self._round
         updates = canonical_order(store.updates(self.task, round_.round))
-        state, n_updates = self._fold_into(self._load_state(store.latest_version(self.task)), updates)
+        state = self._load_state(store.latest_version(self.task))
+        state, n_updates, private = self._fold_into(state, updates)
         version = VersionRecord(
             task=self.task,
             version=round_.version + 1,
@@ -442,7 +496,7 @@ class TaskRunner:
             n_updates=n_updates,
             created_unix_s=self._world.clock.unix_s(),
         )
-        is_last = self._n_folded() + 1 >= self.setup.settings.rounds
+        is_last = self._n_folded() + 1 >= self.setup.settings.rounds or not self._has_budget()
         goes_on = self._state == "open" and self.setup.settings.gate is None and not is_last
         store.fold(
             self.task,
@@ -450,23 +504,30 @@ class TaskRunner:
             version=version,
             next_round=self._new_round(round_.round + 1, version=version.version) if goes_on else None,
             is_last=is_last,
-            unix_s=version.created_unix_s,
+            private=private,
         )
-        self._log_fold(version)
+        self._log_fold(version, state)
         self._forget(updates)
         self._load()
         if self.is_finished:
             event("task-finished", task=self.task, version=version.version)
 
-    def _fold_into(self, state: State, updates: list[UpdateRecord]) -> tuple[State, int]:
-        """Return the next state and how many devices are in it."""
+    def _fold_into(self, state: State, updates: list[UpdateRecord]) -> tuple[State, int, PrivateFold | None]:
+        """Return the next state, how many devices are in it, and what the ledger learns from it."""
         parts = self._world.sums
         summed = None if parts is None else parts.store.state(self.task, self._round.round)
         if summed is not None:
-            return fold_sum(self.setup, self._round, summed, state)
+            return *fold_sum(self.setup, self._round, summed, state), None
         fleet = self._world.conversation.fleet
-        stored = StoredRound(self.setup, self._round, updates, blobs=self._world.blobs, fleet=fleet)
-        return stored.fold_into(state), len(updates)
+        world = self._world
+        stored = StoredRound(
+            self.setup, self._round, updates, blobs=world.blobs, fleet=fleet, workers=world.fold_workers
+        )
+        if self._privacy is None:
+            return stored.fold_into(state), len(updates), None
+        entry = self._privacy.spend(self._round.round)
+        folded, next_clip = fold_privately(stored, state, entry, n_params=self.setup.n_params)
+        return folded, len(updates), PrivateFold(next_clip=next_clip, keep_seed=self._world.keep_folded_updates)
 
     def _close_sum_step(self) -> None:
         """End the present step of the secure sum, or the round with it."""
@@ -480,7 +541,7 @@ class TaskRunner:
         self._outbox += outgoing
         return None
 
-    def _log_fold(self, version: VersionRecord) -> None:
+    def _log_fold(self, version: VersionRecord, state: State) -> None:
         summary = self._world.store.summary(self.task, self._round.round)
         event(
             "version-folded",
@@ -494,6 +555,10 @@ class TaskRunner:
             bytes_down=summary.bytes_down,
             loss=summary.loss,
         )
+        # Single values of a strategy's state are there to be watched, such as fedit's aggregation_error.
+        figures = {name: float(vector[0]) for name, vector in state.items() if vector.size == 1 and name != ADAPTER}
+        if figures:
+            event("fold-figures", task=self.task, version=version.version, figures=figures)
 
     def _abandon(self, why: RoundEvent) -> None:
         store, round_ = self._world.store, self._round

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aggregator.core.bounds import max_message_bytes, max_next_bytes, max_step_bytes
+from aggregator.core.folding import TermsContext
+from aggregator.core.strategy_choice import identity, options_of
+from aggregator.core.update_shape import shape_of
+from aggregator.sealed_adapter import SEAL_BYTES
 from protocol.secure_sum.messages import SumPlan
 from protocol.secure_sum.roster import quantiser_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aggregator.config import TaskSettings
     from aggregator.conversation import Conversation
     from aggregator.core.folding import Strategy
-    from aggregator.ports import BlobStore, Clock, LifecycleStore, Store
+    from aggregator.core.update_shape import UpdateShape
+    from aggregator.ports import Accountant, BlobStore, Clock, LifecycleStore, SpentRecord, Store
     from aggregator.sum_round import SumParts
     from host.bundle_folder import Bundle
-    from protocol.messages import SumTerms
+    from protocol.messages import DeviceTerms, SumTerms
     from protocol.sealing import TaskKey
 
 __all__ = ["TaskSetup", "World"]
@@ -30,6 +38,7 @@ class TaskSetup:
     bundle: Bundle
     key: TaskKey
     strategy: Strategy
+    spent: SpentRecord | None = None  # of a task with differential privacy
 
     @property
     def n_params(self) -> int:
@@ -52,13 +61,36 @@ class TaskSetup:
     @property
     def max_message_bytes(self) -> int:
         """The longest honest message of this task's devices."""
-        return self.max_step_bytes or max_message_bytes(self.settings.plan, self.n_params)
+        return self.max_step_bytes or max_message_bytes(self.settings.plan, self.max_values)
 
     @property
     def max_answer_bytes(self) -> int:
         """The longest message of ours: the adapter in work, or a sum's roster."""
-        adapter = 4 * self.n_params
+        adapter = 4 * self.max_values + SEAL_BYTES
         return adapter if self.sum_terms is None else max(adapter, max_next_bytes(self.sum_terms.max_cohort))
+
+    @property
+    def max_values(self) -> int:
+        """The most values that an update, or the adapter in a work message, can have: control variates double both."""
+        return 2 * self.n_params if self.strategy.needs.plain_sgd else self.n_params
+
+    @property
+    def options(self) -> Any:  # noqa: ANN401 - each strategy has its own class
+        """The strategy's options."""
+        return options_of(self.settings.strategy, self.settings.strategy_options)
+
+    @property
+    def strategy_identity(self) -> str:
+        """What can never change about the task's strategy."""
+        return identity(self.settings.strategy, self.options)
+
+    def terms(self, device: str, *, version: int) -> DeviceTerms | None:
+        """Return what the strategy asks of a device in a round that is based on ``version``."""
+        return self.strategy.terms(self.options, TermsContext(version=version, device=device))
+
+    def shape(self, device: str, *, version: int) -> UpdateShape:
+        """Return what that device's update holds."""
+        return shape_of(self.bundle.layout, self.terms(device, version=version))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,5 +102,8 @@ class World:
     blobs: BlobStore
     clock: Clock
     conversation: Conversation
+    accountant: Accountant
     keep_folded_updates: bool = False
+    fold_workers: int = 0  # threads that open a round's updates; 0: one for each core
+    draw_secret: Callable[[int], bytes] = secrets.token_bytes  # noise; tests pass their own
     sums: SumParts | None = None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from protocol import codec
+from protocol.layout import MAX_PARAMS
 from protocol.messages import Codec
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     from aggregator.core.folding import State
     from aggregator.ports import BlobStore
+
+# Ours, and checked by their digests: a bound against a file of another's in their place.
+_MAX_VECTOR_BYTES: Final = 4 * MAX_PARAMS
 
 __all__ = ["broadcast_payload", "load_state", "save_state", "to_bytes"]
 
@@ -34,15 +38,16 @@ def save_state(state: State, blobs: BlobStore) -> Mapping[str, str]:
     return {name: blobs.put(to_bytes(vector)) for name, vector in state.items()}
 
 
-def load_state(names: Mapping[str, str], blobs: BlobStore, *, n_params: int) -> State:
-    """Return the vectors behind ``names``.
+def load_state(names: Mapping[str, str], blobs: BlobStore) -> State:
+    """Return the vectors behind ``names``; their sizes are the strategy's own.
 
     Raises:
         StorageError: one is missing or has changed.
     """
     state = {}
     for name, blob in names.items():
-        state[name] = np.frombuffer(blobs.get(blob, max_bytes=4 * n_params), "<f4").astype(np.float32)  # [n_params]
+        data = blobs.get(blob, max_bytes=_MAX_VECTOR_BYTES)
+        state[name] = np.frombuffer(data, "<f4").astype(np.float32)  # [n_values]
     return state
 
 

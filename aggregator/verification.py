@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aggregator.core.folding import canonical_order
+from aggregator.privacy import fold_privately
 from aggregator.stored_fold import StoredRound
 from aggregator.sum_round import fold_sum
 from aggregator.vectors import load_state, to_bytes
@@ -16,6 +17,8 @@ from protocol.errors import StorageError
 
 if TYPE_CHECKING:
     from aggregator.adapters.sql_store import SqlStore
+    from aggregator.core.folding import State
+    from aggregator.core.privacy.ledger import LedgerEntry
     from aggregator.core.records import RoundRecord, VersionRecord
     from aggregator.ports import BlobStore, SumStore
     from aggregator.task_setup import TaskSetup
@@ -79,7 +82,7 @@ def _check(  # noqa: PLR0913 - one version and its surroundings
     this: VersionRecord,
     rounds: dict[int, RoundRecord],
 ) -> str | None:
-    kept = load_state(this.state, blobs, n_params=setup.n_params)  # also checks the blobs against their names
+    kept = load_state(this.state, blobs)  # also checks the blobs against their names
     if before is None:
         return None
     if this.round is None:  # an older version again: a rollback
@@ -91,15 +94,21 @@ def _check(  # noqa: PLR0913 - one version and its surroundings
         return f"round {this.round} was on version {round_.version}, expected {before.version}"
     updates = canonical_order(store.updates(setup.settings.id, this.round))
     summed = None if sums is None else sums.state(setup.settings.id, this.round)
-    state = load_state(before.state, blobs, n_params=setup.n_params)
+    entry = next((one for one in store.ledger(setup.settings.id) if one.round == this.round), None)
+    state = load_state(before.state, blobs)
     if summed is not None:
         again, n_updates = fold_sum(setup, round_, summed, state)
     else:
-        again, n_updates = StoredRound(setup, round_, updates, blobs=blobs, fleet=fleet).fold_into(state), len(updates)
+        stored = StoredRound(setup, round_, updates, blobs=blobs, fleet=fleet)
+        again, n_updates = _again(stored, state, entry, n_params=setup.n_params), len(updates)
     if n_updates != this.n_updates:
         return f"{this.n_updates} updates were folded, {n_updates} are known"
     differing = [name for name in kept if to_bytes(kept[name]) != to_bytes(again[name])]
     return f"folding again gives other bytes for {', '.join(differing)}" if differing else None
+
+
+def _again(stored: StoredRound, state: State, entry: LedgerEntry | None, *, n_params: int) -> State:
+    return stored.fold_into(state) if entry is None else fold_privately(stored, state, entry, n_params=n_params)[0]
 
 
 def _history(task: str, store: SqlStore, versions: tuple[VersionRecord, ...]) -> tuple[str, ...]:

@@ -36,6 +36,8 @@ __all__ = ["DOMAINS", "PLAN", "export_bundle", "main", "prepare_data"]
 DOMAINS: Final = ("tweets", "products", "movies", "editorials")
 # One local epoch a round, batch 16, AdamW 1e-3: the settings of the reference run in the README, for every contender.
 PLAN: Final = Plan(epochs=1, batch_size=16, max_tokens=64, optimizer=Optimizer(), codec=Codec(), seed=0)
+# Four devices are a fleet that no delta suits; the clip is below the norm of an update of 31 AdamW steps.
+DP: Final = {"mode": "central", "delta": 1e-3, "clip": 1.0}
 _SEED: Final = 0
 _CHAOS_EVERY_S: Final = (1.0, 5.0)
 _N_KILLS: Final = 12
@@ -76,6 +78,7 @@ class Options:
     chaos: bool
     secure: bool
     privacy: str
+    epsilon: float | None = None  # of central differential privacy; None: none
 
 
 @click.command()
@@ -84,15 +87,32 @@ class Options:
 @click.option("--chaos", is_flag=True, help="Kill a random process with SIGKILL every few seconds, twelve times.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
 @click.option("--rounds", type=click.IntRange(1, 1000), help="Another number of rounds.")
+@click.option("--epsilon", type=click.FloatRange(0.01, 1000), help="Central differential privacy with this budget.")
 @click.option("--secure", is_flag=True, help="Certificates, enrolment and mutual TLS; needs Mosquitto.")
 @click.option("--privacy", type=click.Choice(["sealed", "secure-sum"]), default="sealed", show_default=True)
 def main(  # noqa: PLR0913 - a command's options
-    broker: str, out: Path, rounds: int | None, *, full: bool, chaos: bool, secure: bool, privacy: str
+    broker: str,
+    out: Path,
+    rounds: int | None,
+    epsilon: float | None,
+    *,
+    full: bool,
+    chaos: bool,
+    secure: bool,
+    privacy: str,
 ) -> None:
     """Run the whole loop on this machine and write OUT/report.html."""
+    if epsilon is not None and privacy != "sealed":
+        raise click.UsageError("--epsilon is central differential privacy, which needs --privacy sealed")
     try:
         options = Options(
-            broker=cast("BrokerKind", broker), out=out, rounds=rounds, chaos=chaos, secure=secure, privacy=privacy
+            broker=cast("BrokerKind", broker),
+            out=out,
+            rounds=rounds,
+            chaos=chaos,
+            secure=secure,
+            privacy=privacy,
+            epsilon=epsilon,
         )
         _demo(options, FULL if full else QUICK)
     except EdgefoldError as error:
@@ -123,7 +143,7 @@ def _demo(options: Options, scale: Scale) -> None:
         broker=options.broker,
         keep_updates=True,
         secure=options.secure,
-        **(SECURE_SUM if options.privacy == "secure-sum" else {}),
+        **_privacy(options),
     )
     with LocalFleet(spec) as fleet:
         storm = Storm(fleet, random.Random(), every_s=_CHAOS_EVERY_S, n_kills=_N_KILLS) if chaos else None  # noqa: S311
@@ -131,12 +151,16 @@ def _demo(options: Options, scale: Scale) -> None:
     _verify(fleet)
     if options.privacy == "secure-sum":
         _compare(fleet, console)
+    if options.epsilon is not None:
+        _show_privacy(fleet, options.epsilon, n_params=bundle.manifest.adapter.n_params)
     if storm is not None:
         console.print(f"  killed: {', '.join(storm.victims)}; every update is in exactly one version")
     _step(console, 4, f"Baselines: each device alone, and all data in one place, {rounds} epochs each")
     baselines = measure_baselines(bundle, splits, plan=PLAN, epochs=rounds, folder=out / "baselines", console=console)
     _finish(
-        console, out, _facts(bundle, scale, record, baselines, time.monotonic() - started_s, privacy=options.privacy)
+        console,
+        out,
+        _facts(bundle, scale, record, baselines, time.monotonic() - started_s, privacy=_described(options)),
     )
 
 
@@ -171,6 +195,27 @@ def _verify(fleet: LocalFleet) -> None:
     done = subprocess.run([sys.executable, "-m", "edgefold", *command], check=False, capture_output=True, text=True)
     if done.returncode != 0:
         raise ConfigError(f"the versions do not follow from the stored updates: {done.stderr or done.stdout}")
+
+
+def _privacy(options: Options) -> dict[str, Any]:
+    """Return the fleet's fields for what was asked."""
+    if options.epsilon is not None:
+        return {"privacy": {"dp": {**DP, "epsilon": options.epsilon}}}
+    return SECURE_SUM if options.privacy == "secure-sum" else {}
+
+
+def _described(options: Options) -> str:
+    return options.privacy + ("" if options.epsilon is None else f", central DP with epsilon {options.epsilon:g}")
+
+
+def _show_privacy(fleet: LocalFleet, epsilon: float, *, n_params: int) -> None:
+    """Print the ledger, and why four devices cannot learn under it."""
+    cohort = str(len(fleet.spec.devices))
+    plan = ["--clients", cohort, "--cohort", cohort, "--rounds", str(fleet.spec.rounds), "--epsilon", str(epsilon)]
+    more = ["--delta", str(DP["delta"]), "--params", str(n_params), "--sampling", "none"]
+    ledger = ["ledger", fleet.spec.task, "--config", str(fleet.aggregator_config)]
+    for command in (ledger, ["plan", *plan, *more]):
+        subprocess.run([sys.executable, "-m", "edgefold", "privacy", *command], check=False)
 
 
 def _compare(fleet: LocalFleet, console: Console) -> None:

@@ -24,6 +24,7 @@ from protocol.errors import ConfigError
 from protocol.secure_sum.quantise import Quantiser
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -79,7 +80,10 @@ def compare_sums(fleet: LocalFleet) -> list[SumCheck]:
     Raises:
         ConfigError: the fleet's history cannot be read, or a device kept nothing.
     """
-    versions, kept = _shown(fleet)["versions"], kept_deltas(fleet)
+    shown, kept = _shown(fleet), kept_deltas(fleet)
+    versions, terms = shown["versions"], shown["secure_sum"]
+    if terms is None:
+        raise ConfigError(f"task {fleet.spec.task} makes no secure sums: privacy.level is not secure-sum")
     blobs = fleet.spec.folder / "aggregator" / "state" / "blobs"
     checks = []
     for before, this in itertools.pairwise(versions):
@@ -88,7 +92,7 @@ def compare_sums(fleet: LocalFleet) -> list[SumCheck]:
             raise ConfigError(f"round {this['round']}: {len(of_round)} deltas were kept, {this['n_updates']} summed")
         old, new = (_adapter(blobs, one) for one in (before, this))
         choices = itertools.combinations(of_round, this["n_updates"])
-        tried = [_check(this["version"], choice, old, new, _quantiser(fleet, old.size)) for choice in choices]
+        tried = [_check(this["version"], choice, old, new, _quantiser(terms, old.size)) for choice in choices]
         checks.append(next((one for one in tried if one.is_exact), tried[0]))
     return checks
 
@@ -120,14 +124,13 @@ def _check(
     )
 
 
-def _quantiser(fleet: LocalFleet, n_params: int) -> Quantiser:
-    table = fleet.spec.privacy["secure_sum"]
+def _quantiser(terms: Mapping[str, Any], n_params: int) -> Quantiser:
     return Quantiser(
         n_params=n_params,
-        clip=float(table["clip"]),
-        weight_cap=int(table["weight_cap"]),
-        input_bits=int(table["input_bits"]),
-        max_cohort=fleet.spec.cohort or len(fleet.spec.devices),
+        clip=float(terms["clip"]),
+        weight_cap=int(terms["weight_cap"]),
+        input_bits=int(terms["input_bits"]),
+        max_cohort=int(terms["max_cohort"]),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edge_agent.ports import Running, StartStep, StartTrainer
     from edge_agent.renewal import Renewal
     from edge_agent.sums import DeviceSums
+    from host.bundle_folder import Bundle
     from host.link import BrokerAddress
     from protocol.errors import EdgefoldError
     from protocol.jobs import Progress, SumStepJob, SumStepResult, TrainJob, TrainResult
@@ -148,7 +149,7 @@ def _run(config_path: Path, config: AgentConfig) -> None:
             key=key,
             link=link,
             folder=folder,
-            start_trainer=_trainer_starter(config),
+            start_trainer=_trainer_starter(config, _choose_engines(config, bundles)),
             service_key=way.service_key,
             renewal=way.renewal,
             sums=_sums(here, config, way, key),
@@ -195,6 +196,19 @@ def _way(config_path: Path, config: AgentConfig) -> _Way:
     )
 
 
+def _choose_engines(config: AgentConfig, bundles: list[Bundle]) -> dict[str, str]:
+    """Return the engine to train each bundle's folder with, and say so."""
+    from host import logs  # noqa: PLC0415
+    from host.engines import choose_engine  # noqa: PLC0415
+
+    engines = {}
+    for bundle in bundles:
+        name = choose_engine(config.trainer.engine, bundle.manifest.engines)
+        logs.event("engine-chosen", bundle=bundle.id[:12], engine=name, offered=sorted(bundle.manifest.engines))
+        engines[str(bundle.folder)] = name
+    return engines
+
+
 def _sums(here: Path, config: AgentConfig, way: _Way, key: SigningKey) -> DeviceSums:
     from edge_agent.adapters.sum_folder import SumFolder  # noqa: PLC0415
     from edge_agent.sums import DeviceSums, Peers  # noqa: PLC0415
@@ -225,7 +239,7 @@ def _step_starter(config: AgentConfig) -> StartStep:
     return start
 
 
-def _trainer_starter(config: AgentConfig) -> StartTrainer:
+def _trainer_starter(config: AgentConfig, engines: dict[str, str]) -> StartTrainer:
     from host.trainer_process import Launch, TrainerProcess  # noqa: PLC0415
 
     limit_bytes = config.trainer.memory_limit_mb * 2**20
@@ -237,6 +251,7 @@ def _trainer_starter(config: AgentConfig) -> StartTrainer:
         on_end: Callable[[TrainResult | EdgefoldError], None],
         on_progress: Callable[[Progress], None],
     ) -> Running:
+        job = replace(job, engine=engines[job.bundle])
         return TrainerProcess(job, on_end=on_end, on_progress=on_progress, launch=launch)  # type: ignore[arg-type]  # a TrainJob ends in a TrainResult
 
     return start

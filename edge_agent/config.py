@@ -62,6 +62,7 @@ class TrainerSettings:
     threads: Annotated[int, Range(1, 256)] | None = None  # all cores if absent
     nice: Annotated[int, Range(0, 19)] = 10  # whatever else the device does goes first
     memory_limit_mb: Annotated[int, Range(128, 1_000_000)] = 1024  # private memory; numpy alone needs 80
+    engine: Annotated[str, Length(1, 64)] = "auto"  # the fastest that the bundle has and this machine too, or a name
     max_attempts: Annotated[int, Range(1, 10)] = 2  # a round whose training fails this often is skipped
 
     @property

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from export.adapt import Adapted, Options, adapt
+from export.engines import Steps, default_bucket, refuse_impossible, write_engine
 from export.load import Source, load
 from export.lower import OPSET, lower
 from export.memory_plan import plan_memory, sizes_for
@@ -23,22 +24,27 @@ from export.pack import pack
 from export.parity import (
     CLIP_GRAD_NORM,
     TOLERANCE,
+    Apart,
+    Errors,
+    Outcome,
     Report,
     compare,
     optimizer_of,
-    run_portable,
+    run_engine,
 )
-from export.problems import make_problem
+from export.problems import Problem, make_problem
 from export.reference import run_torch
 from export.storage import BLOCK_OPSET
-from export.trace import trace
+from export.trace import Step, trace
 from host.durable import TEMP_PREFIX
 from protocol.bundle import (
     ADAPTER,
     LAYOUT,
     MANIFEST,
     PARITY,
+    WEIGHTS,
     AdapterFacts,
+    Bucket,
     EngineFiles,
     FileFacts,
     Manifest,
@@ -52,8 +58,9 @@ from protocol.errors import ConfigError, EngineError, StorageError
 
 __all__ = ["Exported", "ParityError", "Watch", "export_bundle"]
 
-TRAIN, EVALUATE, WEIGHTS, TOKENIZER = "train.onnx", "eval.onnx", "weights.bin", "tokenizer.json"
+TRAIN, EVALUATE, TOKENIZER = "train.onnx", "eval.onnx", "tokenizer.json"
 TOOLS = ("edgefold", "torch", "transformers", "peft", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
+PORTABLE = "portable"
 _CHUNK_BYTES = 1 << 20
 
 # Called with the name of the pass that begins.
@@ -68,12 +75,13 @@ class ParityError(EngineError):
     """
 
     def __init__(self, report: Report) -> None:
-        """Say by how much."""
+        """Say which engine is apart, and by how much."""
+        name, apart = list(report.by_engine.items())[-1]  # the last that was compared
         super().__init__(
-            f"the exported graph does not agree with PyTorch over {report.steps} steps, nothing was written: "
-            f"loss {report.max_relative_loss_error:.1e} (at most {TOLERANCE.loss:.0e}), "
-            f"update {report.update_error:.1e} (at most {TOLERANCE.update:.0e}), "
-            f"logits {report.logits_error:.1e} (at most {TOLERANCE.logits:.0e})"
+            f"the graphs for the engine {name} do not agree with PyTorch over {report.steps} steps, nothing was "
+            f"written: loss {apart.loss:.1e} (at most {TOLERANCE.loss:.0e}), "
+            f"update {apart.update:.1e} (at most {TOLERANCE.update:.0e}), "
+            f"logits {apart.logits:.1e} (at most {TOLERANCE.logits:.0e})"
         )
         self.report = report
 
@@ -89,11 +97,13 @@ class Exported:
     n_bytes: int
 
 
-def export_bundle(
+def export_bundle(  # noqa: PLR0913 - what a person chooses, and who watches
     model: str,
     options: Options,
     out: Path,
     *,
+    engines: tuple[str, ...] = ("portable",),
+    buckets: tuple[Bucket, ...] | None = None,
     watch: Watch = lambda _: None,
     announce: Callable[[Adapted], None] = lambda _: None,
 ) -> Exported:
@@ -103,6 +113,8 @@ def export_bundle(
         model: a Hugging Face folder, a hub id or a packaged sample's name.
         options: the adapter and the task.
         out: the bundle's folder; made, or replaced if it holds a bundle.
+        engines: what the bundle can be trained with; ``portable`` among them.
+        buckets: the shapes of LiteRT's signatures; None: one, of ``DEFAULT_BATCH`` and the longest text.
         watch: told each pass before it begins.
         announce: told what will be trained, before the passes that take long.
 
@@ -112,30 +124,38 @@ def export_bundle(
         StorageError: the disk is full or read-only.
     """
     _refuse_strangers(out)
+    refuse_impossible(engines, task=options.task, precision=options.precision)
     watch("load")
     source = load(model, is_text=options.is_text)
     watch("adapt")
     adapted = adapt(source, options)
     announce(adapted)
     with _beside(out) as folder:
-        memory = _write_graphs(folder, adapted, options, watch)
+        steps, memory = _write_graphs(folder, adapted, options, watch)
         _write_rest(folder, source, adapted)
+        shapes = buckets or (default_bucket(options.max_tokens if options.is_text else None),)
+        others = [name for name in engines if name != PORTABLE]
+        files = {PORTABLE: EngineFiles(train=TRAIN, evaluate=EVALUATE, opset=_opset(adapted))}
+        for name in others:
+            watch(name)
+            files[name] = write_engine(name, folder, Steps(*steps, EVALUATE, shapes), adapted)
         # A first manifest, so that the trainer process accepts the folder as it would accept the finished one.
         (folder / PARITY).write_bytes(b"{}\n")
-        _write_manifest(folder, source, adapted, options, memory)
+        _write_manifest(folder, source, adapted, options, files, memory)
         watch("parity")
-        report = _check(folder, adapted, options)
-        if not report.passed:
-            raise ParityError(report)
+        report = _check(folder, adapted, options, engines)
         watch("seal")
         (folder / PARITY).write_bytes(report.to_bytes())
-        manifest = _write_manifest(folder, source, adapted, options, memory)
+        manifest = _write_manifest(folder, source, adapted, options, files, memory)
         _put(folder, out)
     n_bytes = sum(facts.bytes for facts in manifest.files.values())
     return Exported(folder=out, id=bundle_id(manifest.to_bytes()), manifest=manifest, report=report, n_bytes=n_bytes)
 
 
-def _write_graphs(folder: Path, adapted: Adapted, options: Options, watch: Watch) -> tuple[MemoryPeak, ...]:
+def _write_graphs(
+    folder: Path, adapted: Adapted, options: Options, watch: Watch
+) -> tuple[tuple[Step, Step], tuple[MemoryPeak, ...]]:
+    """Write the portable graphs; return what was traced, and what training takes."""
     import torch  # noqa: PLC0415 - one tensor is made here
 
     watch("trace")
@@ -159,9 +179,10 @@ def _write_graphs(folder: Path, adapted: Adapted, options: Options, watch: Watch
         weights_path=folder / WEIGHTS,
         table=adapted.table,
     )
-    return plan_memory(
+    memory = plan_memory(
         train_model, sizes_for(options.max_tokens if options.is_text else None), n_params=adapted.layout.n_params
     )
+    return (train, evaluate), memory
 
 
 def _write_rest(folder: Path, source: Source, adapted: Adapted) -> None:
@@ -171,10 +192,28 @@ def _write_rest(folder: Path, source: Source, adapted: Adapted) -> None:
         (folder / TOKENIZER).write_bytes((source.folder / TOKENIZER).read_bytes())
 
 
-def _check(folder: Path, adapted: Adapted, options: Options) -> Report:
+def _check(folder: Path, adapted: Adapted, options: Options, engines: tuple[str, ...]) -> Report:
+    """Return the parity report of every engine.
+
+    Raises:
+        ParityError: an engine does not agree with PyTorch.
+    """
     problem = make_problem(adapted.theta, adapted.layout, adapted.inputs, seed=options.seed)
     expected = run_torch(adapted, problem)
-    loss, update, logits = compare(problem, expected, run_portable(folder, problem))
+    errors = {}
+    for name in (PORTABLE, *(name for name in engines if name != PORTABLE)):
+        errors[name] = compare(problem, expected, run_engine(folder, problem, engine=name))
+        report = _report(adapted, options, problem, expected, errors)
+        if not report.passed:
+            raise ParityError(report)
+    return report
+
+
+def _report(
+    adapted: Adapted, options: Options, problem: Problem, expected: Outcome, errors: dict[str, Errors]
+) -> Report:
+    loss, update, logits = errors[PORTABLE]
+    others = {name: Apart(*found) for name, found in errors.items() if name != PORTABLE}
     return Report(
         reference=f"torch {version('torch')}",
         steps=len(problem.batches),
@@ -187,21 +226,30 @@ def _check(folder: Path, adapted: Adapted, options: Options) -> Report:
         max_relative_loss_error=loss,
         update_error=update,
         logits_error=logits,
+        engines=others,
         tolerance=asdict(TOLERANCE),
     )
 
 
 def _write_manifest(
-    folder: Path, source: Source, adapted: Adapted, options: Options, memory: tuple[MemoryPeak, ...]
+    folder: Path,
+    source: Source,
+    adapted: Adapted,
+    options: Options,
+    engines: dict[str, EngineFiles],
+    memory: tuple[MemoryPeak, ...],
 ) -> Manifest:
     inputs, is_text = adapted.inputs, adapted.inputs.vocabulary is not None
     tokens = TokenFacts(file=TOKENIZER, pad_id=adapted.pad_id, max_tokens=options.max_tokens)
-    names = [TRAIN, EVALUATE, WEIGHTS, LAYOUT, ADAPTER, PARITY, *([TOKENIZER] if is_text else [])]
+    names = {WEIGHTS, LAYOUT, ADAPTER, PARITY, *([TOKENIZER] if is_text else [])}
+    names |= {
+        name for one in engines.values() for name in (one.train, one.evaluate, one.checkpoint) if name is not None
+    }
     manifest = Manifest(
         model=ModelFacts(source=source.name, family=adapted.family, n_parameters=adapted.n_parameters),
         task=TaskFacts(kind=adapted.task.kind, n_labels=options.n_labels),
         adapter=_adapter_facts(adapted),
-        engines={"portable": EngineFiles(train=TRAIN, evaluate=EVALUATE, opset=_opset(adapted))},
+        engines=engines,
         memory=memory,
         tier=options.tier,
         checkpointed=options.checkpoint or None,

@@ -1,4 +1,4 @@
-"""The commands ``edgefold export MODEL ...`` and ``edgefold export verify | inspect BUNDLE``.
+"""The commands ``edgefold export MODEL ...`` and ``edgefold export verify | inspect | merge BUNDLE``.
 
 Laws: nothing heavy is imported before a command runs; standard output carries the result alone (one JSON object with
 ``--json``), progress goes to standard error; errors are left to the front door, which prints one line.
@@ -11,6 +11,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -42,7 +43,17 @@ _PRECISIONS = ["fp32", "fp16", "int8", "nb8", "nb4"]  # export.quantise names th
 _PARTS = "lora, ia3, bitfit, soft-prompt, prefix, full, head"
 _HEAD = "A task's new head is always trained."
 # The passes in their order, with their share of MiniLM's time on two cores: what makes a bar honest.
-_PASSES = {"load": 1, "adapt": 2, "trace": 22, "lower": 60, "pack": 3, "parity": 12, "seal": 1}
+_PASSES = {
+    "load": 1,
+    "adapt": 2,
+    "trace": 22,
+    "lower": 60,
+    "pack": 3,
+    "ort-training": 3,
+    "litert": 120,
+    "parity": 12,
+    "seal": 1,
+}
 
 
 class _ModelOrCommand(click.Group):
@@ -65,7 +76,7 @@ class _ModelOrCommand(click.Group):
 @click.group(
     cls=_ModelOrCommand,
     invoke_without_command=False,
-    subcommand_metavar="MODEL [OPTIONS] | verify | inspect BUNDLE | diff A B",
+    subcommand_metavar="MODEL [OPTIONS] | verify | inspect | merge BUNDLE | diff A B",
 )
 def export() -> None:
     """Turn a foundation model into a bundle that devices can train.
@@ -75,6 +86,7 @@ def export() -> None:
       edgefold export minilm --task text-classification --labels 2 --adapter lora --rank 8 --out bundle
       edgefold export verify bundle
       edgefold export inspect bundle
+      edgefold export merge bundle --adapter adapter.f32 --out merged
       edgefold export diff bundle other
     All options: edgefold export model --help
     """  # noqa: D301 - \b is click's mark for a paragraph kept as it is
@@ -91,6 +103,10 @@ def export() -> None:
 @click.option("--prompt-tokens", type=int, default=8, show_default=True, help="Virtual tokens of a prompt or prefix.")
 @click.option("--targets", default="auto", show_default=True, help="Layers to adapt, for instance query,value.")
 @click.option("--max-tokens", type=int, default=128, show_default=True, help="The longest text a device may train on.")
+@click.option(
+    "--engines", default="portable", show_default=True, help="portable, ort-training, litert; joined by commas."
+)
+@click.option("--litert-shapes", help="Shapes of LiteRT's signatures, such as 8x32,8x64. Default: 8 x --max-tokens.")
 @click.option(
     "--quantize",
     type=click.Choice(_PRECISIONS),
@@ -115,6 +131,8 @@ def model_command(  # noqa: PLR0913 - a command's options are its arguments
     prompt_tokens: int,
     targets: str,
     max_tokens: int,
+    engines: str,
+    litert_shapes: str | None,
     quantize: str,
     checkpoint: bool,
     tier: str | None,
@@ -127,6 +145,7 @@ def model_command(  # noqa: PLR0913 - a command's options are its arguments
     with _named_extra():
         from export.adapt import Options  # noqa: PLC0415 - torch takes seconds
         from export.bundle import export_bundle  # noqa: PLC0415
+        from export.engines import read_buckets  # noqa: PLC0415
 
     names = () if targets == "auto" else tuple(name.strip() for name in targets.split(",") if name.strip())
     options = Options(
@@ -145,10 +164,21 @@ def model_command(  # noqa: PLR0913 - a command's options are its arguments
     )
     started = time.monotonic()
     if tier is not None:
+        if engines != "portable":
+            message = "--tier writes bundles for the engine portable only: the memory plan is of its graphs"
+            raise ConfigError(message)
         _export_tiers(model, options, tier, out, as_json=as_json)
         return
     with _progress() as watch:
-        done = export_bundle(model, options, out, watch=watch, announce=_announce)
+        done = export_bundle(
+            model,
+            options,
+            out,
+            engines=tuple(dict.fromkeys(name.strip() for name in engines.split(",") if name.strip())),
+            buckets=read_buckets(litert_shapes, options.max_tokens) if litert_shapes else None,
+            watch=watch,
+            announce=_announce,
+        )
     _show(done, seconds=time.monotonic() - started, as_json=as_json)
 
 
@@ -191,10 +221,14 @@ def verify_command(*, bundle: Path, as_json: bool) -> None:
     found = verify(bundle)
     if as_json:
         facts = {"ok": True, "id": found.id, "files": found.n_files, "bytes": found.n_bytes, "steps": found.steps}
+        facts |= {"engines": found.engines, "skipped": found.skipped}
         click.echo(json.dumps({**facts, "max_relative_loss_error": found.max_relative_loss_error}))
         return
     click.echo(f"bundle {found.id[:12]}: {found.n_files} files, {found.n_bytes / 1e6:.1f} MB, all as the manifest says")
-    click.echo(f"{found.steps} training steps here agree with PyTorch: loss within {found.max_relative_loss_error:.1e}")
+    for name, error in found.engines.items():
+        click.echo(f"{name}: {found.steps} training steps here agree with PyTorch: loss within {error:.1e}")
+    for name, why in found.skipped.items():
+        click.echo(f"{name}: not run here: {why}")
 
 
 @export.command(name="inspect")
@@ -230,6 +264,30 @@ def inspect_command(*, bundle: Path, as_json: bool) -> None:
         click.echo(line)
     for name, facts in manifest.files.items():
         click.echo(f"{facts.bytes:>12,}  {facts.sha256[:12]}  {name}")
+
+
+@export.command(name="merge")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--adapter", type=click.Path(path_type=Path), required=True, help="The trained adapter, raw float32.")
+@click.option("--model", help="The model that the bundle was made of; by default what its manifest names.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The new folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def merge_command(*, bundle: Path, adapter: Path, model: str | None, out: Path, as_json: bool) -> None:
+    """Merge an adapter into its base: a Hugging Face folder and an ONNX inference model of the same logits."""
+    quiet()
+    with _named_extra():
+        from export.merge import merge  # noqa: PLC0415 - torch takes seconds
+
+    done = merge(bundle, adapter, out, model=model)
+    if as_json:
+        click.echo(json.dumps(plain(done)))
+        return
+    click.echo(f"bundle {done.bundle_id[:12]} with adapter {done.adapter_sha256[:12]} in {out}")
+    if done.folder_error is None:
+        click.echo(f"no Hugging Face folder: {done.no_folder_why}; the ONNX model has it inside")
+    else:
+        click.echo(f"Hugging Face folder: logits within {done.folder_error:.1e} of the adapter's")
+    click.echo(f"ONNX model: logits within {done.onnx_error:.1e}")
 
 
 @export.command(name="diff")
@@ -298,15 +356,17 @@ def _show(done: "Exported", *, seconds: float, as_json: bool) -> None:
             "update_error": report.update_error,
             "logits_error": report.logits_error,
         },
+        "engines": {name: asdict(apart) for name, apart in report.by_engine.items()},
     }
     if as_json:
         click.echo(json.dumps(facts))
         return
     click.echo(f"bundle {done.id[:12]} in {done.folder}: {done.n_bytes / 1e6:.1f} MB, {seconds:.0f} s")
-    click.echo(
-        f"parity with {report.reference} over {report.steps} steps: loss {report.max_relative_loss_error:.1e}, "
-        f"update {report.update_error:.1e}, logits {report.logits_error:.1e}"
-    )
+    for name, apart in report.by_engine.items():
+        click.echo(
+            f"{name}: parity with {report.reference} over {report.steps} steps: loss {apart.loss:.1e}, "
+            f"update {apart.update:.1e}, logits {apart.logits:.1e}"
+        )
 
 
 @contextlib.contextmanager

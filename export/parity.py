@@ -9,7 +9,7 @@ import json
 import math
 import tempfile
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +25,20 @@ from protocol.messages import Optimizer
 __all__ = [
     "CLIP_GRAD_NORM",
     "TOLERANCE",
+    "Apart",
+    "Errors",
     "Outcome",
     "Report",
     "compare",
     "optimizer_of",
-    "run_portable",
+    "run_engine",
 ]
 
 CLIP_GRAD_NORM = 1.0
 THREADS = 2
 DEADLINE_S = 600.0  # 20 steps take seconds on a laptop; an emulated or loaded machine may need minutes
+
+Errors = tuple[float, float, float]  # of the loss, the update and the logits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +66,15 @@ class Outcome:
     logits: tuple[NDArray[np.float32], ...]  # of every batch at the final theta: the first output of the evaluation
 
 
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """How far one engine is from PyTorch; see ``Tolerance`` for what is divided by what."""
+
+    loss: float
+    update: float
+    logits: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """``parity.json``: what was compared and how far apart the sides were."""
@@ -78,17 +91,24 @@ class Report:
     max_relative_loss_error: float
     update_error: float
     logits_error: float
+    engines: dict[str, Apart] = field(default_factory=dict)  # the others'; those above are the portable engine's
     tolerance: dict[str, float]
 
     @property
     def passed(self) -> bool:
         """Return whether every error is a number within its tolerance."""
-        pairs = (
-            (self.max_relative_loss_error, TOLERANCE.loss),
-            (self.update_error, TOLERANCE.update),
-            (self.logits_error, TOLERANCE.logits),
+        limits = (TOLERANCE.loss, TOLERANCE.update, TOLERANCE.logits)
+        return all(
+            math.isfinite(error) and error <= limit
+            for apart in self.by_engine.values()
+            for error, limit in zip((apart.loss, apart.update, apart.logits), limits, strict=True)
         )
-        return all(math.isfinite(error) and error <= limit for error, limit in pairs)
+
+    @property
+    def by_engine(self) -> dict[str, Apart]:
+        """Return the errors of each engine, the portable one first."""
+        portable = Apart(self.max_relative_loss_error, self.update_error, self.logits_error)
+        return {"portable": portable, **self.engines}
 
     def to_bytes(self) -> bytes:
         """Return the bytes of ``parity.json``."""
@@ -107,8 +127,8 @@ def optimizer_of(problem: Problem) -> Optimizer:
     )
 
 
-def run_portable(bundle: Path, problem: Problem) -> Outcome:
-    """Return what a trainer process makes of the problem with the graphs in ``bundle``.
+def run_engine(bundle: Path, problem: Problem, *, engine: str = "portable") -> Outcome:
+    """Return what a trainer process makes of the problem with the engine's graphs in ``bundle``.
 
     Raises:
         BundleError, EngineError: the runtime refuses the graphs, or fails.
@@ -126,6 +146,7 @@ def run_portable(bundle: Path, problem: Problem) -> Outcome:
             optimizer=optimizer_of(problem),
             clip_grad_norm=CLIP_GRAD_NORM,
             threads=THREADS,
+            engine=engine,
             out=str(folder),
         )
         result: CheckResult = run_job(job, deadline_s=DEADLINE_S)
@@ -137,7 +158,7 @@ def run_portable(bundle: Path, problem: Problem) -> Outcome:
     return Outcome(losses=result.losses, theta=theta, logits=tuple(logits[str(i)] for i in range(len(result.losses))))
 
 
-def compare(problem: Problem, expected: Outcome, actual: Outcome) -> tuple[float, float, float]:
+def compare(problem: Problem, expected: Outcome, actual: Outcome) -> Errors:
     """Return the largest relative loss error, the update error and the logits' error; NaN if a side is not finite."""
     loss = _worst(abs(e - a) / abs(e) for e, a in zip(expected.losses, actual.losses, strict=True))
     moved = expected.theta.astype(np.float64) - problem.theta

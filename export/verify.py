@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from export.parity import TOLERANCE, run_portable
-from export.problems import Inputs, make_problem
+from export.parity import TOLERANCE, run_engine
+from export.problems import Inputs, Problem, make_problem
 from host.arrays import load_vector
 from host.bundle_folder import Bundle, open_bundle
 from host.durable import read_bytes
+from host.engines import SPECS, environment_of
 from protocol.bundle import ADAPTER, PARITY
 from protocol.errors import BundleError, EngineError
 
@@ -32,7 +33,9 @@ class Verified:
     n_files: int
     n_bytes: int
     steps: int
-    max_relative_loss_error: float  # of this machine's runtime to the PyTorch that made the bundle
+    max_relative_loss_error: float  # of this machine's runtimes to the PyTorch that made the bundle
+    engines: dict[str, float]  # the same for each engine that this machine has
+    skipped: dict[str, str]  # the bundle's other engines, and why they were not run
 
 
 def verify(folder: Path) -> Verified:
@@ -59,19 +62,30 @@ def verify(folder: Path) -> Verified:
         seed=seed,
         n_steps=min(N_STEPS, len(expected)),
     )
-    actual = run_portable(folder, problem).losses
-    pairs = zip(expected, actual, strict=False)
-    error = max(abs(e - a) / abs(e) if np.isfinite(a) else np.inf for e, a in pairs)
-    if not error <= TOLERANCE.loss:
-        message = f"{folder}: this machine's losses are off by {error:.1e} (at most {TOLERANCE.loss:.0e})"
-        raise EngineError(message)
+    engines = {name: environment_of(name) for name in manifest.engines if name in SPECS}
+    errors = {name: _error(folder, problem, name, expected) for name, one in engines.items() if not one.why}
+    if not errors:
+        raise EngineError("; ".join(one.why for one in engines.values()) or f"{folder}: no engine of it is known here")
     return Verified(
         id=bundle.id,
         n_files=len(manifest.files),
         n_bytes=sum(facts.bytes for facts in manifest.files.values()),
-        steps=len(actual),
-        max_relative_loss_error=float(error),
+        steps=len(problem.batches),
+        max_relative_loss_error=max(errors.values()),
+        engines=errors,
+        skipped={name: one.why for name, one in engines.items() if one.why},
     )
+
+
+def _error(folder: Path, problem: Problem, engine: str, expected: list[float]) -> float:
+    """Return the largest relative error of the losses that ``engine`` computes here."""
+    actual = run_engine(folder, problem, engine=engine).losses
+    pairs = zip(expected, actual, strict=False)
+    error = max(abs(e - a) / abs(e) if np.isfinite(a) else np.inf for e, a in pairs)
+    if not error <= TOLERANCE.loss:
+        message = f"{folder}: {engine}: this machine's losses are off by {error:.1e} (at most {TOLERANCE.loss:.0e})"
+        raise EngineError(message)
+    return float(error)
 
 
 def _read_parity(bundle: Bundle) -> tuple[int, int | None, list[float]]:

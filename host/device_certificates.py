@@ -10,14 +10,12 @@ by more than ``SKEW_S``. Does not know who was revoked: a revoked device's certi
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from host.certificates import name_of
+from host.certificates import NOT_X509, check_issuers, name_of
 from protocol.errors import TrustError
 from protocol.signing import VerifyKey
 
@@ -41,7 +39,7 @@ def key_of(certificate: x509.Certificate) -> bytes | None:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         found = [uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if uri.startswith(_PREFIX)]
         raw = bytes.fromhex(found[0].removeprefix(_PREFIX)) if len(found) == 1 else b""
-    except (x509.ExtensionNotFound, ValueError):
+    except NOT_X509:
         return None
     return raw if len(raw) == 32 else None
 
@@ -62,13 +60,9 @@ def check_peers(
             fault).
     """
     try:
-        chain = (*(x509.load_der_x509_certificate(one) for one in issuers), root)
-        for one, issuer in pairwise(chain):
-            one.verify_directly_issued_by(issuer)
-            if not one.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
-                raise TrustError("a neighbour's certificate was signed by one that may not sign")
-        return dict(_peer(x509.load_der_x509_certificate(leaf), chain[0], unix_s) for leaf in leaves)
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
+        signer = check_issuers([x509.load_der_x509_certificate(one) for one in issuers], root=root)
+        return dict(_peer(x509.load_der_x509_certificate(leaf), signer, unix_s) for leaf in leaves)
+    except NOT_X509 as error:
         raise TrustError("a neighbour's certificate does not come from the fleet's root") from error
 
 

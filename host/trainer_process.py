@@ -16,6 +16,7 @@ import threading
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Final, TypeAlias, overload
 
+from host.engines import interpreter_of
 from protocol.errors import BundleError, ConfigError, EdgefoldError, EngineError, UpdateError
 from protocol.fields import plain, structure
 from protocol.jobs import (
@@ -55,9 +56,9 @@ _GRACE_S: Final = 5.0  # between a trainer's last line and its exit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """How trainers are started; another interpreter where an engine needs its own environment."""
+    """How trainers are started."""
 
-    interpreter: str = sys.executable
+    interpreter: str | None = None  # that of the job's engine
     nice: int = 0
     memory_limit_bytes: int | None = None
 
@@ -80,12 +81,15 @@ class TrainerProcess:
         """Start the process and hand it the job.
 
         Raises:
-            EngineError: the interpreter cannot be started.
+            EngineError: the job's engine is not installed, or its interpreter cannot be started.
+            ConfigError: there is no such engine.
         """
         launch = launch or Launch()
+        own = sys.executable if isinstance(job, SumStepJob) else interpreter_of(job.engine)  # sums need no engine
+        interpreter = launch.interpreter or own
         self._result_type = _RESULTS[type(job)]
         self._on_end, self._on_progress = on_end, on_progress
-        command = [launch.interpreter, "-m", "edge_agent.trainer", f"--nice={launch.nice}", f"--parent={os.getpid()}"]
+        command = [interpreter, "-m", "edge_agent.trainer", f"--nice={launch.nice}", f"--parent={os.getpid()}"]
         if launch.memory_limit_bytes is not None:
             command.append(f"--memory-limit={launch.memory_limit_bytes}")
         pipe = subprocess.PIPE
@@ -94,7 +98,7 @@ class TrainerProcess:
                 command, stdin=pipe, stdout=pipe, stderr=pipe, close_fds=True, env={**os.environ, **_MALLOC}
             )
         except OSError as error:
-            raise EngineError(f"{launch.interpreter}: cannot start a trainer: {error.strerror}") from error
+            raise EngineError(f"{interpreter}: cannot start a trainer: {error.strerror}") from error
         self._stderr = _Tail(_pipe(self._process.stderr))
         self._thread = threading.Thread(target=self._converse, args=(job,), name="trainer-pipe", daemon=True)
         self._thread.start()

@@ -22,7 +22,9 @@ __all__ = [
     "MANIFEST",
     "MAX_MANIFEST_BYTES",
     "PARITY",
+    "WEIGHTS",
     "AdapterFacts",
+    "Bucket",
     "EngineFiles",
     "FileFacts",
     "ImageFacts",
@@ -40,6 +42,7 @@ MANIFEST: Final = "manifest.json"
 LAYOUT: Final = "layout.json"
 ADAPTER: Final = "adapter.f32"
 PARITY: Final = "parity.json"
+WEIGHTS: Final = "weights.bin"  # the only file in which tensors of the ONNX graphs may lie
 MAX_MANIFEST_BYTES: Final = 256 * 1024  # a real one has 3 kB
 IGNORED: Final = -100  # the label of what has none, as torch's cross entropy has it
 MAX_FILE_BYTES: Final = 64 * 2**30
@@ -78,12 +81,22 @@ class AdapterFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """One shape of batch that an engine of fixed shapes was made for."""
+
+    batch: Annotated[int, Range(1, 4096)]
+    seq: Annotated[int, Range(1, 10**6)] | None = None  # None: the task has no sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFiles:
     """The graphs of one engine."""
 
     train: FileName
     evaluate: FileName
-    opset: Annotated[int, Range(1, 100)]
+    opset: Annotated[int, Range(1, 100)] | None = None  # of ONNX graphs
+    checkpoint: FileName | None = None  # onnxruntime-training keeps its parameters in a file
+    buckets: tuple[Bucket, ...] | None = None  # LiteRT's signatures; None: any shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +188,7 @@ class Manifest:
             needed.add(self.tokens.file)
         for engine in self.engines.values():
             needed |= {engine.train, engine.evaluate}
+            needed |= {engine.checkpoint} if engine.checkpoint is not None else set()
         missing = sorted(needed - self.files.keys())
         if missing:
             raise FieldError(f"files: no entry for {', '.join(missing)}")

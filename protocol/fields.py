@@ -68,7 +68,8 @@ def structure(cls: type[T], value: object, where: str = "", *, lenient_floats: b
 
     Args:
         cls: a dataclass whose fields use bool, int, float, str, bytes, Literal, Optional, ``tuple[T, ...]``,
-            ``dict[str, T]``, nested dataclasses, and ``Annotated`` with Range, Length, Pattern.
+            ``dict[str, T]``, nested dataclasses, and ``Annotated`` with Range, Length, Pattern; a value declared as
+            ``Any`` is taken as it is, for its owner to check.
         value: what came from outside.
         where: the path of ``value``, to begin error messages with.
         lenient_floats: accept an integer where a float is declared (text formats write ``5`` for ``5.0``).
@@ -164,6 +165,8 @@ def _container(hint: Any, value: object, where: str, *, lenient_floats: bool) ->
 
 
 def _scalar(hint: Any, value: object, where: str, *, lenient_floats: bool) -> object:  # noqa: ANN401 - a type form
+    if hint is Any:
+        return value
     if hint is float and lenient_floats and type(value) is int and abs(value) <= _MAX_EXACT_INT:
         value = float(value)
     if type(value) is not hint:  # exact: bool is an int to isinstance, and CBOR has subclasses of its own

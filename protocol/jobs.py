@@ -21,6 +21,7 @@ from protocol.secure_sum.messages import SumPlan  # noqa: TC001 - as above
 __all__ = [
     "DELTA_FILE",
     "DIRECTORY_FILE",
+    "KEPT_FILE",
     "MAX_LINE_BYTES",
     "REPLY_FILE",
     "RESIDUAL_FILE",
@@ -45,6 +46,7 @@ __all__ = [
 MAX_LINE_BYTES: Final = 1_000_000  # the longest line is a check's list of losses
 UPDATE_FILE: Final = "update.payload"
 RESIDUAL_FILE: Final = "residual.f32"
+KEPT_FILE: Final = "kept.f32"
 DELTA_FILE: Final = "delta.f32"
 STATE_FILE: Final = "state.sum"  # ``secure_sum.device.pack_state``
 REPLY_FILE: Final = "reply.sum"  # what the device says; its signature, if it has one, is still zeros
@@ -58,7 +60,10 @@ _Engine = Annotated[str, Length(1, 64)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainJob:
-    """Train ``plan.epochs`` on ``data`` from ``adapter``; write the encoded delta and the new residual to ``out``."""
+    """Train ``plan.epochs`` on ``data`` from ``adapter``; write the encoded delta and the new residual to ``out``.
+
+    Where the plan's terms say that the device keeps something of its own, that is written too, as ``KEPT_FILE``.
+    """
 
     kind: Literal["train"] = "train"
     bundle: _Path
@@ -67,6 +72,7 @@ class TrainJob:
     plan: Plan
     adapter: _Path | None = None  # an encoded payload; the bundle's initial adapter if absent
     residual: _Path | None = None  # raw float32: what earlier encodings rounded away
+    kept: _Path | None = None  # raw float32 [n_params]: what the last accepted round of the task kept
     sum_clip: Annotated[float, Range(1e-12, 1e12)] | None = (
         None  # for a secure sum: write ``DELTA_FILE``, encode nothing
     )

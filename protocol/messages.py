@@ -31,6 +31,7 @@ from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 from protocol import cbor
 from protocol.errors import MalformedMessageError
 from protocol.fields import Bytes, FieldError, Hex, Length, Name, Range, plain, structure
+from protocol.layout import Role
 
 __all__ = [
     "ENVELOPE_OVERHEAD_BYTES",
@@ -47,6 +48,7 @@ __all__ = [
     "Certificate",
     "Codec",
     "Decline",
+    "DeviceTerms",
     "Envelope",
     "Join",
     "Kind",
@@ -122,6 +124,7 @@ Reason: TypeAlias = Literal[
     "bad-examples",  # more examples than the task takes from one device
     "paused",  # the task takes nobody for now
     "finished",  # the task has ended
+    "no-seal-key",  # the task seals its adapter, and the join brings no key, or none that can be sealed to
     "wrong-privacy",  # a single update where the task asks for a secure sum, or the reverse
     "no-certificate",  # a secure sum, and the device's certificate does not name its signing key
     "out-of-step",  # a secure sum's message for another step than the present one
@@ -152,6 +155,7 @@ class Announce:
     version: Annotated[int, Range(0, MAX_ROUND)]
     bundle_id: Hex
     spread_s: Annotated[float, Range(0.0, MAX_SPREAD_S)] | None = None  # wait a random part of it before joining
+    seal_adapter: bool | None = None  # a join must bring a key, to which the adapter is sealed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +165,7 @@ class Join:
     task: Name
     round: Annotated[int, Range(1, MAX_ROUND)]
     bundle_id: Hex
+    seal_key: Annotated[bytes, Bytes(1184 + 32)] | None = None  # made for this round, as a task's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +186,26 @@ class Codec:
 
     name: Literal["float32", "float16", "int8-block"] = "int8-block"
     block: Annotated[int, Range(8, 65536)] = 64
+
+
+_Roles: TypeAlias = Annotated[tuple[Role, ...], Length(1, 16)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceTerms:
+    """What a strategy asks of a device beyond plain local training; all absent, it asks nothing (docs/strategies.md).
+
+    An agent that does not know a term refuses the work, rather than train something else than it was asked to.
+    """
+
+    proximal_mu: Annotated[float, Range(0.0, 1e6)] | None = None  # weight of |w - w_t|^2 / 2
+    # The adapter is followed by the service's control variate and the delta by the change of the device's own.
+    has_controls: bool | None = None
+    frozen_roles: _Roles | None = None  # tensors that are neither trained nor sent in this round
+    personal_roles: _Roles | None = None  # tensors that are trained, stay on the device and are never sent
+    lora_rank: Annotated[int, Range(1, 65536)] | None = (
+        None  # of this device: the first so many rows of A, columns of B
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +233,7 @@ class Plan:
     codec: Codec = field(default_factory=Codec)
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     dp: SampleDp | None = None
+    terms: DeviceTerms | None = None  # absent for plain federated averaging
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +262,7 @@ class Work:
     adapter: Annotated[bytes, Length(1, MAX_MESSAGE_BYTES)]  # encoded by protocol.codec
     task_key: Annotated[bytes, Bytes(1184 + 32)]  # ML-KEM-768 and X25519 public keys, see protocol.sealing
     seconds_left: Annotated[float, Range(0.0, 1e7)]
+    adapter_sealed: bool | None = None  # ``adapter`` is sealed to the join's key (``sealing.adapter_binding``)
     secure_sum: SumTerms | None = None  # no single update is wanted: the vector goes into a secure sum
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Engine, and_, create_engine, event, func, 
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import SQLAlchemyError
 
-from aggregator.adapters import migrations
+from aggregator.adapters import migrations, sql_privacy
 from aggregator.adapters.tables import EVALUATIONS, PARTICIPANTS, REFUSALS, ROUNDS, TASKS, UPDATES, VERSIONS
 from aggregator.core.records import (
     Evaluation,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Table
 
+    from aggregator.core.privacy.ledger import LedgerEntry, PrivateFold
     from aggregator.core.rounds import RoundEvent
     from protocol.enrolment import ClaimReason
     from protocol.messages import Reason
@@ -178,9 +179,9 @@ class SqlStore:
             bytes_down=down or 0,
         )
 
-    def evaluations(self, task: str) -> dict[int, Evaluation]:
-        """Return the metrics of the task's versions that have any."""
-        query = select(EVALUATIONS).where(EVALUATIONS.c.task == task)
+    def evaluations(self, task: str, *, since: int = 0) -> dict[int, Evaluation]:
+        """Return the metrics of the task's versions from ``since`` on that have any."""
+        query = select(EVALUATIONS).where(EVALUATIONS.c.task == task, EVALUATIONS.c.version >= since)
         sets: dict[int, dict[str, SetScore]] = {}
         wall_s: dict[int, float] = {}
         with self._reading() as connection:
@@ -195,6 +196,16 @@ class SqlStore:
         query = select(REFUSALS.c.reason, REFUSALS.c["count"]).where(REFUSALS.c.task == task)
         with self._reading() as connection:
             return {row.reason: row[1] for row in connection.execute(query.order_by(REFUSALS.c.reason))}
+
+    def ledger(self, task: str) -> tuple[LedgerEntry, ...]:
+        """Return what the task's folds cost, by round."""
+        with self._reading() as connection:
+            return sql_privacy.entries_of(connection, task)
+
+    def participation(self, task: str) -> dict[str, int]:
+        """Return in how many folds each device's update was."""
+        with self._reading() as connection:
+            return sql_privacy.participation_in(connection, task)
 
     def blobs_in_use(self, *, keep_folded: bool) -> set[str]:
         """Return the names of the blobs that rows need."""
@@ -247,10 +258,14 @@ class SqlStore:
             connection.execute(counted)
             count_traffic(connection, task, round_, device, traffic or Traffic())
 
-    def start_closing(self, task: str, round_: int, round_event: RoundEvent) -> None:
-        """Fix the round's updates for the reason ``round_event``: no other is taken from here on."""
+    def start_closing(
+        self, task: str, round_: int, round_event: RoundEvent, *, entry: LedgerEntry | None = None
+    ) -> None:
+        """Fix the round's updates for the reason ``round_event`` and, with ``entry``, what their fold costs."""
         with self._writing() as connection:
             fire_round(connection, task, round_, round_event)
+            if entry is not None:
+                sql_privacy.add_entry(connection, entry)
 
     def fold(
         self,
@@ -260,13 +275,15 @@ class SqlStore:
         version: VersionRecord,
         next_round: RoundRecord | None,
         is_last: bool = False,
-        unix_s: float,
+        private: PrivateFold | None = None,
     ) -> None:
         """Close the round by its version; open the next if there is one, finish the task if it was the last."""
         with self._writing() as connection:
-            fire_round(connection, task, round_, "folded", closed_unix_s=unix_s)
+            fire_round(connection, task, round_, "folded", closed_unix_s=version.created_unix_s)
             connection.execute(VERSIONS.insert(), version_row(version))
             connection.execute(UPDATES.update().where(of_round(UPDATES, task, round_)).values(status="folded"))
+            if private is not None:
+                sql_privacy.complete_entry(connection, task, round_, private)
             if is_last:
                 connection.execute(TASKS.update().where(TASKS.c.task == task).values(state="finished"))
             if next_round is not None:
@@ -351,6 +368,7 @@ def open_engine(database: Path) -> Engine:
         cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")  # with WAL the default would lose commits in a power cut
         cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA secure_delete = ON")  # a fold's noise seed is overwritten, not only unlinked
         cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
         cursor.close()
 

@@ -25,8 +25,10 @@ __all__ = [
     "CREATED_TASKS",
     "DEVICES",
     "EVALUATIONS",
+    "HTTP_TOKENS",
     "METADATA",
     "PARTICIPANTS",
+    "PRIVACY_LEDGER",
     "REFUSALS",
     "ROUNDS",
     "STANDINGS",
@@ -159,6 +161,28 @@ TOKENS: Final = Table(
     ForeignKeyConstraint(["device"], ["devices.device"]),
     ForeignKeyConstraint(["serial"], ["certificates.serial"]),
 )
+PRIVACY_LEDGER: Final = Table(
+    "privacy_ledger",
+    METADATA,
+    Column("task", NAME, primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("entry_id", String(32), nullable=False),
+    Column("noise_multiplier", Float, nullable=False),
+    Column("sampling_rate", Float, nullable=False),
+    Column("clip", Float, nullable=False),
+    Column("count_noise", Float),
+    Column("quantile", Float),
+    Column("rate", Float),
+    Column("initial_clip", Float, nullable=False),
+    Column("cohort", Integer, nullable=False),
+    Column("delta", Float, nullable=False),
+    Column("epsilon", Float, nullable=False),
+    Column("epsilon_unsampled", Float, nullable=False),
+    Column("spent_unix_s", Float, nullable=False),
+    Column("next_clip", Float),
+    Column("noise_seed", LargeBinary(32)),
+    ForeignKeyConstraint(["task", "round"], ["rounds.task", "rounds.round"]),
+)
 # One row for each secure sum: where it is, and the running sum. No vector of a single device is in any table.
 SUMS: Final = Table(
     "sums",
@@ -220,4 +244,14 @@ STANDINGS: Final = Table(
     Column("origin", Integer),
     Column("decided_unix_s", Float, nullable=False),
     ForeignKeyConstraint(["task", "version"], ["versions.task", "versions.version"]),
+)
+# Bearer tokens of the HTTP interface.
+HTTP_TOKENS: Final = Table(
+    "http_tokens",
+    METADATA,
+    Column("name", NAME, primary_key=True),
+    Column("digest", LargeBinary(32), nullable=False, unique=True),  # SHA-256 of the secret, which is not kept
+    Column("role", String(16), nullable=False),
+    Column("created_unix_s", Float, nullable=False),
+    Column("expires_unix_s", Float, nullable=False),
 )

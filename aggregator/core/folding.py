@@ -1,15 +1,16 @@
-"""What a strategy is, and the one order in which updates are folded.
+"""What a strategy is, what it needs, and the one order in which updates are folded.
 
 A strategy is two pure functions over a *state*: named float32 vectors, ``adapter`` among them. Laws: updates are folded
 sorted by device id, so equal sets of updates give equal bytes, whatever the order of arrival and however often the fold
-was interrupted; the updates stream, so memory is O(adapter).
+was interrupted; the updates stream, so memory is O(adapter), except where a strategy's needs say otherwise. A fold that
+passes over its updates more than once says so by ``secure_sum = False``: only stored updates can be read again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,22 @@ from protocol.errors import LocalProtocolError
 if TYPE_CHECKING:
     from aggregator.core.records import UpdateRecord
     from protocol.layout import Layout
+    from protocol.messages import DeviceTerms
 
-__all__ = ["ADAPTER", "Deltas", "FoldContext", "State", "Strategy", "StrategyConfig", "canonical_order", "fold_checked"]
+__all__ = [
+    "ADAPTER",
+    "Deltas",
+    "FoldContext",
+    "Member",
+    "Needs",
+    "NoOptions",
+    "State",
+    "Strategy",
+    "StrategyConfig",
+    "TermsContext",
+    "canonical_order",
+    "fold_checked",
+]
 
 ADAPTER: Final = "adapter"
 
@@ -29,10 +44,24 @@ Deltas: TypeAlias = Iterable[tuple[NDArray[np.float32], int]]  # delta float32 [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NoOptions:
+    """The options of a strategy without any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StrategyConfig:
     """What a strategy starts from."""
 
     initial_adapter: NDArray[np.float32]  # [n_params], the bundle's
+    options: Any = None  # of the strategy's own class; None for its defaults
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One update's facts beside its delta."""
+
+    device: str
+    staleness: int = 0  # versions between the one that it is based on and the one that it is folded into
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,16 +71,51 @@ class FoldContext:
     layout: Layout
     round: int
     version: int  # that the deltas are based on
+    options: Any = None  # of the strategy's own class; None for its defaults
+    members: tuple[Member, ...] = ()  # in the order of the deltas; empty where only their sum is known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TermsContext:
+    """Whose terms are asked for."""
+
+    version: int  # that the round is based on
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What a strategy needs, and what it goes together with."""
+
+    device: str = "nothing"  # beyond plain local training, in words
+    layout: Literal["any", "lora"] = "any"
+    secure_sum: bool  # the fold works from the one mean of all whole deltas, which is all that a secure sum shows
+    central_dp: bool  # the same for one noisy mean: noise on values that nobody sends would move what is frozen
+    plain_sgd: bool = False  # the device's steps must be SGD without momentum, and its update unclipped
+    memory: str = "O(adapter)"
+    refusal: str | None = None  # why no task can ask for it, where that is so
+
+
+def _no_terms(_options: Any, _context: TermsContext) -> DeviceTerms | None:  # noqa: ANN401 - a strategy's own class
+    return None
+
+
+def _adapter_of(state: State) -> NDArray[np.float32]:
+    return state[ADAPTER]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strategy:
-    """The two functions of a strategy."""
+    """The two functions of a strategy, and what it says of itself."""
 
     init: Callable[[Layout, StrategyConfig], State]
     fold: Callable[[State, Deltas, FoldContext], State]
-    # Whether the fold looks at single deltas (medians, norms); such a one cannot work on a secure sum's one mean.
-    needs_single_deltas: bool = False
+    title: str = ""
+    source: str = ""
+    needs: Needs = field(default_factory=lambda: Needs(secure_sum=False, central_dp=False))
+    options: type[Any] = NoOptions
+    terms: Callable[[Any, TermsContext], DeviceTerms | None] = _no_terms
+    broadcast: Callable[[State], NDArray[np.float32]] = _adapter_of  # what a device is sent
 
 
 def canonical_order(updates: Iterable[UpdateRecord]) -> list[UpdateRecord]:

@@ -12,8 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, Protocol, TypeAlias, cast
 
-import numpy as np
-
+from aggregator.core.blocked import squared_norm
 from aggregator.core.bounds import max_message_bytes, max_update_norm
 from aggregator.core.rounds import SUM_STATES
 from protocol import codec, sealing, signing, topics
@@ -32,8 +31,12 @@ from protocol.messages import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
     from numpy.typing import NDArray
 
+    from aggregator.core.privacy.sampling import PoissonSampling
     from aggregator.core.records import TaskState, UpdateRecord
     from aggregator.core.rounds import RoundState
     from protocol.sealing import TaskKey
@@ -72,7 +75,14 @@ class TaskView:
     round: int
     round_state: RoundState
     version: int
+    sampling: PoissonSampling | None = None  # None: whoever comes first
+    seal_adapter: bool = False
     max_step_bytes: int | None = None  # of a secure sum's longest message; None where single updates are taken
+    n_values_of: Callable[[str], int] | None = None  # of a device's update, where that is not n_params
+
+    def n_values(self, device: str) -> int:
+        """Return how many values an update of ``device`` has in this round."""
+        return self.n_params if self.n_values_of is None else self.n_values_of(device)
 
 
 class Devices(Protocol):
@@ -261,6 +271,10 @@ def _unwanted(device: str, join: Join, view: TaskView, ledger: Ledger, *, is_kno
         return "duplicate"  # its update is in: training again would be for nothing
     if view.state == "paused" and not is_known:
         return "paused"
+    if view.sampling is not None and not view.sampling.takes(round_=join.round, device=device):
+        return "not-selected"
+    if view.seal_adapter and (join.seal_key is None or not sealing.can_seal_to(join.seal_key)):
+        return "no-seal-key"
     is_full = ledger.n_joined(join.task, join.round) >= view.n_places
     return "not-selected" if is_full and not is_known else None
 
@@ -281,8 +295,8 @@ def _decide_update(device: str, update: Update, context: IntakeContext) -> Decis
             fleet=context.fleet,
             device=device,
             key=view.key,
-            n_params=view.n_params,
-            max_bytes=max_message_bytes(view.plan, view.n_params),
+            n_params=view.n_values(device),
+            max_bytes=max_message_bytes(view.plan, view.n_values(device)),
         )
         _within_bounds(content, delta, view)
     except RemoteProtocolError as error:
@@ -321,7 +335,7 @@ def _expected(device: str, update: Update, view: TaskView, ledger: Ledger) -> No
         _refuse("late", f"round {update.round} has closed")
     if ledger.taken_from(update.task, update.round, device) is not None:
         _refuse("duplicate", f"another update of {device} was taken for round {update.round}")
-    n_bytes, max_bytes = len(update.sealed), max_message_bytes(view.plan, view.n_params)
+    n_bytes, max_bytes = len(update.sealed), max_message_bytes(view.plan, view.n_values(device))
     if n_bytes > max_bytes:  # the bound before decoding was that of the largest task
         _refuse("oversize", f"a sealed update of {n_bytes} bytes, at most {max_bytes} are taken")
 
@@ -338,9 +352,8 @@ def _of_this_round(device: str, update: Update | SumStep, view: TaskView, ledger
 
 
 def _within_bounds(content: UpdateContent, delta: NDArray[np.float32], view: TaskView) -> None:
-    # Not np.linalg.norm: it goes to BLAS, whose threads cost 10 ms a call on cores that train.
-    norm = math.sqrt(float(np.square(delta, dtype=np.float64).sum()))
-    bound = max_update_norm(view.plan, view.n_params)
+    norm = math.sqrt(squared_norm(delta))
+    bound = max_update_norm(view.plan, delta.size)
     if norm > bound:
         _refuse("norm-exceeded", f"a delta of norm {norm:.4g}, at most {bound:.4g} is taken")
     if content.n_examples > view.max_examples:

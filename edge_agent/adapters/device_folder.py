@@ -4,6 +4,7 @@
     work.cbor            the work of the current round
     outbox-<id>.cbor     a signed, sealed update that waits for its receipt
     residual-<id>.f32    what encoding that update rounded away
+    kept-<id>.f32        what stays on the device with that update, where the task's strategy keeps something
     scratch/             the trainer's; worthless after a restart
 
 Laws: a file is written before the state that names it; what no state names is removed at start; one agent at a time (a
@@ -22,7 +23,7 @@ from host.durable import make_folder, read_bytes, remove, sweep, write_bytes
 from protocol import cbor
 from protocol.errors import ConfigError, MalformedMessageError, StorageError
 from protocol.fields import FieldError, plain, structure
-from protocol.jobs import RESIDUAL_FILE
+from protocol.jobs import KEPT_FILE, RESIDUAL_FILE
 from protocol.messages import MAX_MESSAGE_BYTES, Work, pack_body, unpack_body
 
 if TYPE_CHECKING:
@@ -90,9 +91,11 @@ class DeviceFolder:
         return work
 
     def save_update(self, update_id: bytes, envelope: bytes) -> None:
-        """Put a finished update and the trainer's residual where the next state will name them."""
+        """Put a finished update and what the trainer left for later where the next state will name them."""
         residual = read_bytes(self.scratch / RESIDUAL_FILE, max_bytes=MAX_MESSAGE_BYTES)
         write_bytes(self.residual_path(update_id), residual)
+        if (self.scratch / KEPT_FILE).is_file():
+            write_bytes(self.kept_path(update_id), read_bytes(self.scratch / KEPT_FILE, max_bytes=MAX_MESSAGE_BYTES))
         write_bytes(self._outbox_path(update_id), envelope)
 
     def load_update(self, update_id: bytes) -> bytes:
@@ -110,6 +113,10 @@ class DeviceFolder:
     def residual_path(self, update_id: bytes) -> Path:
         """Return where the residual of an update is."""
         return self._folder / f"residual-{update_id.hex()}.f32"
+
+    def kept_path(self, update_id: bytes) -> Path:
+        """Return where what the device keeps with an update is, if there is anything."""
+        return self._folder / f"kept-{update_id.hex()}.f32"
 
     def clear_scratch(self) -> None:
         """Give the next trainer an empty folder."""
@@ -134,8 +141,10 @@ class DeviceFolder:
 
     def _remove_unnamed(self, state: SessionState) -> None:
         named = {self.residual_path(update_id) for update_id in state.residual_of.values()}
+        named |= {self.kept_path(update_id) for update_id in state.kept_of.values()}
         if state.update_id is not None:
             named |= {self._outbox_path(state.update_id), self.residual_path(state.update_id)}
-        for pattern in ("outbox-*.cbor", "residual-*.f32"):
+            named.add(self.kept_path(state.update_id))
+        for pattern in ("outbox-*.cbor", "residual-*.f32", "kept-*.f32"):
             for path in set(self._folder.glob(pattern)) - named:
                 remove(path)

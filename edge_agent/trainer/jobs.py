@@ -18,6 +18,7 @@ from edge_agent.trainer.accumulation import loss_and_gradient
 from edge_agent.trainer.batches import batches_in_order, shuffled_batches
 from edge_agent.trainer.datasets import open_dataset
 from edge_agent.trainer.engines import open_engine
+from edge_agent.trainer.local_terms import LocalTerms, n_work_values
 from edge_agent.trainer.optimizers import clip_norm, l2_norm, make_optimizer
 from edge_agent.trainer.private_steps import PrivateEpochs
 from edge_agent.trainer.scores import Scores, judge
@@ -30,6 +31,7 @@ from protocol.bundle import ADAPTER
 from protocol.errors import ConfigError, EngineError
 from protocol.jobs import (
     DELTA_FILE,
+    KEPT_FILE,
     RESIDUAL_FILE,
     UPDATE_FILE,
     CheckJob,
@@ -66,17 +68,28 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
     """
     bundle = open_bundle(Path(job.bundle))
     data = open_dataset(bundle, Path(job.data), max_tokens=job.plan.max_tokens, max_examples=job.max_examples)
-    theta_0 = _adapter(bundle, job.adapter)  # float32 [n_params]
+    n_params, dp = bundle.layout.n_params, job.plan.dp
+    if dp is not None and job.plan.terms is not None:
+        raise ConfigError("plan: sample-level privacy does not go with a strategy's terms yet")
+    received = _adapter(bundle, job.adapter, n_values=n_work_values(job.plan, n_params))
+    kept = None if job.kept is None else _vector(Path(job.kept), n_params)
+    terms = LocalTerms(job.plan, bundle.layout, received=received, kept=kept)
     # A residual may be of training without dp, and would then tell of examples what no noise covers.
-    residual = _residual(None if job.plan.dp is not None else job.residual, theta_0.size)
+    residual = _residual(None if dp is not None else job.residual, n_params)
     engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
-    dp, kind = job.plan.dp, bundle.manifest.task.kind
-    plain = _Epochs(job.plan, data, kind, report)
-    epochs = plain if dp is None else PrivateEpochs(job.plan, dp, data, report)
-    theta = epochs.run(engine, theta_0)
-    # Clipped with the residual inside: what is sent keeps the plan's bound, and what the clip cuts off is not kept.
-    delta = clip_norm(theta - theta_0 + residual, job.plan.clip_update_norm)
-    n_bytes = _write_delta(Path(job.out), delta, job)
+    epochs: _Epochs | PrivateEpochs
+    if dp is None:
+        epochs = _Epochs(job.plan, data, bundle.manifest.task.kind, report)
+        theta = epochs.run(engine, terms)
+    else:
+        epochs = PrivateEpochs(job.plan, dp, data, report)
+        theta = epochs.run(engine, terms.start)
+    delta = terms.delta(theta, residual)  # [n_sent]
+    out = Path(job.out)
+    if job.sum_clip is not None:
+        n_bytes = _write_bounded(out, delta, job.sum_clip)
+    else:
+        n_bytes = _write_update(out, terms, theta, residual, n_steps=epochs.n_steps)
     return TrainResult(
         n_examples=len(data),
         n_steps=epochs.n_steps,
@@ -96,7 +109,7 @@ def evaluate(job: EvaluateJob, report: Report, *, started: float) -> EvaluateRes
         BundleError, ConfigError, UpdateError, EngineError: by blame, see ``protocol.errors``.
     """
     bundle = open_bundle(Path(job.bundle))
-    theta = _adapter(bundle, job.adapter)
+    theta = _adapter(bundle, job.adapter, n_values=bundle.layout.n_params)
     engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
     results = {}
     for done, (name, path) in enumerate(job.sets.items()):
@@ -145,18 +158,25 @@ def check(job: CheckJob, _report: Report, *, started: float) -> CheckResult:
     )
 
 
-def _write_delta(out: Path, delta: NDArray[np.float32], job: TrainJob) -> int:
-    """Write what the agent sends or masks; return the encoded length, 0 where the secure sum quantises instead."""
-    if job.sum_clip is not None:
-        # As a whole, so that its direction stays: a secure sum refuses values beyond its clip.
-        largest = float(np.abs(delta).max())
-        scale = min(1.0, job.sum_clip / largest) if largest > 0 else 1.0
-        bounded = np.clip(delta * np.float32(scale), -np.float32(job.sum_clip), np.float32(job.sum_clip))
-        save_vector(out / DELTA_FILE, np.nextafter(bounded, np.float32(0)) if scale < 1 else bounded)
-        return 0
-    payload = codec.encode(delta, job.plan.codec)
+def _write_bounded(out: Path, delta: NDArray[np.float32], sum_clip: float) -> int:
+    """Write what the agent masks; return 0, since the secure sum quantises it and nothing is encoded."""
+    # As a whole, so that its direction stays: a secure sum refuses values beyond its clip.
+    largest = float(np.abs(delta).max())
+    scale = min(1.0, sum_clip / largest) if largest > 0 else 1.0
+    bounded = np.clip(delta * np.float32(scale), -np.float32(sum_clip), np.float32(sum_clip))
+    save_vector(out / DELTA_FILE, np.nextafter(bounded, np.float32(0)) if scale < 1 else bounded)
+    return 0
+
+
+def _write_update(
+    out: Path, terms: LocalTerms, theta: NDArray[np.float32], residual: NDArray[np.float32], *, n_steps: int
+) -> int:
+    """Write what the agent seals, and what it keeps; return the encoded length."""
+    payload, left = terms.encode(theta, residual, n_steps=n_steps)
     write_bytes(out / UPDATE_FILE, payload)
-    save_vector(out / RESIDUAL_FILE, delta - codec.decode(payload, n_values=delta.size))
+    save_vector(out / RESIDUAL_FILE, left)
+    if (keeps := terms.keeps(theta)) is not None:
+        save_vector(out / KEPT_FILE, keeps)
     return len(payload)
 
 
@@ -167,11 +187,11 @@ class _Epochs:
         self._plan, self._data, self._kind, self._report = plan, data, kind, report
         self.n_steps, self.train_s, self.last_loss = 0, 0.0, 0.0
 
-    def run(self, engine: Engine, theta_0: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, engine: Engine, terms: LocalTerms) -> NDArray[np.float32]:
         """Return the local adapter, float32 [n_params]."""
-        plan, theta = self._plan, theta_0.copy()
+        plan, theta = self._plan, terms.start.copy()
         rng = np.random.default_rng(plan.seed)
-        optimizer = make_optimizer(plan.optimizer, theta.size)
+        optimizer = make_optimizer(plan.optimizer, terms.n_trained)
         n_steps = plan.epochs * math.ceil(len(self._data) / plan.batch_size)
         reported = time.monotonic()
         for _ in range(plan.epochs):
@@ -182,7 +202,7 @@ class _Epochs:
                     engine.loss_and_gradient, theta, batch, kind=self._kind, micro_batch=plan.micro_batch
                 )
                 _refuse_divergence(loss, gradient, self.n_steps)
-                optimizer.step(theta, clip_norm(gradient, plan.clip_grad_norm))
+                terms.step(optimizer, theta, gradient)
                 now = time.monotonic()
                 self.train_s += now - began
                 self.n_steps += 1
@@ -199,15 +219,15 @@ def _refuse_divergence(loss: float, gradient: NDArray[np.float32], step: int) ->
         raise EngineError(f"step {step}: loss or gradient is not finite; lower the learning rate or clip the gradient")
 
 
-def _adapter(bundle: Bundle, path: str | None) -> NDArray[np.float32]:
-    n_params = bundle.layout.n_params
+def _adapter(bundle: Bundle, path: str | None, *, n_values: int) -> NDArray[np.float32]:
     if path is None:
-        return load_vector(bundle.path(ADAPTER), n_values=n_params)
+        initial = load_vector(bundle.path(ADAPTER), n_values=bundle.layout.n_params)
+        return np.pad(initial, (0, n_values - initial.size))  # before the first round every control variate is zero
     try:
         payload = read_bytes(Path(path), max_bytes=MAX_MESSAGE_BYTES)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such adapter") from error
-    return codec.decode(payload, n_values=n_params)
+    return codec.decode(payload, n_values=n_values)
 
 
 def _first(scores: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:

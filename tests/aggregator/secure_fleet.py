@@ -14,6 +14,7 @@ from host.certificates import make_key, make_request
 from host.link import BrokerAddress, LinkDown, LinkUp, Received
 from host.mqtt_link import MqttLink
 from host.tls import TlsFiles, client_context
+from protocol.signing import SigningKey
 from tests.host.mosquitto import free_port
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ FLEET = "f"
 WAIT_S = 10.0
 QUIET_S = 0.7
 DAY_S = 86_400.0
+VERIFY_KEY = SigningKey(bytes(32)).public.raw
 MAX_PACKET_BYTES = 64 * 1024
 
 
@@ -57,7 +59,7 @@ class SecureFleet:
         """Return the files of a device with a certificate by ``authority``."""
         signer, key_file = authority or self.authority, self.folder / f"{name}-{free_port()}.key"
         request = make_request(name, make_key(key_file))
-        made = signer.issue(name, request, life_s=life_s, unix_s=time.time() - ago_s)
+        made = signer.issue(name, request, verify_key=VERIFY_KEY, life_s=life_s, unix_s=time.time() - ago_s)
         self.issued[name] = made
         path = key_file.with_suffix(".pem")
         pem = b"".join(ssl.DER_cert_to_PEM_cert(der).encode() for der in signer.chain(made.der))

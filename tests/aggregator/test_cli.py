@@ -136,7 +136,7 @@ def not_a_database(folder: Path) -> None:
     ("break_it", "code", "line"),
     [
         (lambda _folder: None, 3, "no bundle here"),
-        (broken_bundle, 3, "train.onnx: expected 8 bytes, found 13"),
+        (broken_bundle, 3, "train.onnx: expected 28 bytes, found 13"),
         (other_key_file, 2, "service.key: not a key file"),
         (no_registry, 2, "devices.toml: no such configuration file"),
         (bad_registry, 2, "devices.service: this name is the aggregator's own"),
@@ -159,3 +159,15 @@ def no_logs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave this process's logs and signals alone."""
     monkeypatch.setattr("host.logs.configure", lambda **_: None)
     monkeypatch.setattr("signal.signal", lambda *_: None)
+
+
+def test_the_strategies_are_listed_with_their_needs(run: Callable[..., Ran]) -> None:
+    done = run("strategies", "--json")
+    assert done.code == 0
+    listed = json.loads(done.out)["strategies"]
+    assert listed["fedprox"]["options"] == {"mu": 0.01}
+    assert listed["scaffold"]["options"]["n_devices"] is None
+    assert "frozen" in listed["flora"]["refusal"]
+    table = run("strategies")
+    assert table.code == 0
+    assert "fedex-lora is refused at the start of a task" in table.out

@@ -307,9 +307,10 @@ def test_a_strategy_that_looks_at_single_deltas_is_refused_with_a_secure_sum(
     make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from aggregator import setup
+    from aggregator.core.folding import Needs
     from aggregator.core.strategies import STRATEGIES
 
-    robust = dataclasses.replace(STRATEGIES["fedavg"], needs_single_deltas=True)
+    robust = dataclasses.replace(STRATEGIES["fedavg"], needs=Needs(secure_sum=False, central_dp=False))
     monkeypatch.setattr(setup, "STRATEGIES", {"fedavg": robust})
     with pytest.raises(ConfigError, match="looks at single deltas"):
         make_bench(**SETTINGS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import shutil
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +24,7 @@ from aggregator.adapters.sql_sums import SqlSums
 from aggregator.app import Parts, Service
 from aggregator.config import TaskEvaluation, TaskSettings
 from aggregator.conversation import Conversation
+from aggregator.core.privacy.accounting import epsilon_of, noise_for
 from aggregator.created_tasks import to_settings
 from aggregator.evaluations import Evaluations
 from aggregator.setup import Folders, open_task
@@ -61,14 +63,16 @@ from protocol.messages import (
     pack_content,
     unpack_envelope,
 )
+from tests.protocol.onnx_bytes import GRAPH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from aggregator.core.lifecycle import Verb
+    from aggregator.core.privacy.ledger import Step
     from aggregator.ports import EvaluationRequest
     from host.link import Link
     from protocol.errors import EdgefoldError
@@ -82,18 +86,20 @@ PLAN = Plan(optimizer=Optimizer(), codec=Codec(name="int8-block", block=16), cli
 B = TypeVar("B")
 
 
-def make_bundle(folder: Path, *, n_params: int = N_PARAMS, seed: int = 0) -> Path:
-    """Write a bundle that is valid except that its graphs are a few dummy bytes."""
+def make_bundle(folder: Path, *, n_params: int = N_PARAMS, seed: int = 0, layout: Layout | None = None) -> Path:
+    """Write a bundle that is valid except that its graphs compute nothing; without a layout it is a head."""
     folder.mkdir(parents=True)
+    if layout is None:
+        layout = Layout(tensors=(TensorSlot(name="head", shape=(n_params,), offset=0, role="head"),))
+    n_params = layout.n_params
     adapter = np.random.default_rng(seed).normal(0, 0.1, n_params).astype("<f4")
-    layout = Layout(tensors=(TensorSlot(name="head", shape=(n_params,), offset=0, role="head"),))
     contents = {
         LAYOUT: layout.to_bytes(),
         ADAPTER: adapter.tobytes(),
         PARITY: b"{}\n",
         "tokenizer.json": b"{}\n",
-        "train.onnx": b"no graph",
-        "eval.onnx": b"no graph either",
+        "train.onnx": GRAPH,
+        "eval.onnx": GRAPH,
     }
     for name, data in contents.items():
         (folder / name).write_bytes(data)
@@ -140,6 +146,23 @@ class FakeEvaluator:
 
     def close(self) -> None:
         pass
+
+
+class DirectAccountant:
+    """The accountant without a process of its own."""
+
+    def epsilon(self, steps: Sequence[Step], *, delta: float) -> float:
+        return _epsilon(tuple(steps), delta)
+
+    def noise(
+        self, spent: Sequence[Step], *, n_rounds: int, sampling_rate: float, epsilon: float, delta: float
+    ) -> float | None:
+        return noise_for(spent, n_rounds=n_rounds, sampling_rate=sampling_rate, epsilon=epsilon, delta=delta)
+
+
+@functools.cache
+def _epsilon(steps: tuple[Step, ...], delta: float) -> float:
+    return epsilon_of(steps, delta=delta)
 
 
 class Devices(dict[str, signing.VerifyKey]):
@@ -308,6 +331,7 @@ class Bench:
         self.keep_folded_updates = True
         self.chain_of: Callable[[str], tuple[bytes, ...]] | None = None
         self.service: Service
+        self.world: World
         self.store: SqlStore
         self.start()
 
@@ -330,6 +354,8 @@ class Bench:
             blobs=hooked_blobs,
             clock=self.clock,
             conversation=Conversation(fleet=FLEET, key=self.service_key),
+            accountant=DirectAccountant(),
+            draw_secret=self._draw_secret,
             keep_folded_updates=self.keep_folded_updates,
             sums=SumParts(
                 store=Hooked(self.sums, SUM_EFFECTS, self.hooks),  # type: ignore[arg-type]  # stands in for it
@@ -339,7 +365,7 @@ class Bench:
         )
         self.setup = open_task(self.settings, self.folders, make_key=True)
         link: Link = hooked_link
-        self.runner = TaskRunner(self.setup, world)
+        self.runner = TaskRunner(self.setup, self.world)
         self.evaluations = Evaluations(self.evaluator, hooked_store)
         parts = Parts(
             world=world,
@@ -351,6 +377,10 @@ class Bench:
         )
         self.service = Service(parts)
         self.service.start()
+
+    def _draw_secret(self, n_bytes: int) -> bytes:
+        """Draw what is the same for the same round, however often the service was killed."""
+        return hashlib.sha256(f"{self.round} {n_bytes}".encode()).digest()[:n_bytes]
 
     def open_created(self, task: str) -> TaskRunner:
         """Open a created task as the workshop does."""

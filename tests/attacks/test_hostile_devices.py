@@ -11,9 +11,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography import x509
 
 from aggregator.adapters.authority import make_authority
 from aggregator.adapters.broker import is_available
+from host.certificates import der_of, load_key, load_pem, make_key, save_pem
 from host.link import LinkDown, LinkUp, Received
 from host.tls import TlsFiles, client_context, pinned_later
 from tests.aggregator.secure_fleet import (
@@ -26,6 +28,7 @@ from tests.aggregator.secure_fleet import (
     next_down,
     server_pretender,
 )
+from tests.attacks.test_forged_certificates import Signer, sign
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -205,7 +208,20 @@ def revoked(fleet: SecureFleet, _folder: Path) -> ssl.SSLContext:
     return context
 
 
-@pytest.mark.parametrize("kind", [bare, of_another_authority, expired, of_the_broker_itself, tls_1_2, revoked])
+def signed_by_a_device(fleet: SecureFleet, folder: Path) -> ssl.SSLContext:
+    own = fleet.files("mallory")
+    assert own.certificate is not None
+    assert own.key is not None
+    mallory = Signer(load_key(own.key), der_of(load_pem(own.certificate)))
+    signed = sign(mallory, "victim", make_key(folder / "forged.key"))
+    save_pem(folder / "forged.pem", [x509.load_der_x509_certificate(one) for one in signed.chain])
+    return client_context(TlsFiles(root=own.root, certificate=folder / "forged.pem", key=folder / "forged.key"))
+
+
+KINDS = [bare, of_another_authority, expired, of_the_broker_itself, tls_1_2, revoked, signed_by_a_device]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_wrong_certificate_does_not_get_in(
     fleet: SecureFleet,
     victim: MqttLink,

@@ -59,7 +59,7 @@ def test_a_trained_update_is_sent() -> None:
 
 def test_an_accepted_update_ends_the_round_and_keeps_its_residual() -> None:
     state, actions = step(SENDING, Receipted(update_id=UPDATE, is_accepted=True))
-    assert state == SessionState(done={"t": 3}, residual_of={BUNDLE: UPDATE})
+    assert state == SessionState(done={"t": 3}, residual_of={BUNDLE: UPDATE}, kept_of={"t": UPDATE})
     assert actions == ()
 
 

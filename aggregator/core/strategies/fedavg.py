@@ -10,17 +10,18 @@ Memory: two float64 vectors of the adapter's size and one delta at a time.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from aggregator.core.folding import ADAPTER
+from aggregator.core.folding import ADAPTER, Needs, Strategy
+from aggregator.core.means import mean_delta
 
 if TYPE_CHECKING:
     from aggregator.core.folding import Deltas, FoldContext, State, StrategyConfig
     from protocol.layout import Layout
 
-__all__ = ["fold", "init"]
+__all__ = ["STRATEGY", "fold", "init"]
 
 
 def init(layout: Layout, config: StrategyConfig) -> State:  # noqa: ARG001 - a strategy's signature
@@ -36,15 +37,17 @@ def fold(state: State, deltas: Deltas, context: FoldContext) -> State:
     Raises:
         ValueError: ``n_examples`` is not positive (the caller's fault).
     """
-    total = np.zeros(context.layout.n_params, np.float64)  # [n_params]
-    n_total = 0
-    for delta, n_examples in deltas:
-        if n_examples <= 0:
-            raise ValueError(f"n_examples is {n_examples}, expected a positive number")
-        total += np.multiply(delta, n_examples, dtype=np.float64)
-        n_total += n_examples
-    if n_total == 0:
+    mean = mean_delta(deltas, context.layout.n_params)  # [n_params]
+    if mean is None:
         return state
-    total /= n_total
-    total += state[ADAPTER]
-    return {ADAPTER: total.astype(np.float32)}
+    mean += state[ADAPTER]
+    return {ADAPTER: mean.astype(np.float32)}
+
+
+STRATEGY: Final = Strategy(
+    init=init,
+    fold=fold,
+    title="the mean of the deltas, weighted by examples",
+    source="McMahan et al. 2017, arXiv:1602.05629",
+    needs=Needs(secure_sum=True, central_dp=True),
+)

@@ -116,7 +116,7 @@ def test_a_fold_that_fails_halfway_changes_nothing(store: SqlStore) -> None:
     store.start_closing("t", 1, "cohort-complete")
     version = dataclasses.replace(VERSION, version=1, round=1, n_updates=1)
     with pytest.raises(StorageError):
-        store.fold("t", 1, version=version, next_round=ROUND, unix_s=2.0)  # round 1 again
+        store.fold("t", 1, version=version, next_round=ROUND)  # round 1 again
     assert store.latest_round("t").state == "closing"
     assert store.latest_version("t").version == 0
     assert store.updates("t", 1)[0].status == "accepted"
@@ -125,9 +125,9 @@ def test_a_fold_that_fails_halfway_changes_nothing(store: SqlStore) -> None:
 def test_a_round_is_folded_only_once(store: SqlStore) -> None:
     store.start_closing("t", 1, "deadline-with-enough")
     version = dataclasses.replace(VERSION, version=1, round=1)
-    store.fold("t", 1, version=version, next_round=None, unix_s=2.0)
+    store.fold("t", 1, version=version, next_round=None)
     with pytest.raises(LocalProtocolError):
-        store.fold("t", 1, version=dataclasses.replace(version, version=2), next_round=None, unix_s=2.0)
+        store.fold("t", 1, version=dataclasses.replace(version, version=2), next_round=None)
 
 
 def test_records_come_back_as_they_went_in(store: SqlStore) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,11 @@ from protocol.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from protocol.secure_sum import quantise
 from protocol.secure_sum.quantise import Quantiser
 from tests.protocol.secure_sum.parties import seed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
 FLOAT64_SLACK = 1e-9  # a few roundings of float64 beside a step of 1e-5
 
@@ -116,3 +123,34 @@ def test_a_packed_vector_of_another_length_or_with_spare_bits_is_refused() -> No
         with pytest.raises(RemoteProtocolError) as caught:
             quantise.unpack(wrong, n_values=3, bits=7)
         assert caught.value.reason == reason
+
+
+def test_noise_reaches_the_levels_and_not_the_weight_and_its_room_holds_the_sum() -> None:
+    one = quantiser(noise_levels=1000, max_cohort=2)
+    vectors = [np.full(6, sign * one.clip, np.float32) for sign in (1, 1)]
+    total = np.zeros(7, np.uint32)
+    for vector in vectors:
+        total += one.with_noise(one.encode(vector, 50), lambda levels: levels + 500)
+    total &= one.mask
+    mean = one.decode(total)
+    assert mean.weight == 100
+    levels = 2 * one.n_levels + 1000  # the largest sum that there is room for: it does not wrap
+    np.testing.assert_allclose(mean.mean, levels * one.step * one.weight_cap / 100, rtol=1e-12)
+    negative = one.with_noise(one.encode(np.zeros(6, np.float32), 1), lambda levels: levels - 1000)
+    np.testing.assert_allclose(one.decode(negative).mean, -1000 * one.step * one.weight_cap, rtol=1e-12)
+
+
+def test_room_for_noise_costs_bits_or_levels_and_never_wraps() -> None:
+    plain, noisy = quantiser(), quantiser(noise_levels=10**6)
+    assert noisy.bits > plain.bits
+    assert noisy.n_levels * noisy.max_cohort + noisy.noise_levels <= 2 ** (noisy.bits - 1) - 1
+
+
+@pytest.mark.parametrize(
+    "made",
+    [lambda levels: levels.astype(np.float64), lambda levels: levels[:-1], lambda levels: levels.astype(np.int32)],
+)
+def test_noise_that_is_no_levels_is_refused(made: Callable[[NDArray[np.int64]], NDArray[np.int64]]) -> None:
+    one = quantiser(noise_levels=10)
+    with pytest.raises(LocalProtocolError, match="noise made of"):
+        one.with_noise(one.encode(np.zeros(6, np.float32), 1), made)

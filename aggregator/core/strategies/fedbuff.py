@@ -1,0 +1,76 @@
+"""FedBuff's fold: a buffer of updates of different age, each weighted down by its staleness.
+
+Source:
+    Nguyen et al.: Federated Learning with Buffered Asynchronous Aggregation,
+    AISTATS 2022, arXiv:2106.06639, Algorithm 1 and its weight ``1 / sqrt(1 + tau)``: ``w <- w + eta_g / K sum_i
+    s(tau_i) d_i``.
+    Departures: ``weight_by_examples`` (the default) weighs by n_i as well, so that a buffer without staleness is
+    federated averaging bit for bit; without it the divisor is K, as there. An update older than ``max_staleness`` is
+    left out and not counted.
+The divisor does not hold the staleness weights, so stale buffers take shorter steps. In synchronous rounds every
+staleness is 0. Memory: two float64 vectors of the adapter's size and one delta at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Final
+
+import numpy as np
+
+from aggregator.core.folding import ADAPTER, Needs, Strategy
+from aggregator.core.strategies.fedavg import init
+from protocol.fields import Range
+
+if TYPE_CHECKING:
+    from aggregator.core.folding import Deltas, FoldContext, State
+
+__all__ = ["STRATEGY", "Options", "fold", "staleness_weight"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """``[task.strategy_options]`` of fedbuff."""
+
+    server_learning_rate: Annotated[float, Range(1e-6, 100.0)] = 1.0
+    max_staleness: Annotated[int, Range(0, 10**6)] = 20
+    weight_by_examples: bool = True
+
+
+def staleness_weight(staleness: int) -> float:
+    """Return 1 / sqrt(1 + tau)."""
+    return 1.0 / math.sqrt(1.0 + staleness)
+
+
+def fold(state: State, deltas: Deltas, context: FoldContext) -> State:
+    """Return the state after one buffer; ``state`` itself if nothing in it is young enough.
+
+    Raises:
+        ValueError: not one member for each delta (the caller's fault).
+    """
+    options: Options = context.options or Options()
+    total = np.zeros(context.layout.n_params, np.float64)  # [n_params]
+    n_total = 0
+    for (delta, n_examples), member in zip(deltas, context.members, strict=True):
+        if member.staleness > options.max_staleness:
+            continue
+        weight = n_examples if options.weight_by_examples else 1
+        total += np.multiply(delta, weight * staleness_weight(member.staleness), dtype=np.float64)
+        n_total += weight
+    if n_total == 0:
+        return state
+    total /= n_total
+    total *= options.server_learning_rate
+    total += state[ADAPTER]
+    return {ADAPTER: total.astype(np.float32)}
+
+
+STRATEGY: Final = Strategy(
+    init=init,
+    fold=fold,
+    title="a buffer of updates, each weighted by its age; in synchronous rounds none has any",
+    source="Nguyen et al. 2022, arXiv:2106.06639",
+    needs=Needs(secure_sum=False, central_dp=False),
+    options=Options,
+)

@@ -1,0 +1,250 @@
+"""The defences of docs/threat-model.md that are taken out, how, and the tests that must notice.
+
+Laws: ``old`` stands exactly once in its file, so that a mutant that no longer fits is an error and not a pass; each
+``row`` is a row of the threat model by its words (``tests/test_threat_model.py`` checks both).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["MUTANTS", "Mutant"]
+
+_INTAKE: Final = "aggregator/core/intake.py"
+_TEST_INTAKE: Final = "tests/aggregator/core/test_intake.py"
+_COUNTED: Final = f"{_TEST_INTAKE}::test_a_refused_message_is_counted_and_the_round_completes_unharmed"
+_ATTACKS: Final = "tests/attacks/test_attacks.py"
+_LYING: Final = "tests/protocol/secure_sum/test_lying_server.py"
+_STEPS: Final = "tests/edge_agent/trainer/test_private_steps.py"
+_REPLAY: Final = "tests/attacks/test_replay.py"
+_DEVICE: Final = "protocol/secure_sum/device.py"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutant:
+    """One defence taken out: in ``file``, ``old`` becomes ``new``; each of ``tests`` must then fail."""
+
+    name: str
+    row: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+MUTANTS: Final = (
+    Mutant(
+        name="signature",
+        row="change a byte",
+        file="protocol/signing.py",
+        old="if not key.verify(envelope.signature, message):",
+        new="if False:",
+        tests=("tests/protocol/test_signing.py::test_any_flipped_bit_is_refused", f"{_COUNTED}[bad-signature]"),
+    ),
+    Mutant(
+        name="seal-binding",
+        row="use an update for another round, version, task, bundle or device",
+        file="protocol/sealing.py",
+        old="fleet, task, bundle_id, round_, version, device, update_id])",
+        new="fleet, task, bundle_id, round_, version, update_id])",
+        tests=(f"{_TEST_INTAKE}::test_a_seal_made_for_another_device_does_not_open",),
+    ),
+    Mutant(
+        name="replay",
+        row="repeat an update",
+        file=_INTAKE,
+        old="if before is not None:",
+        new="if False:",
+        tests=(f"{_COUNTED}[replayed]",),
+    ),
+    Mutant(
+        name="old-announcement",
+        row="repeat an old announcement",
+        file="edge_agent/core/session.py",
+        old="if not event.is_open or event.round <= state.done.get(event.task, 0):",
+        new="if not event.is_open:",
+        tests=("tests/edge_agent/test_session.py::test_an_old_announcement_is_not_joined",),
+    ),
+    Mutant(
+        name="rollback",
+        row="roll a device back: an announcement or work of an earlier round or version, also after a restart",
+        file="edge_agent/core/heard.py",
+        old="if round_ < before.round or version < before.version:",
+        new="if False:",
+        tests=(
+            f"{_REPLAY}::test_an_announcement_that_was_only_heard_is_old_after_a_restart",
+            f"{_REPLAY}::test_a_later_round_on_an_earlier_version_is_a_rollback",
+        ),
+    ),
+    Mutant(
+        name="old-certificate",
+        row="give a device its older certificate again",
+        file="edge_agent/adapters/identity.py",
+        old="if certificates[0].not_valid_after_utc.timestamp() < self.life_unix_s()[1]:",
+        new="if False:",
+        tests=(f"{_REPLAY}::test_an_older_certificate_does_not_replace_a_newer_one",),
+    ),
+    Mutant(
+        name="sealed-adapter",
+        row="read the global adapter, where the task has `seal_adapter`",
+        file="aggregator/sealed_adapter.py",
+        old="return seal(payload, public_raw=join.seal_key, info=info)",
+        new="return payload",
+        tests=("tests/aggregator/test_sealed_adapter.py::test_no_message_of_a_sealed_round_holds_the_adapter",),
+    ),
+    Mutant(
+        name="adapter-binding",
+        row="read the global adapter, where the task has `seal_adapter`",
+        file="protocol/sealing.py",
+        old='["edgefold adapter", PROTOCOL_VERSION, fleet, task, bundle_id, round_, version, device]',
+        new='["edgefold adapter", PROTOCOL_VERSION, fleet, task, bundle_id, round_, version]',
+        tests=("tests/edge_agent/test_adapter_seal.py::test_an_adapter_that_is_bound_to_something_else_is_refused",),
+    ),
+    Mutant(
+        name="no-seal-key",
+        row="have the adapter sent unsealed",
+        file=_INTAKE,
+        old="if view.seal_adapter and (join.seal_key is None or not sealing.can_seal_to(join.seal_key)):",
+        new="if False:",
+        tests=(
+            "tests/aggregator/test_sealed_adapter.py::test_a_join_without_a_key_that_can_be_sealed_to_gets_nothing",
+        ),
+    ),
+    Mutant(
+        name="strange-request",
+        row="crash the service with a strange certificate request",
+        file="host/certificates.py",
+        old="    UnsupportedAlgorithm,\n    x509.AttributeNotFound,",
+        new="    x509.AttributeNotFound,",
+        tests=("tests/fuzz/test_corpus.py::test_what_the_search_kept_is_taken_or_refused_within_the_bounds[request]",),
+    ),
+    Mutant(
+        name="sender",
+        row="speak for another device",
+        file=_INTAKE,
+        old="if claimed != envelope.sender:",
+        new="if False:",
+        tests=(f"{_COUNTED}[wrong-sender]",),
+    ),
+    Mutant(
+        name="once-a-round",
+        row="count twice in a round",
+        file=_INTAKE,
+        old="if ledger.taken_from(update.task, update.round, device) is not None:",
+        new="if False:",
+        tests=(f"{_COUNTED}[duplicate]",),
+    ),
+    Mutant(
+        name="finite",
+        row="send NaN, a wrong shape, a huge message, a huge step",
+        file="protocol/codec.py",
+        old='    if not np.isfinite(vector).all():\n        raise UpdateError("a value is NaN',
+        new='    if False:\n        raise UpdateError("a value is NaN',
+        tests=(f"{_COUNTED}[not-finite]", f"{_ATTACKS}::test_a_hostile_vector_is_refused_for_its_own_reason"),
+    ),
+    Mutant(
+        name="norm",
+        row="send NaN, a wrong shape, a huge message, a huge step",
+        file=_INTAKE,
+        old="if norm > bound:",
+        new="if False:",
+        tests=(f"{_COUNTED}[norm-exceeded]",),
+    ),
+    Mutant(
+        name="heads",
+        row="exhaust memory with crafted messages",
+        file="protocol/cbor.py",
+        old="    _check_heads(data)\n    try:",
+        new="    try:",
+        tests=(f"{_ATTACKS}::test_a_hostile_message_is_refused",),
+    ),
+    Mutant(
+        name="bundle-hash",
+        row="change the graph or weights, add a file, point outside the folder",
+        file="host/bundle_folder.py",
+        old="if digest.hexdigest() != facts.sha256:",
+        new="if False:",
+        tests=(f"{_ATTACKS}::test_a_spoilt_bundle_is_refused_in_one_line",),
+    ),
+    Mutant(
+        name="unnamed-file",
+        row="change the graph or weights, add a file, point outside the folder",
+        file="host/bundle_folder.py",
+        old="    if unnamed:",
+        new="    if False:",
+        tests=(f"{_ATTACKS}::test_a_spoilt_bundle_is_refused_in_one_line",),
+    ),
+    Mutant(
+        name="key-mode",
+        row="read keys",
+        file="host/keys.py",
+        old="if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):",
+        new="if False:",
+        tests=(f"{_ATTACKS}::test_a_key_that_others_can_read_is_refused_with_what_to_do",),
+    ),
+    Mutant(
+        name="token-once",
+        row="guess, reuse or keep a token",
+        file="aggregator/core/enrolment.py",
+        old="if token.device is not None and user != this:",
+        new="if False:",
+        tests=("tests/aggregator/test_issuance.py::test_a_token_works_for_one_device_with_one_pair_of_keys",),
+    ),
+    Mutant(
+        name="name-taken",
+        row="take another device's name, or the service's",
+        file="aggregator/core/enrolment.py",
+        old='return "name-taken" if facts.known_key not in (None, claim.verify_key) else None',
+        new="return None",
+        tests=("tests/aggregator/test_issuance.py::test_a_name_belongs_to_the_key_that_had_it_first",),
+    ),
+    Mutant(
+        name="answer-of-claim",
+        row="read a token, repeat or redirect a claim, answer in the service's place",
+        file="protocol/enrolment.py",
+        old="if answer.claim != fingerprint(claim):",
+        new="if False:",
+        tests=("tests/protocol/test_enrolment.py::test_an_answer_stands_for_its_claim_alone",),
+    ),
+    Mutant(
+        name="revoked",
+        row="stay connected, send on",
+        file="aggregator/adapters/registry.py",
+        old='if record.status == "revoked":',
+        new="if False:",
+        tests=("tests/aggregator/test_issuance.py::test_a_revoked_device_is_unknown_at_once_and_does_not_come_back",),
+    ),
+    Mutant(
+        name="example-clip",
+        row="learn a single example from an update, where the plan has `dp`",
+        file="edge_agent/trainer/private_steps.py",
+        old="factor = min(1.0, clip / max(l2_norm(gradient), 1e-300)) * (RADIUS / clip)",
+        new="factor = RADIUS / clip\n    return np.trunc(gradient.astype(np.float64) * factor).astype(np.int64)",
+        tests=(f"{_STEPS}::test_whatever_an_example_is_its_part_of_the_sum_is_at_most_the_clip",),
+    ),
+    Mutant(
+        name="survivors-agree",
+        row="show different survivors to different devices",
+        file=_DEVICE,
+        old="    _check_agreement(view, unpack(Agreement, data), directory)\n    given",
+        new="    given",
+        tests=(f"{_LYING}::test_two_sets_of_survivors_shown_to_two_halves_open_nothing",),
+    ),
+    Mutant(
+        name="min-survivors",
+        row="shrink the sum",
+        file=_DEVICE,
+        old=" or len(alive) < view.setting.spec.min_survivors:",
+        new=":",
+        tests=(f"{_LYING}::test_too_few_survivors_are_refused",),
+    ),
+    Mutant(
+        name="adverts",
+        row="take a device's place",
+        file=_DEVICE,
+        old="    _check_adverts(view, directory)\n",
+        new="",
+        tests=(f"{_LYING}::test_the_server_cannot_take_a_devices_place",),
+    ),
+)
