@@ -66,11 +66,6 @@ class PrivacySettings:
         """Whether only sums are read."""
         return self.level == "secure-sum"
 
-    @property
-    def hides_deltas(self) -> bool:
-        """Whether the strategy sees one mean in place of single deltas."""
-        return self.is_secure_sum or self.dp is not None
-
     def resolved(self, resolve: Callable[[str], str]) -> PrivacySettings:
         """Return the settings with their paths made absolute."""
         return self if self.dp is None else dataclasses.replace(self, dp=self.dp.resolved(resolve))
