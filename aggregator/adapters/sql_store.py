@@ -179,9 +179,9 @@ class SqlStore:
             bytes_down=down or 0,
         )
 
-    def evaluations(self, task: str) -> dict[int, Evaluation]:
-        """Return the metrics of the task's versions that have any."""
-        query = select(EVALUATIONS).where(EVALUATIONS.c.task == task)
+    def evaluations(self, task: str, *, since: int = 0) -> dict[int, Evaluation]:
+        """Return the metrics of the task's versions from ``since`` on that have any."""
+        query = select(EVALUATIONS).where(EVALUATIONS.c.task == task, EVALUATIONS.c.version >= since)
         sets: dict[int, dict[str, SetScore]] = {}
         wall_s: dict[int, float] = {}
         with self._reading() as connection:
