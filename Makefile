@@ -24,6 +24,9 @@ EPSILON ?= 8
 # make test: arguments for pytest, as in make test PYTEST_ARGS="tests/protocol -x"
 PYTEST_ARGS ?=
 WORKERS ?= 2
+# make test-kill: how often to kill; SEED=N repeats a run's victims and waits
+KILLS ?= 200
+SEED ?=
 # make fuzz: seconds for each decoder, two at once; FUZZ_ARGS="cbor body" searches these alone
 FUZZ_SECONDS ?= 300
 FUZZ_ARGS ?=
@@ -33,7 +36,7 @@ MUTATIONS ?=
 CHECK_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 BENCHES := $(sort $(subst _,-,$(patsubst benchmarks/bench_%.py,bench-%,$(wildcard benchmarks/bench_*.py))))
 
-.PHONY: help demo test test-mutations fuzz test-arm64 engines check fix bench $(BENCHES) clean
+.PHONY: help demo test test-kill test-mutations fuzz test-arm64 engines check fix bench $(BENCHES) clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +52,9 @@ test: $(STAMPS)/dev ## Run all tests: the parallel-safe ones together, then the 
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not serial" $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m serial $(PYTEST_ARGS) || [ $$? -eq 5 ] # 5: nothing selected
 
+test-kill: $(STAMPS)/dev ## kill -9 broker and aggregator KILLS=200 times while virtual devices work: nothing lost, nothing twice
+	$(BIN)/python -m deploy.simulate.kill_matrix --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+
 test-mutations: $(STAMPS)/dev ## Take each defence of the threat model out and see its test fail
 	$(BIN)/python -m tests.mutations $(MUTATIONS)
 
@@ -57,7 +63,7 @@ fuzz: $(STAMPS)/fuzz ## Search every decoder of outside bytes for crashes, FUZZ_
 
 engines: $(STAMPS)/dev ## Install every training engine into .cache/engines, where the tests look for them
 	@for name in ort-training litert litert-export; do \
-	  $(BIN)/python -m edgefold engine install "$$name" --folder .cache/engines; done
+	  $(BIN)/python -m edgefold engine install "$$name" --folder .cache/engines || exit 1; done
 
 test-arm64: engines ## Train on an emulated arm64 (needs qemu-user-static and mmdebstrap; minutes)
 	EDGEFOLD_ARM64=1 EDGEFOLD_ENGINES=$(CURDIR)/.cache/engines $(BIN)/python -m pytest -m arm64 -s tests/export/test_arm64.py

@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal
 
 from aggregator.core.strategy_choice import options_of
 from aggregator.dp_settings import check_dp
+from aggregator.fold_pool import MAX_WORKERS
 from aggregator.gate_settings import GateSettings  # noqa: TC001 - read from the annotation at run time
+from aggregator.http_settings import HttpSettings  # noqa: TC001 - likewise
 from aggregator.privacy_settings import PrivacySettings
 from aggregator.selection_settings import SelectionSettings
 from host.config import load
@@ -45,6 +47,7 @@ class ServiceSettings:
     folder: PathText
     key: PathText  # Ed25519, hex; made with mode 0600 if it is missing
     keep_folded_updates: bool = False  # kept, they let `edgefold task verify` fold again; they grow without bound
+    fold_workers: Annotated[int, Range(0, MAX_WORKERS)] = 0  # threads for a fold; 0: one for each core
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -150,12 +153,15 @@ class Config:
     authority: AuthoritySettings | None = None
     devices: DevicesSettings = field(default_factory=DevicesSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    http: HttpSettings | None = None
     task: Annotated[tuple[TaskSettings, ...], Length(0, 1000)] = ()  # none: devices may enrol before the first
 
     def __post_init__(self) -> None:
         """Refuse two tasks of one name, and a fleet that nobody can belong to."""
         if self.authority is None and self.devices.registry is None:
             raise FieldError("devices.registry: missing; without [authority] no device can enrol")
+        if self.http is not None and self.http.tls == "authority" and self.authority is None:
+            raise FieldError('http.tls: "authority" needs [authority]; edgefold serve init makes one')
         ids = [task.id for task in self.task]
         twice = sorted({one for one in ids if ids.count(one) > 1})
         if twice:

@@ -44,6 +44,8 @@ class PrivacySettings:
     """``[task.privacy]``."""
 
     level: Literal["sealed", "secure-sum"] = "sealed"  # sealed: the aggregator reads single updates, nobody else does
+    # The adapter goes to each device under a key that the device made for this round: 1.1 kB and one sealing more.
+    seal_adapter: bool = False
     secure_sum: SecureSumSettings = field(default_factory=SecureSumSettings)
     dp: DpSettings | None = None
 
@@ -51,11 +53,6 @@ class PrivacySettings:
     def is_secure_sum(self) -> bool:
         """Whether only sums are read."""
         return self.level == "secure-sum"
-
-    @property
-    def hides_deltas(self) -> bool:
-        """Whether the strategy sees one mean in place of single deltas."""
-        return self.is_secure_sum or self.dp is not None
 
     def resolved(self, resolve: Callable[[str], str]) -> PrivacySettings:
         """Return the settings with their paths made absolute."""

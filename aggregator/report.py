@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from aggregator.config import Config, TaskSettings
     from aggregator.core.gates import VersionStatus
-    from aggregator.core.records import Evaluation, RoundRecord, Standing, TaskRecord, VersionRecord
+    from aggregator.core.records import Evaluation, RoundRecord, Standing, TaskRecord, UpdateRecord, VersionRecord
 
 __all__ = ["Desk", "opened"]
 
@@ -61,6 +61,16 @@ class Desk:
         if facts["privacy"]["rounds"]:
             print_ledger_facts(facts["privacy"])
         return _print_table(f"{task}: refused", ["reason", "count"], [list(one) for one in facts["refusals"].items()])
+
+    def print_updates(self, task: str, *, as_json: bool) -> None:
+        """Print which update of which device is in which round."""
+        self._known(task)
+        rounds = [one.round for one in self._store.rounds(task)]
+        facts = [_update_facts(one) for round_ in rounds for one in self._store.updates(task, round_)]
+        if as_json:
+            return _print_json({"task": task, "updates": facts})
+        columns = ["round", "device", "update_id", "status", "n_examples"]
+        return _print_table(f"{task}: updates", columns, [list(one.values()) for one in facts])
 
     def print_ledger(self, task: str, *, as_json: bool) -> None:
         """Print what a task has spent of its privacy budget."""
@@ -232,6 +242,16 @@ def _version_facts(version: VersionRecord, evaluation: Evaluation | None) -> dic
         "sets": plain(evaluation.sets) if evaluation else {},
         "evaluation_s": evaluation.wall_s if evaluation else None,
         "state_blobs": plain(version.state),
+    }
+
+
+def _update_facts(update: UpdateRecord) -> dict[str, Any]:
+    return {
+        "round": update.round,
+        "device": update.device,
+        "update_id": update.update_id.hex(),
+        "status": update.status,
+        "n_examples": update.n_examples,
     }
 
 

@@ -154,6 +154,7 @@ class Workshop:
             conversation=Conversation(fleet=service.fleet, key=self.key),
             accountant=ProcessAccountant(),
             keep_folded_updates=service.keep_folded_updates,
+            fold_workers=service.fold_workers,
             sums=SumParts(
                 store=sums, directory=DeviceDirectory(self.devices), chain_of=chain_source(self.config, self.enrolled)
             ),
@@ -209,11 +210,7 @@ def open_task(settings: TaskSettings, folders: Folders, *, make_key: bool) -> Ta
     terms = settings.privacy.terms(settings.cohort, settings.min_cohort)
     if terms is not None:
         check_terms(settings.id, terms)
-    if strategy.needs_single_deltas and settings.privacy.hides_deltas:
-        raise ConfigError(
-            f"task {settings.id}: strategy {settings.strategy} looks at single deltas, which it is not given with "
-            "privacy.level = 'secure-sum' or privacy.dp; take fedavg, or level 'sealed' without dp"
-        )
+    _refuse_hidden_deltas(settings)
     return TaskSetup(
         settings=settings,
         bundle=bundle,
@@ -221,6 +218,17 @@ def open_task(settings: TaskSettings, folders: Folders, *, make_key: bool) -> Ta
         strategy=strategy,
         spent=_spent_file(settings, folders),
     )
+
+
+def _refuse_hidden_deltas(settings: TaskSettings) -> None:
+    needs, privacy = STRATEGIES[settings.strategy].needs, settings.privacy
+    if privacy.is_secure_sum and not needs.secure_sum:
+        hidden = "privacy.level = 'secure-sum' there are none; take fedavg, or level 'sealed'"
+    elif privacy.dp is not None and not needs.central_dp:
+        hidden = "privacy.dp it is given their noisy mean; take fedavg, or no dp"
+    else:
+        return
+    raise ConfigError(f"task {settings.id}: strategy {settings.strategy} looks at single deltas, and with {hidden}")
 
 
 def _spent_file(settings: TaskSettings, folders: Folders) -> SpentFile | None:

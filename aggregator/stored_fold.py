@@ -1,7 +1,8 @@
 """Folds a round from what is durable: opens each sealed update again, in the canonical order (docs/adr/0007).
 
 Used by the round that closes and, with kept updates, by ``edgefold task verify``: the same bytes both times.
-Memory: the strategy's own and one decoded update.
+Updates are opened by ``workers`` threads ahead of the fold, which takes them in order: the same bytes for any number.
+Memory: the strategy's own and at most ``2 * workers`` decoded updates.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from aggregator.core.folding import FoldContext, Member, fold_checked
 from aggregator.core.intake import open_delta
+from aggregator.fold_pool import in_order, n_cores
 from protocol.codec import payload_bytes
 from protocol.messages import ENVELOPE_OVERHEAD_BYTES, Codec, Update
 
@@ -31,11 +33,18 @@ class StoredRound:
     """The accepted updates of one round, to be folded."""
 
     def __init__(
-        self, setup: TaskSetup, round_: RoundRecord, updates: Sequence[UpdateRecord], *, blobs: BlobStore, fleet: str
+        self,
+        setup: TaskSetup,
+        round_: RoundRecord,
+        updates: Sequence[UpdateRecord],
+        *,
+        blobs: BlobStore,
+        fleet: str,
+        workers: int = 0,
     ) -> None:
-        """Take the updates in the order in which they are to be folded."""
+        """Take the updates in the order in which they are to be folded; ``workers`` 0 is one for each core."""
         self._setup, self._round, self._updates = setup, round_, updates
-        self._blobs, self._fleet = blobs, fleet
+        self._blobs, self._fleet, self._workers = blobs, fleet, workers or n_cores()
 
     def fold_into(self, state: State) -> State:
         """Return the strategy's next state.
@@ -65,24 +74,26 @@ class StoredRound:
         Raises:
             StorageError: a blob is missing or has changed.
         """
+        return in_order(self._open, self._updates, workers=self._workers)
+
+    def _open(self, record: UpdateRecord) -> tuple[NDArray[np.float32], int]:
         # Not the plan's bound: the plan may have changed since the update was taken.
         max_bytes = payload_bytes(Codec(name="float32"), self._setup.max_values) + ENVELOPE_OVERHEAD_BYTES
-        for record in self._updates:
-            shape = self._setup.shape(record.device, version=self._round.version)
-            update = Update(
-                task=record.task,
-                round=record.round,
-                version=self._round.version,
-                bundle_id=self._setup.bundle.id,
-                update_id=record.update_id,
-                sealed=self._blobs.get(record.blob, max_bytes=max_bytes),
-            )
-            content, delta = open_delta(
-                update,
-                fleet=self._fleet,
-                device=record.device,
-                key=self._setup.key,
-                n_params=shape.n_values,
-                max_bytes=max_bytes,
-            )
-            yield shape.expand(delta), content.n_examples  # float32 [n_params], with controls [2 n_params]
+        shape = self._setup.shape(record.device, version=self._round.version)
+        update = Update(
+            task=record.task,
+            round=record.round,
+            version=self._round.version,
+            bundle_id=self._setup.bundle.id,
+            update_id=record.update_id,
+            sealed=self._blobs.get(record.blob, max_bytes=max_bytes),
+        )
+        content, delta = open_delta(
+            update,
+            fleet=self._fleet,
+            device=record.device,
+            key=self._setup.key,
+            n_params=shape.n_values,
+            max_bytes=max_bytes,
+        )
+        return shape.expand(delta), content.n_examples  # float32 [n_params], with controls [2 n_params]

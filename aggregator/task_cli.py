@@ -74,6 +74,18 @@ def show(task_id: str, config_path: Path, *, as_json: bool) -> None:
 @_TASK
 @CONFIG_OPTION
 @JSON_OPTION
+def updates(task_id: str, config_path: Path, *, as_json: bool) -> None:
+    """List every accepted update: whose, of which round, and whether it was folded or dropped with its round."""
+    from aggregator import report  # noqa: PLC0415
+
+    with report.opened(config_path) as desk:
+        desk.print_updates(task_id, as_json=as_json)
+
+
+@task.command()
+@_TASK
+@CONFIG_OPTION
+@JSON_OPTION
 def verify(task_id: str, config_path: Path, *, as_json: bool) -> None:
     """Fold every version again from the stored updates and compare byte for byte.
 
@@ -135,6 +147,30 @@ def rollback(task_id: str, version: int, config_path: Path, *, wait_s: float, as
 def promote(task_id: str, version: int, config_path: Path, *, wait_s: float, as_json: bool) -> None:
     """Promote VERSION whatever the gate said or will say."""
     _ask("promote", task_id, config_path, version=version, wait_s=wait_s, as_json=as_json)
+
+
+@task.command("export-model")
+@_TASK
+@_VERSION
+@CONFIG_OPTION
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The new folder.")
+@click.option("--model", help="The model that the bundle was made of; by default what its manifest names.")
+@JSON_OPTION
+@click.pass_context
+def export_model(  # noqa: PLR0913 - a command's options are its arguments
+    ctx: click.Context, task_id: str, version: int, config_path: Path, *, out: Path, model: str | None, as_json: bool
+) -> None:
+    """Merge VERSION into its base: a Hugging Face folder and an ONNX inference model that give the same logits.
+
+    Needs edgefold[export]. Nothing is written unless the logits agree on sample batches.
+    """
+    from aggregator import report  # noqa: PLC0415
+    from aggregator.config import load_config  # noqa: PLC0415
+    from aggregator.model_export import export_model as run  # noqa: PLC0415
+
+    with report.opened(config_path) as desk:
+        record, bundle = desk.version(task_id, version), desk.settings(task_id).bundle
+    ctx.exit(run(load_config(config_path), record, bundle=bundle, out=out, model=model, as_json=as_json))
 
 
 def _ask(

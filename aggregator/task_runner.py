@@ -19,6 +19,7 @@ from aggregator.core.rounds import FINAL_STATES, SUM_STATES, RoundEvent, RoundPr
 from aggregator.core.seeds import plan_for
 from aggregator.privacy import MAX_SAMPLED, check_promise, fold_privately, task_privacy
 from aggregator.round_members import RoundMembers
+from aggregator.sealed_adapter import sealed_adapter
 from aggregator.stored_fold import StoredRound
 from aggregator.sum_round import SumRound, fold_sum
 from aggregator.task_control import TaskControl
@@ -181,6 +182,7 @@ class TaskRunner:
             round=round_.round,
             round_state=round_.state,
             version=round_.version,
+            seal_adapter=settings.privacy.seal_adapter,
             n_values_of=lambda device: self.setup.shape(device, version=round_.version).n_values,
             max_step_bytes=self.setup.max_step_bytes,
             sampling=self._sampling,
@@ -218,7 +220,8 @@ class TaskRunner:
                 version=round_.version,
                 bundle_id=self.setup.bundle.id,
                 plan=self._plan_for(device),
-                adapter=self._broadcast(),
+                adapter=self._adapter_for(admitted),
+                adapter_sealed=self.setup.settings.privacy.seal_adapter or None,
                 task_key=self.setup.key.public_raw,
                 seconds_left=self.seconds_left,
                 secure_sum=self.setup.sum_terms,
@@ -414,6 +417,7 @@ class TaskRunner:
             version=version,
             bundle_id=self.setup.bundle.id,
             spread_s=self.setup.settings.selection.spread_s or None,
+            seal_adapter=self.setup.settings.privacy.seal_adapter or None,
         )
 
     def _announced_state(self) -> Literal["open", "paused", "finished"]:
@@ -452,6 +456,13 @@ class TaskRunner:
             patience_s=self._members.patience_s,
         )
         return due_event(progress, is_past_deadline=is_past_deadline)
+
+    def _adapter_for(self, admitted: Admitted) -> bytes:
+        payload = self._broadcast()
+        if not self.setup.settings.privacy.seal_adapter:
+            return payload
+        fleet, version = self._world.conversation.fleet, self._round.version
+        return sealed_adapter(payload, admitted.join, fleet=fleet, device=admitted.device, version=version)
 
     def _broadcast(self) -> bytes:
         version = self._round.version
@@ -508,7 +519,10 @@ class TaskRunner:
         if summed is not None:
             return *fold_sum(self.setup, self._round, summed, state), None
         fleet = self._world.conversation.fleet
-        stored = StoredRound(self.setup, self._round, updates, blobs=self._world.blobs, fleet=fleet)
+        world = self._world
+        stored = StoredRound(
+            self.setup, self._round, updates, blobs=world.blobs, fleet=fleet, workers=world.fold_workers
+        )
         if self._privacy is None:
             return stored.fold_into(state), len(updates), None
         entry = self._privacy.spend(self._round.round)

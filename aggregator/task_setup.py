@@ -10,6 +10,7 @@ from aggregator.core.bounds import max_message_bytes, max_next_bytes, max_step_b
 from aggregator.core.folding import TermsContext
 from aggregator.core.strategy_choice import identity, options_of
 from aggregator.core.update_shape import shape_of
+from aggregator.sealed_adapter import SEAL_BYTES
 from protocol.secure_sum.messages import SumPlan
 from protocol.secure_sum.roster import quantiser_of
 
@@ -65,7 +66,7 @@ class TaskSetup:
     @property
     def max_answer_bytes(self) -> int:
         """The longest message of ours: the adapter in work, or a sum's roster."""
-        adapter = 4 * self.max_values
+        adapter = 4 * self.max_values + SEAL_BYTES
         return adapter if self.sum_terms is None else max(adapter, max_next_bytes(self.sum_terms.max_cohort))
 
     @property
@@ -103,5 +104,6 @@ class World:
     conversation: Conversation
     accountant: Accountant
     keep_folded_updates: bool = False
+    fold_workers: int = 0  # threads that open a round's updates; 0: one for each core
     draw_secret: Callable[[int], bytes] = secrets.token_bytes  # noise; tests pass their own
     sums: SumParts | None = None

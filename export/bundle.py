@@ -42,6 +42,7 @@ from protocol.bundle import (
     LAYOUT,
     MANIFEST,
     PARITY,
+    WEIGHTS,
     AdapterFacts,
     Bucket,
     EngineFiles,
@@ -57,7 +58,7 @@ from protocol.errors import ConfigError, EngineError, StorageError
 
 __all__ = ["Exported", "ParityError", "Watch", "export_bundle"]
 
-TRAIN, EVALUATE, WEIGHTS, TOKENIZER = "train.onnx", "eval.onnx", "weights.bin", "tokenizer.json"
+TRAIN, EVALUATE, TOKENIZER = "train.onnx", "eval.onnx", "tokenizer.json"
 TOOLS = ("edgefold", "torch", "transformers", "peft", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 PORTABLE = "portable"
 _CHUNK_BYTES = 1 << 20

@@ -1,4 +1,4 @@
-"""The commands ``edgefold export MODEL ...`` and ``edgefold export verify | inspect BUNDLE``.
+"""The commands ``edgefold export MODEL ...`` and ``edgefold export verify | inspect | merge BUNDLE``.
 
 Laws: nothing heavy is imported before a command runs; standard output carries the result alone (one JSON object with
 ``--json``), progress goes to standard error; errors are left to the front door, which prints one line.
@@ -76,7 +76,7 @@ class _ModelOrCommand(click.Group):
 @click.group(
     cls=_ModelOrCommand,
     invoke_without_command=False,
-    subcommand_metavar="MODEL [OPTIONS] | verify | inspect BUNDLE | diff A B",
+    subcommand_metavar="MODEL [OPTIONS] | verify | inspect | merge BUNDLE | diff A B",
 )
 def export() -> None:
     """Turn a foundation model into a bundle that devices can train.
@@ -86,6 +86,7 @@ def export() -> None:
       edgefold export minilm --task text-classification --labels 2 --adapter lora --rank 8 --out bundle
       edgefold export verify bundle
       edgefold export inspect bundle
+      edgefold export merge bundle --adapter adapter.f32 --out merged
       edgefold export diff bundle other
     All options: edgefold export model --help
     """  # noqa: D301 - \b is click's mark for a paragraph kept as it is
@@ -263,6 +264,30 @@ def inspect_command(*, bundle: Path, as_json: bool) -> None:
         click.echo(line)
     for name, facts in manifest.files.items():
         click.echo(f"{facts.bytes:>12,}  {facts.sha256[:12]}  {name}")
+
+
+@export.command(name="merge")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--adapter", type=click.Path(path_type=Path), required=True, help="The trained adapter, raw float32.")
+@click.option("--model", help="The model that the bundle was made of; by default what its manifest names.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The new folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def merge_command(*, bundle: Path, adapter: Path, model: str | None, out: Path, as_json: bool) -> None:
+    """Merge an adapter into its base: a Hugging Face folder and an ONNX inference model of the same logits."""
+    quiet()
+    with _named_extra():
+        from export.merge import merge  # noqa: PLC0415 - torch takes seconds
+
+    done = merge(bundle, adapter, out, model=model)
+    if as_json:
+        click.echo(json.dumps(plain(done)))
+        return
+    click.echo(f"bundle {done.bundle_id[:12]} with adapter {done.adapter_sha256[:12]} in {out}")
+    if done.folder_error is None:
+        click.echo(f"no Hugging Face folder: {done.no_folder_why}; the ONNX model has it inside")
+    else:
+        click.echo(f"Hugging Face folder: logits within {done.folder_error:.1e} of the adapter's")
+    click.echo(f"ONNX model: logits within {done.onnx_error:.1e}")
 
 
 @export.command(name="diff")

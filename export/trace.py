@@ -26,7 +26,7 @@ from export.narrow import narrow
 from models.adapters import Trainable, named_trainables
 from models.task import Task
 
-__all__ = ["Step", "trace"]
+__all__ = ["Step", "forward_program", "trace"]
 
 # The example that the tracer sees has two of these sizes, batch and sequence. The tracer takes sizes that are equal for
 # the same size, so they must occur as no dimension of the model (``--labels 5``, a picture of five tokens); as primes
@@ -101,6 +101,15 @@ def trace(
         return Step(graph, frozen, theta, values, names, outputs)
 
     return step(train, (*task.inputs, *task.targets), ("loss", "grad")), step(evaluate, task.inputs, task.outputs)
+
+
+def forward_program(
+    model: PreTrainedModel, task: Task, *, max_tokens: int
+) -> tuple[ExportedProgram, tuple[Tensor, ...]]:
+    """Return the logits of a task's model as a program of core operations with symbolic sizes, and example inputs."""
+    n_examples, n_tokens = _example_sizes(model)
+    inputs = task.example(model.config, n_examples, n_tokens)[: len(task.inputs)]
+    return _forward(task.wrap(model), task, inputs, max(max_tokens, n_tokens)), inputs
 
 
 def _example_sizes(model: nn.Module) -> tuple[int, int]:

@@ -1,7 +1,9 @@
 """Opens a bundle folder after checking that it is exactly what its manifest says.
 
 Laws: every byte of every named file is hashed before anything loads it; files are read through a descriptor opened
-without following links; a file that the manifest doesn't name is refused, since a graph could refer to it.
+without following links; a file that the manifest doesn't name is refused, since a graph could refer to it; then every
+ONNX graph is read for what it may not hold (``protocol.onnx_reader``), so that a maker of bundles who signs and hashes
+well still reaches no runtime with more than arithmetic.
 """
 
 from __future__ import annotations
@@ -12,9 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from host.durable import open_plain, read_bytes
-from protocol.bundle import LAYOUT, MANIFEST, MAX_MANIFEST_BYTES, Manifest, bundle_id
+from protocol.bundle import LAYOUT, MANIFEST, MAX_MANIFEST_BYTES, WEIGHTS, Manifest, bundle_id
 from protocol.errors import BundleError, StorageError
 from protocol.layout import Layout
+from protocol.onnx_operators import ALLOWED
+from protocol.onnx_reader import MAX_GRAPH_BYTES, check_graph
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +55,8 @@ def open_bundle(folder: Path, *, expected_id: str | None = None) -> Bundle:
         expected_id: the id that a task names; any id if None.
 
     Raises:
-        BundleError: no bundle, another bundle, or a file changed, missing, linked or unnamed.
+        BundleError: no bundle, another bundle, a file changed, missing, linked or unnamed, or a graph that is not
+            taken.
     """
     manifest_bytes = _read(folder / MANIFEST, max_bytes=MAX_MANIFEST_BYTES)
     this_id = bundle_id(manifest_bytes)
@@ -66,6 +71,7 @@ def open_bundle(folder: Path, *, expected_id: str | None = None) -> Bundle:
         raise BundleError(
             f"{folder}: {LAYOUT} has {layout.n_params} parameters, the manifest {manifest.adapter.n_params}"
         )
+    _check_graphs(folder, manifest)
     return Bundle(folder=folder, id=this_id, manifest=manifest, layout=layout)
 
 
@@ -86,6 +92,22 @@ def _refuse_unnamed(folder: Path, manifest: Manifest) -> None:
     unnamed = sorted(names - manifest.files.keys() - {MANIFEST})
     if unnamed:
         raise BundleError(f"{folder}: not named in the manifest: {', '.join(map(repr, unnamed[:8]))[:200]}")
+
+
+def _check_graphs(folder: Path, manifest: Manifest) -> None:
+    weights = manifest.files.get(WEIGHTS)
+    for engine, allowed in ALLOWED.items():
+        files = manifest.engines.get(engine)
+        if files is None:
+            continue
+        for name, operators in zip((files.train, files.evaluate), allowed, strict=True):
+            data = _read(folder / name, max_bytes=MAX_GRAPH_BYTES)
+            try:
+                check_graph(
+                    data, operators=operators, weights_name=WEIGHTS, weights_bytes=weights.bytes if weights else 0
+                )
+            except BundleError as error:
+                raise BundleError(f"{folder / name}: {error}") from error
 
 
 def _check_file(path: Path, facts: FileFacts) -> None:

@@ -12,21 +12,22 @@ from protocol.fields import FieldError, structure
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["MAX_CONFIG_BYTES", "load"]
+__all__ = ["MAX_CONFIG_BYTES", "MAX_REGISTRY_BYTES", "load"]
 
 MAX_CONFIG_BYTES = 256 * 1024  # a fleet's settings fit in a few kB
+MAX_REGISTRY_BYTES = 16 * 2**20  # a device's line has about 85 bytes, so this is 190,000 of them
 
 T = TypeVar("T")
 
 
-def load(cls: type[T], path: Path) -> T:
-    """Return the configuration in ``path`` as ``cls``.
+def load(cls: type[T], path: Path, *, max_bytes: int = MAX_CONFIG_BYTES) -> T:
+    """Return the configuration in ``path``, of at most ``max_bytes``, as ``cls``.
 
     Raises:
         ConfigError: no such file, not TOML, an unknown or missing key, a value out of range (the user's fault).
     """
     try:
-        values = tomllib.loads(read_bytes(path, max_bytes=MAX_CONFIG_BYTES).decode("utf-8"))
+        values = tomllib.loads(read_bytes(path, max_bytes=max_bytes).decode("utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such configuration file") from error
     except StorageError as error:

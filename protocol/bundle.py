@@ -22,6 +22,7 @@ __all__ = [
     "MANIFEST",
     "MAX_MANIFEST_BYTES",
     "PARITY",
+    "WEIGHTS",
     "AdapterFacts",
     "Bucket",
     "EngineFiles",
@@ -41,6 +42,7 @@ MANIFEST: Final = "manifest.json"
 LAYOUT: Final = "layout.json"
 ADAPTER: Final = "adapter.f32"
 PARITY: Final = "parity.json"
+WEIGHTS: Final = "weights.bin"  # the only file in which tensors of the ONNX graphs may lie
 MAX_MANIFEST_BYTES: Final = 256 * 1024  # a real one has 3 kB
 IGNORED: Final = -100  # the label of what has none, as torch's cross entropy has it
 MAX_FILE_BYTES: Final = 64 * 2**30

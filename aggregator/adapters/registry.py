@@ -12,7 +12,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from host.config import load
+from host.config import MAX_REGISTRY_BYTES, load
 from host.logs import event
 from protocol.errors import ConfigError, RemoteProtocolError
 from protocol.fields import FieldError, Hex, Name
@@ -104,7 +104,7 @@ class DeviceRegistry:
 
 def _read(path: Path) -> Mapping[str, VerifyKey]:
     keys = {}
-    for device, key in load(_File, path).devices.items():
+    for device, key in load(_File, path, max_bytes=MAX_REGISTRY_BYTES).devices.items():
         try:
             keys[device] = VerifyKey(bytes.fromhex(key))
         except ValueError as error:

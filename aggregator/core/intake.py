@@ -12,8 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, Protocol, TypeAlias, cast
 
-import numpy as np
-
+from aggregator.core.blocked import squared_norm
 from aggregator.core.bounds import max_message_bytes, max_update_norm
 from aggregator.core.rounds import SUM_STATES
 from protocol import codec, sealing, signing, topics
@@ -34,6 +33,7 @@ from protocol.messages import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from aggregator.core.privacy.sampling import PoissonSampling
@@ -76,6 +76,7 @@ class TaskView:
     round_state: RoundState
     version: int
     sampling: PoissonSampling | None = None  # None: whoever comes first
+    seal_adapter: bool = False
     max_step_bytes: int | None = None  # of a secure sum's longest message; None where single updates are taken
     n_values_of: Callable[[str], int] | None = None  # of a device's update, where that is not n_params
 
@@ -272,6 +273,8 @@ def _unwanted(device: str, join: Join, view: TaskView, ledger: Ledger, *, is_kno
         return "paused"
     if view.sampling is not None and not view.sampling.takes(round_=join.round, device=device):
         return "not-selected"
+    if view.seal_adapter and (join.seal_key is None or not sealing.can_seal_to(join.seal_key)):
+        return "no-seal-key"
     is_full = ledger.n_joined(join.task, join.round) >= view.n_places
     return "not-selected" if is_full and not is_known else None
 
@@ -349,8 +352,7 @@ def _of_this_round(device: str, update: Update | SumStep, view: TaskView, ledger
 
 
 def _within_bounds(content: UpdateContent, delta: NDArray[np.float32], view: TaskView) -> None:
-    # Not np.linalg.norm: it goes to BLAS, whose threads cost 10 ms a call on cores that train.
-    norm = math.sqrt(float(np.square(delta, dtype=np.float64).sum()))
+    norm = math.sqrt(squared_norm(delta))
     bound = max_update_norm(view.plan, delta.size)
     if norm > bound:
         _refuse("norm-exceeded", f"a delta of norm {norm:.4g}, at most {bound:.4g} is taken")

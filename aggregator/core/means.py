@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aggregator.core.blocked import add_weighted
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -28,7 +30,7 @@ def mean_delta(deltas: Deltas, n_values: int) -> NDArray[np.float64] | None:
     for delta, n_examples in deltas:
         if n_examples <= 0:
             raise ValueError(f"n_examples is {n_examples}, expected a positive number")
-        total += np.multiply(delta, n_examples, dtype=np.float64)
+        add_weighted(total, delta, n_examples)
         n_total += n_examples
     if n_total == 0:
         return None

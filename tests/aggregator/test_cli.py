@@ -136,7 +136,7 @@ def not_a_database(folder: Path) -> None:
     ("break_it", "code", "line"),
     [
         (lambda _folder: None, 3, "no bundle here"),
-        (broken_bundle, 3, "train.onnx: expected 8 bytes, found 13"),
+        (broken_bundle, 3, "train.onnx: expected 28 bytes, found 13"),
         (other_key_file, 2, "service.key: not a key file"),
         (no_registry, 2, "devices.toml: no such configuration file"),
         (bad_registry, 2, "devices.service: this name is the aggregator's own"),

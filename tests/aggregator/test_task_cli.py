@@ -161,7 +161,19 @@ def test_a_refusal_of_the_service_is_one_line(
     assert "the task is stopped" in said.line
 
 
-@pytest.mark.parametrize("verb", ["create", "pause", "resume", "stop", "rollback", "promote"])
+@pytest.mark.parametrize(
+    ("task", "version", "line"),
+    [("nobody", 0, "there is no task nobody"), (TASK, 9, "there is no version 9; the newest is 1")],
+)
+def test_a_model_that_cannot_be_exported_is_one_line(
+    run: Callable[..., Ran], ran: tuple[Bench, Path], tmp_path: Path, task: str, version: int, line: str
+) -> None:
+    said = run("task", "export-model", task, version, "--config", ran[1], "--out", tmp_path / "out")
+    assert said.code == 2
+    assert line in said.line
+
+
+@pytest.mark.parametrize("verb", ["create", "pause", "resume", "stop", "rollback", "promote", "export-model"])
 def test_every_command_has_help(run: Callable[..., Ran], verb: str) -> None:
     said = run("task", verb, "--help")
     assert said.code == 0

@@ -63,6 +63,7 @@ from protocol.messages import (
     pack_content,
     unpack_envelope,
 )
+from tests.protocol.onnx_bytes import GRAPH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -86,7 +87,7 @@ B = TypeVar("B")
 
 
 def make_bundle(folder: Path, *, n_params: int = N_PARAMS, seed: int = 0, layout: Layout | None = None) -> Path:
-    """Write a bundle that is valid except that its graphs are a few dummy bytes; without a layout it is a head."""
+    """Write a bundle that is valid except that its graphs compute nothing; without a layout it is a head."""
     folder.mkdir(parents=True)
     if layout is None:
         layout = Layout(tensors=(TensorSlot(name="head", shape=(n_params,), offset=0, role="head"),))
@@ -97,8 +98,8 @@ def make_bundle(folder: Path, *, n_params: int = N_PARAMS, seed: int = 0, layout
         ADAPTER: adapter.tobytes(),
         PARITY: b"{}\n",
         "tokenizer.json": b"{}\n",
-        "train.onnx": b"no graph",
-        "eval.onnx": b"no graph either",
+        "train.onnx": GRAPH,
+        "eval.onnx": GRAPH,
     }
     for name, data in contents.items():
         (folder / name).write_bytes(data)

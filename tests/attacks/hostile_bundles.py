@@ -18,6 +18,7 @@ from protocol.bundle import MANIFEST, MAX_MANIFEST_BYTES, FileFacts, bundle_id
 from protocol.errors import BundleError
 from protocol.fields import plain
 from tests.protocol import samples
+from tests.protocol.onnx_bytes import GRAPH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,13 +28,14 @@ CONTENT = {
     "adapter.f32": bytes(4 * samples.LAYOUT.n_params),
     "parity.json": b"{}",
     "tokenizer.json": b"{}",
-    "train.onnx": b"a graph",
-    "eval.onnx": b"another",
+    "train.onnx": GRAPH,
+    "eval.onnx": GRAPH,
+    "weights.bin": bytes(64),
 }
 
 
 def make_bundle(folder: Path) -> str:
-    """Write a good bundle (its graphs are none, but nobody loads them here) and return its id."""
+    """Write a good bundle (its graphs compute nothing, but nobody loads them here) and return its id."""
     folder.mkdir()
     for name, data in CONTENT.items():
         (folder / name).write_bytes(data)
@@ -61,7 +63,7 @@ def attacks() -> Iterator[tuple[str, Callable[[Path], object]]]:
         yield f"{name} a link to the same bytes", lambda folder, name=name: _link(folder / name)
         yield f"{name} a pipe", lambda folder, name=name: _pipe(folder / name)
         yield f"{name} a folder", lambda folder, name=name: _folder(folder / name)
-    yield "an extra file", lambda folder: (folder / "weights.bin").touch()
+    yield "an extra file", lambda folder: (folder / "more.bin").touch()
     yield "an extra hidden file", lambda folder: (folder / ".x").touch()
     yield "an extra folder", lambda folder: (folder / "sub").mkdir()
     yield "a manifest of 10^5 levels", lambda folder: (folder / MANIFEST).write_bytes(b"[" * 100_000)
@@ -129,6 +131,18 @@ def refusal_of(spoil: Callable[[Path], object], folder: Path) -> str | None:
     try:
         open_bundle(folder)
         open_bundle(folder, expected_id=expected)
+    except BundleError as error:
+        return str(error)
+    return None
+
+
+def refusal_of_graph(graph: bytes, folder: Path) -> str | None:
+    """Return what the reader says to a bundle whose maker put ``graph`` into it and hashed it well, or None."""
+    make_bundle(folder)
+    (folder / "train.onnx").write_bytes(graph)
+    vouch(folder)
+    try:
+        open_bundle(folder)
     except BundleError as error:
         return str(error)
     return None

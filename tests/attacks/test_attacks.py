@@ -12,7 +12,7 @@ from host import keys
 from host.bundle_folder import open_bundle
 from protocol.errors import BundleError, ConfigError
 from protocol.signing import SigningKey
-from tests.attacks import hostile_bundles, hostile_messages, hostile_vectors
+from tests.attacks import hostile_bundles, hostile_graphs, hostile_messages, hostile_vectors
 from tests.protocol import samples
 
 if TYPE_CHECKING:
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_SECONDS = 2.0  # the slowest takes 50 ms here
+MAX_GRAPH_SECONDS = 10.0  # of this process; the one of half a million fields takes a second or two
 MAX_MEMORY_BYTES = 4 << 20  # four times the largest message that is looked at
 
 MESSAGES = dict(hostile_messages.attacks())
 VECTORS = {name: (reason, data) for name, reason, data in hostile_vectors.attacks()}
 BUNDLES = dict(hostile_bundles.attacks())
+GRAPHS = {name: (why, data) for name, why, data in hostile_graphs.attacks()}
 
 
 @pytest.mark.parametrize("name", MESSAGES)
@@ -58,6 +60,30 @@ def test_a_spoilt_bundle_is_refused_in_one_line(name: str, tmp_path: Path) -> No
     assert time.perf_counter() - began < MAX_SECONDS
     assert refusal is not None
     assert "\n" not in refusal
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_hostile_graph_is_refused_for_its_own_reason(name: str, tmp_path: Path) -> None:
+    why, data = GRAPHS[name]
+    began = time.process_time()
+    refusal = hostile_bundles.refusal_of_graph(data, tmp_path / "bundle")
+    assert time.process_time() - began < MAX_GRAPH_SECONDS
+    assert refusal is not None
+    assert why in refusal
+    assert "train.onnx" in refusal
+    assert len(refusal) < 500
+    assert refusal.isprintable()
+
+
+def test_the_graph_that_the_attacks_vary_is_itself_taken(tmp_path: Path) -> None:
+    assert hostile_bundles.refusal_of_graph(hostile_graphs.good(), tmp_path / "bundle") is None
+
+
+def test_a_changed_graph_is_refused_for_its_hash_before_it_is_read(tmp_path: Path) -> None:
+    hostile_bundles.make_bundle(tmp_path / "bundle")
+    (tmp_path / "bundle" / "train.onnx").write_bytes(b"x" * len(hostile_bundles.CONTENT["train.onnx"]))
+    with pytest.raises(BundleError, match="not what the manifest says"):
+        open_bundle(tmp_path / "bundle")
 
 
 def test_a_good_bundle_of_another_id_is_refused(tmp_path: Path) -> None:

@@ -86,6 +86,10 @@ def test_two_tasks_and_bundles_run_side_by_side_on_devices_that_have_both(
         for task in listed:
             folded = edgefold("task", "show", task, "--config", config)["rounds"]
             assert [one["n_updates"] for one in folded] == [4] * len(folded)  # every device worked for both
+        arguments = ("--config", config, "--out", tmp_path / "merged", "--model", tiny_bundle.parent / "tiny-model")
+        merged = edgefold("task", "export-model", "sentiment", 3, *arguments)
+        assert max(merged["onnx_error"], merged["folder_error"], merged["base_error"]) < 1e-4
+        assert (tmp_path / "merged" / "huggingface" / "model.safetensors").is_file()
         rolled = edgefold("task", "rollback", "heads", 0, "--config", config, "--wait", 30)
         assert rolled["status"] == "done"
         assert edgefold("task", "list", "--config", config)["tasks"][0]["version"] == 3

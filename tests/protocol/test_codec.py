@@ -170,3 +170,14 @@ def test_a_payload_cut_anywhere_is_refused(data: st.DataObject) -> None:
 def test_arbitrary_bytes_are_refused_and_nothing_else_happens(data: bytes) -> None:
     with pytest.raises(UpdateError):
         codec.decode(data, n_values=10)
+
+
+@pytest.mark.parametrize("block", [8, 64, 1000, 65536])
+@pytest.mark.parametrize("size", [1, 7, 64, 16_384, 70_001])
+def test_decoding_in_pieces_is_bit_for_bit_each_level_times_its_scale(block: int, size: int) -> None:
+    vector = np.random.default_rng(size).normal(0, 1e-3, size).astype(np.float32)
+    data = codec.encode(vector, Codec(name="int8-block", block=block))
+    payload = cbor.loads(data, max_bytes=len(data))
+    levels, scales = np.frombuffer(payload["values"], np.int8), np.frombuffer(payload["scales"], "<f4")
+    expected = levels.astype(np.float32) * np.repeat(scales, block)[:size]
+    assert codec.decode(data, n_values=size).tobytes() == expected.tobytes()

@@ -18,6 +18,7 @@ from protocol.jobs import MAX_LINE_BYTES, CheckJob, EvaluateJob, TrainJob
 from protocol.messages import Codec, Optimizer, Plan
 from tests.attacks.hostile_bundles import make_bundle, vouch
 from tests.edge_agent.trainer.samples import write_tokenizer
+from tests.protocol.onnx_bytes import GRAPH
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +70,7 @@ def test_too_little_memory_is_one_failed_line() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder with a bundle (its graphs are none), data, and a folder for output."""
+    """Return a folder with a bundle (its graphs compute nothing), data, and a folder for output."""
     make_bundle(tmp_path / "bundle")
     write_tokenizer(tmp_path / "bundle" / "tokenizer.json")
     vouch(tmp_path / "bundle")
@@ -95,12 +96,12 @@ def test_a_missing_bundle_is_the_bundles_fault(folder: Path) -> None:
 
 
 def test_a_changed_bundle_is_the_bundles_fault(folder: Path) -> None:
-    (folder / "bundle" / "train.onnx").write_bytes(b"b graph")
+    (folder / "bundle" / "train.onnx").write_bytes(bytes(len(GRAPH)))
     with pytest.raises(BundleError, match="not what the manifest says"):
         train(folder)
 
 
-def test_graphs_that_are_none_are_the_bundles_fault(folder: Path) -> None:
+def test_graphs_that_the_runtime_refuses_are_the_bundles_fault(folder: Path) -> None:
     with pytest.raises(BundleError):
         train(folder)
     assert list((folder / "out").iterdir()) == []

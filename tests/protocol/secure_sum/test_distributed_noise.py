@@ -159,12 +159,18 @@ def test_the_bound_is_above_the_exact_divergence_of_shifted_sums(sigma: int, hon
         total = np.convolve(total, share)
     middle = total.size // 2
     near = total[middle - 12 * sigma : middle + 12 * sigma + 1]  # beyond, doubles hold no ratio
-    eps = dn._shift(1, sigma, honest) + dn._tau(sigma, honest)
+    eps = dn.divergence(1, sigma=sigma, honest=honest, n_params=1)
     for order in (2, 3, 5):
         moment = float((near[1:] * (near[1:] / near[:-1]) ** (order - 1)).sum())
         exact = math.log(moment) / (order - 1)
         assert exact <= order * eps**2 / 2 * (1 + 1e-9)
         assert exact > 0.9 * order * (1 / (math.sqrt(honest) * sigma)) ** 2 / 2 * 0.9  # and it is no loose one
+
+
+def test_coarse_noise_pays_for_not_being_closed_under_sums() -> None:
+    """With sigma = 1 and many coordinates the second term of Theorem 1 counts: 10 e^(-pi^2) sqrt(d) for two shares."""
+    found = dn.divergence(1, sigma=1, honest=2, n_params=10**6)
+    assert found == pytest.approx(1 / math.sqrt(2) + 10 * math.exp(-(math.pi**2)) * 1000)
 
 
 def test_the_epsilon_is_that_of_a_gaussian_of_the_promised_noise_or_a_little_less() -> None:

@@ -1,0 +1,167 @@
+"""kill -9 of broker and aggregator at random moments while virtual devices work, then the audit: ``make test-kill``.
+
+Laws: a kill comes a random time after its victim was last seen to work, so that it hits starts, rounds and folds alike;
+the seed is printed and gives the same victims and waits (what they hit, the machine decides); in the end the task is
+paused, so that every update with a receipt has its fold, and nothing is forgiven.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from deploy.simulate.audit import audit
+from deploy.simulate.identities import make_identities, register
+from deploy.simulate.journal import Journal
+from deploy.simulate.local_service import LocalSpec, local_fleet, plan_of
+from deploy.simulate.profile import Group, Profile
+from deploy.simulate.run import Simulation
+from deploy.simulate.service import ask, read_service
+from protocol.errors import EngineError
+
+if TYPE_CHECKING:
+    from deploy.local import BrokerKind, LocalFleet
+
+__all__ = ["KillPlan", "run_kill_matrix"]
+
+# Short trainings: rounds of about a second, so that kills fall into all of their phases.
+_PROFILE: Final = Profile(group=(Group(name="quick", train_s=0.3, spread=0.9),))
+_LONGEST_WAIT_S: Final = 2.5  # after a victim works again; a round takes less
+_VICTIMS: Final = ("aggregator", "broker", "both")
+_WEIGHTS: Final = (6, 3, 1)
+_SETTLE_S: Final = 240.0  # after the last kill: devices send again after at most 30 s
+_ENDLESS: Final = 10**6  # rounds: the kills end the run
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class KillPlan:
+    """What to do to whom."""
+
+    folder: Path
+    kills: int = 200
+    seed: int = 0
+    devices: int = 12
+    n_params: int = 20_000
+    broker: BrokerKind = "auto"
+    deadline_s: float = 3600.0
+
+
+class _Killer:
+    """Kills on time; ``tick`` is called again and again."""
+
+    def __init__(self, fleet: LocalFleet, plan: KillPlan) -> None:
+        self.killed: Counter[str] = Counter()
+        self.rounds_folded = 0
+        self._fleet, self._plan = fleet, plan
+        self._random = random.Random(plan.seed)  # noqa: S311 - when to kill
+        self._next_s: float | None = None
+        self._waiting_for = {"aggregator", "broker"}
+
+    @property
+    def n_killed(self) -> int:
+        return sum(self.killed.values())
+
+    def tick(self) -> None:
+        for happened in self._fleet.poll():
+            self.rounds_folded += happened.name == "version-folded"
+            if happened.name == "broker-started":
+                self._waiting_for.discard("broker")
+            elif happened.name == "service-ready":
+                self._waiting_for.discard("aggregator")
+        now_s = time.monotonic()
+        if self.n_killed >= self._plan.kills:
+            return
+        if self._next_s is None and not self._waiting_for:
+            self._next_s = now_s + self._random.uniform(0, _LONGEST_WAIT_S)
+        if self._next_s is not None and now_s >= self._next_s:
+            (victim,) = self._random.choices(_VICTIMS, _WEIGHTS)
+            self._waiting_for = {"aggregator", "broker"} if victim == "both" else {victim}
+            for name in self._waiting_for:
+                self._fleet.kill(name)
+            self.killed[victim] += 1
+            self._next_s = None
+
+
+def run_kill_matrix(plan: KillPlan) -> dict[str, Any]:
+    """Kill ``plan.kills`` times and return what was found; ``is_good`` is the verdict.
+
+    Raises:
+        EngineError: a process ended by itself, or the devices did not come to rest in time.
+    """
+    spec = LocalSpec(
+        folder=plan.folder,
+        n_devices=plan.devices,
+        profile=_PROFILE,
+        n_params=plan.n_params,
+        rounds=_ENDLESS,
+        seed=plan.seed,
+        broker=plan.broker,
+    )
+    fleet = local_fleet(spec)
+    service = read_service(fleet.aggregator_config)
+    identities = make_identities(plan.folder / "devices.secret", plan.devices)
+    register(service.registry, identities)
+    journal_path, started = plan.folder / "journal.jsonl", time.monotonic()
+    with fleet, Journal(journal_path) as journal:
+        killer = _Killer(fleet, plan)
+        killer._waiting_for.clear()  # noqa: SLF001 - entering the fleet waited for both
+        simulation = Simulation(service, identities, journal, profile=_PROFILE, seed=plan.seed)
+        _until(simulation, killer, lambda: killer.n_killed >= plan.kills, deadline_s=plan.deadline_s)
+        end_round = killer.rounds_folded + 2  # the service works again, and folds
+        _until(simulation, killer, lambda: killer.rounds_folded >= end_round, deadline_s=_SETTLE_S)
+        ask(service, "pause")
+        _until(simulation, killer, lambda: _is_at_rest(simulation), deadline_s=_SETTLE_S)
+        counts = simulation.counts
+        simulation.close()
+    verified = ask(service, "verify")
+    found = audit(service, journal_path, seed=plan.seed, plan=plan_of())
+    return {
+        "seed": plan.seed,
+        "kills": dict(killer.killed),
+        "seconds": time.monotonic() - started,
+        **dataclasses.asdict(counts),
+        **dataclasses.asdict(found),
+        "is_verified": verified["ok"],
+        "is_good": found.is_good and verified["ok"],
+    }
+
+
+def _until(simulation: Simulation, killer: _Killer, is_over: Any, *, deadline_s: float) -> None:  # noqa: ANN401 - a call
+    if not simulation.run(until=is_over, deadline_s=deadline_s, each=killer.tick):
+        raise EngineError(f"not at rest after {deadline_s:.0f} s: {killer.n_killed} kills, {simulation.counts}")
+
+
+def _is_at_rest(simulation: Simulation) -> bool:
+    return simulation.announced is not None and simulation.announced.state == "paused" and simulation.is_quiet
+
+
+def main() -> int:
+    """Run the kill matrix from a command line; 0 if nothing was lost and nothing counted twice."""
+    parser = argparse.ArgumentParser(prog="kill_matrix", description=__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, help="default: a new one, printed")
+    parser.add_argument("--devices", type=int, default=12)
+    parser.add_argument("--broker", choices=["auto", "mosquitto", "embedded"], default="auto")
+    options = parser.parse_args()
+    seed = random.SystemRandom().randrange(2**31) if options.seed is None else options.seed
+    sys.stdout.write(f"{options.kills} kills, seed {seed}\n")
+    sys.stdout.flush()
+    with tempfile.TemporaryDirectory(prefix="edgefold-kill-") as folder:
+        plan = KillPlan(
+            folder=Path(folder), kills=options.kills, seed=seed, devices=options.devices, broker=options.broker
+        )
+        found = run_kill_matrix(plan)
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    return 0 if found["is_good"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Sealed updates of one round in a blob folder, and their fold: once by the service's code, once by the formula."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aggregator.adapters.blob_store import FolderBlobStore
+from aggregator.core.folding import ADAPTER
+from aggregator.core.records import RoundRecord, UpdateRecord
+from aggregator.core.strategies import STRATEGIES
+from aggregator.stored_fold import StoredRound
+from aggregator.task_setup import TaskSetup
+from host.bundle_folder import open_bundle
+from protocol import codec
+from protocol.messages import Codec, UpdateContent, pack_content
+from protocol.sealing import TaskKey, binding, seal
+from tests.aggregator.workbench import make_bundle, task_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+FLEET = "fleet"
+
+
+class StoredUpdates:
+    """A round of ``n_updates`` int8 updates."""
+
+    def __init__(self, folder: Path, *, n_params: int, n_updates: int) -> None:
+        self.bundle = open_bundle(make_bundle(folder / "bundle", n_params=n_params))
+        self.blobs, self.key = FolderBlobStore(folder / "blobs"), TaskKey.generate()
+        settings = task_settings(folder / "bundle")
+        self.setup = TaskSetup(
+            settings=settings, bundle=self.bundle, key=self.key, strategy=STRATEGIES[settings.strategy]
+        )
+        self.round = RoundRecord(
+            task=settings.id, round=1, version=0, state="closing", opened_unix_s=0.0, deadline_unix_s=1.0
+        )
+        rng = np.random.default_rng(0)
+        self.payloads = [
+            codec.encode(rng.normal(0, 1e-3, n_params).astype(np.float32), Codec()) for _ in range(n_updates)
+        ]
+        self.updates = [self._put(i) for i in range(n_updates)]
+        self.adapter = np.zeros(n_params, np.float32)
+
+    def fold(self, *, workers: int) -> NDArray[np.float32]:
+        stored = StoredRound(self.setup, self.round, self.updates, blobs=self.blobs, fleet=FLEET, workers=workers)
+        return stored.fold_into({ADAPTER: self.adapter})[ADAPTER]
+
+    def delta(self, i: int) -> NDArray[np.float32]:
+        return codec.decode(self.payloads[i], n_values=self.adapter.size)
+
+    def reference(self) -> NDArray[np.float32]:
+        total, n = np.zeros(self.adapter.size, np.float64), 0
+        for i in range(len(self.payloads)):
+            total += np.multiply(self.delta(i), i + 1, dtype=np.float64)
+            n += i + 1
+        return (total / n + self.adapter).astype(np.float32)
+
+    def _put(self, i: int) -> UpdateRecord:
+        device, update_id = f"device-{i:04}", i.to_bytes(16, "big")
+        info = binding(
+            fleet=FLEET,
+            task=self.round.task,
+            bundle_id=self.bundle.id,
+            round_=1,
+            version=0,
+            device=device,
+            update_id=update_id,
+        )
+        content = UpdateContent(n_examples=i + 1, n_steps=1, loss=1.0, train_s=1.0, delta=self.payloads[i])
+        blob = self.blobs.put(seal(pack_content(content), public_raw=self.key.public_raw, info=info))
+        return UpdateRecord(
+            update_id=update_id,
+            task=self.round.task,
+            round=1,
+            device=device,
+            blob=blob,
+            n_bytes=1,
+            payload_bytes=1,
+            n_examples=i + 1,
+            loss=1.0,
+            train_s=1.0,
+        )
