@@ -58,7 +58,7 @@ class TaskRunner:
         """Prepare; nothing is read or written before ``resume``."""
         self.setup, self._world = setup, world
         self.task = setup.settings.id
-        self._control = TaskControl(setup.settings, world)
+        self._control = TaskControl(setup.settings, world, keys=setup.keys)
         self._state: TaskState = "open"
         self._round: RoundRecord
         self._members: RoundMembers
@@ -178,7 +178,7 @@ class TaskRunner:
             plan=settings.plan,
             max_examples=settings.max_examples,
             n_places=self._members.n_places if self._sampling is None else MAX_SAMPLED,
-            key=self.setup.key,
+            key=self.setup.keys.of_round(round_.round),
             round=round_.round,
             round_state=round_.state,
             version=round_.version,
@@ -222,7 +222,7 @@ class TaskRunner:
                 plan=self._plan_for(device),
                 adapter=self._adapter_for(admitted),
                 adapter_sealed=self.setup.settings.privacy.seal_adapter or None,
-                task_key=self.setup.key.public_raw,
+                task_key=self.setup.keys.of_round(round_.round).public_raw,
                 seconds_left=self.seconds_left,
                 secure_sum=self.setup.sum_terms,
             ),
@@ -392,6 +392,8 @@ class TaskRunner:
         record = store.task(self.task)
         self._state = "open" if record is None else record.state
         self._round = store.latest_round(self.task)
+        if not self._world.keep_folded_updates:  # kept updates need their keys
+            self.setup.keys.end_before(self._round.round)
         self._n_accepted = len(store.updates(self.task, self._round.round))
         now_s = self._world.clock.monotonic_s()
         self._members = RoundMembers(self.setup.settings, store, self._round, now_s=now_s)
@@ -426,6 +428,10 @@ class TaskRunner:
         return "paused" if self._round.state in FINAL_STATES else "open"
 
     def _new_round(self, number: int, *, version: int) -> RoundRecord:
+        """Return a round to be opened, its key made: before anybody can hear of it."""
+        every = self.setup.settings.privacy.rotate_key_rounds
+        if every is not None and (number - 1) % every == 0:
+            self.setup.keys.begin(number)
         now = self._world.clock.unix_s()
         return RoundRecord(
             task=self.task,

@@ -21,11 +21,10 @@ if TYPE_CHECKING:
     from aggregator.conversation import Conversation
     from aggregator.core.folding import Strategy
     from aggregator.core.update_shape import UpdateShape
-    from aggregator.ports import Accountant, BlobStore, Clock, LifecycleStore, SpentRecord, Store
+    from aggregator.ports import Accountant, BlobStore, Clock, LifecycleStore, SpentRecord, Store, TaskKeys
     from aggregator.sum_round import SumParts
     from host.bundle_folder import Bundle
     from protocol.messages import DeviceTerms, SumTerms
-    from protocol.sealing import TaskKey
 
 __all__ = ["TaskSetup", "World"]
 
@@ -36,7 +35,7 @@ class TaskSetup:
 
     settings: TaskSettings
     bundle: Bundle
-    key: TaskKey
+    keys: TaskKeys
     strategy: Strategy
     spent: SpentRecord | None = None  # of a task with differential privacy
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from aggregator.core.folding import Needs
+    from aggregator.core.folding import Strategy
     from aggregator.privacy_settings import PrivacySettings
 
 
@@ -176,13 +176,16 @@ def test_a_strategy_that_takes_a_noisy_mean_runs_and_can_be_folded_again(make_be
     assert is_proven(bench)
 
 
-def runs_anywhere(needs: Needs) -> bool:
-    return needs.refusal is None and needs.layout == "any" and not needs.plain_sgd
+def runs_anywhere(strategy: Strategy) -> bool:
+    """Whether it needs neither options nor an adapter or a plan of its own kind."""
+    needs, options = strategy.needs, dataclasses.fields(strategy.options)
+    has_defaults = all(one.default is not dataclasses.MISSING for one in options)
+    return has_defaults and needs.refusal is None and needs.layout == "any" and not needs.plain_sgd
 
 
 @pytest.mark.parametrize(
     "strategy",
-    [name for name, one in STRATEGIES.items() if runs_anywhere(one.needs) and not one.needs.central_dp],
+    [name for name, one in STRATEGIES.items() if runs_anywhere(one) and not one.needs.central_dp],
 )
 def test_a_strategy_that_looks_at_single_deltas_is_refused_with_noise(
     make_bench: Callable[..., Bench], strategy: str

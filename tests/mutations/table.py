@@ -120,6 +120,15 @@ MUTANTS: Final = (
         tests=("tests/fuzz/test_corpus.py::test_what_the_search_kept_is_taken_or_refused_within_the_bounds[request]",),
     ),
     Mutant(
+        name="old-task-key",
+        row="read updates of earlier rounds that were recorded, where the task has `rotate_key_rounds` or its operator "
+        "rotates",
+        file="aggregator/adapters/task_keys.py",
+        old="                remove(files[begin])\n                self._keys.pop(begin, None)\n",
+        new="",
+        tests=("tests/aggregator/test_task_keys.py::test_a_destroyed_key_is_gone_and_no_new_first_key_is_made",),
+    ),
+    Mutant(
         name="sender",
         row="speak for another device",
         file=_INTAKE,
