@@ -63,7 +63,7 @@ fuzz: $(STAMPS)/fuzz ## Search every decoder of outside bytes for crashes, FUZZ_
 
 engines: $(STAMPS)/dev ## Install every training engine into .cache/engines, where the tests look for them
 	@for name in ort-training litert litert-export; do \
-	  $(BIN)/python -m edgefold engine install "$$name" --folder .cache/engines; done
+	  $(BIN)/python -m edgefold engine install "$$name" --folder .cache/engines || exit 1; done
 
 test-arm64: engines ## Train on an emulated arm64 (needs qemu-user-static and mmdebstrap; minutes)
 	EDGEFOLD_ARM64=1 EDGEFOLD_ENGINES=$(CURDIR)/.cache/engines $(BIN)/python -m pytest -m arm64 -s tests/export/test_arm64.py

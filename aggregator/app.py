@@ -9,7 +9,7 @@ events is one signature, one decryption and one small transaction; folds and eva
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from aggregator.core.intake import (
@@ -24,6 +24,7 @@ from aggregator.core.intake import (
     decide,
 )
 from aggregator.core.records import Traffic
+from aggregator.pulse import Pulse
 from host.link import LinkDown, LinkUp, Received
 from host.logs import event
 from protocol.errors import RemoteProtocolError
@@ -73,6 +74,7 @@ class Parts:
     supervisors: Sequence[Supervisor] = ()
     trust: Trust | None = None
     steering: Steering | None = None
+    pulse: Pulse = field(default_factory=Pulse)
 
 
 class Service:
@@ -125,6 +127,7 @@ class Service:
         self._advance()
         self._steer(now_s)
         self._parts.evaluations.tick()
+        self._parts.pulse.is_link_up, self._parts.pulse.beat_s = self._is_up, now_s
         return link_event is not None
 
     @property

@@ -76,6 +76,38 @@ def init(folder: Path, **values: object) -> None:
     click.echo(f"and:  edgefold devices token --count 1 --expires 24h --config {settings}")
 
 
+@serve.command("token")
+@CONFIG_OPTION
+@click.option("--role", type=click.Choice(["viewer", "operator", "admin"]), required=True, help="What it allows.")
+@click.option("--name", help="What to call it in lists and logs; by default the role and a number.")
+@click.option("--expires", type=_Expiry(), default="90d", show_default=True, help="After how long: 30m, 24h, 90d.")
+@JSON_OPTION
+def http_token(config_path: Path, *, role: str, name: str | None, expires: float, as_json: bool) -> None:
+    """Print a token for the page, the interface and the metrics ([http]). It is shown now and never again.
+
+    A viewer sees everything, an operator also steers tasks and devices, an admin also creates tasks and tokens for
+    devices.
+    """
+    from aggregator import access_desk  # noqa: PLC0415
+
+    with access_desk.opened(config_path) as desk:
+        desk.give(role, name=name, expires_s=expires, as_json=as_json)
+
+
+@serve.command("tokens")
+@CONFIG_OPTION
+@click.option("--revoke", metavar="NAME", help="Take a token back: it is refused from the next request on.")
+@JSON_OPTION
+def http_tokens(config_path: Path, *, revoke: str | None, as_json: bool) -> None:
+    """List the tokens of the page and the interface, or take one back."""
+    from aggregator import access_desk  # noqa: PLC0415
+
+    with access_desk.opened(config_path) as desk:
+        if revoke is not None:
+            desk.revoke(revoke)
+        desk.print_tokens(as_json=as_json)
+
+
 @click.command()
 @CONFIG_OPTION
 def broker(config_path: Path) -> None:
@@ -148,6 +180,7 @@ def approve(device: str, config_path: Path) -> None:
 
     with device_desk.opened(config_path) as desk:
         desk.approve(device)
+    click.echo(f"{device}: approved")
 
 
 @devices.command()
@@ -159,3 +192,4 @@ def revoke(device: str, config_path: Path) -> None:
 
     with device_desk.opened(config_path) as desk:
         desk.revoke(device)
+    click.echo(f"{device}: revoked; its messages are refused from now on, a running service ends its connection")

@@ -15,6 +15,7 @@ from aggregator.core.strategy_choice import options_of
 from aggregator.dp_settings import check_dp
 from aggregator.fold_pool import MAX_WORKERS
 from aggregator.gate_settings import GateSettings  # noqa: TC001 - read from the annotation at run time
+from aggregator.http_settings import HttpSettings  # noqa: TC001 - likewise
 from aggregator.privacy_settings import PrivacySettings
 from aggregator.selection_settings import SelectionSettings
 from host.config import load
@@ -152,12 +153,15 @@ class Config:
     authority: AuthoritySettings | None = None
     devices: DevicesSettings = field(default_factory=DevicesSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    http: HttpSettings | None = None
     task: Annotated[tuple[TaskSettings, ...], Length(0, 1000)] = ()  # none: devices may enrol before the first
 
     def __post_init__(self) -> None:
         """Refuse two tasks of one name, and a fleet that nobody can belong to."""
         if self.authority is None and self.devices.registry is None:
             raise FieldError("devices.registry: missing; without [authority] no device can enrol")
+        if self.http is not None and self.http.tls == "authority" and self.authority is None:
+            raise FieldError('http.tls: "authority" needs [authority]; edgefold serve init makes one')
         ids = [task.id for task in self.task]
         twice = sorted({one for one in ids if ids.count(one) > 1})
         if twice:

@@ -57,7 +57,18 @@ class DeviceDesk:
         self._config, self._devices = config, devices
 
     def give_tokens(self, count: int, *, expires_s: float, as_json: bool) -> None:
-        """Make ``count`` tokens and print them; only their hashes are kept.
+        """Make ``count`` tokens and print them.
+
+        Raises:
+            ConfigError: see ``make_tokens``.
+        """
+        tokens, expires_unix_s = self.make_tokens(count, expires_s=expires_s)
+        if as_json:
+            return click.echo(json.dumps({"tokens": tokens, "expires": _when(expires_unix_s)}, indent=2))
+        return click.echo("\n".join(tokens))
+
+    def make_tokens(self, count: int, *, expires_s: float) -> tuple[list[str], float]:
+        """Return ``count`` new tokens and until when they hold; only their hashes are kept.
 
         Raises:
             ConfigError: the fleet has no authority (the user's fault).
@@ -71,9 +82,7 @@ class DeviceDesk:
         secrets = [os.urandom(SECRET_BYTES) for _ in range(count)]
         self._devices.add_tokens([TokenRecord(digest=fingerprint(s), expires_unix_s=expires_unix_s) for s in secrets])
         tokens = [token_text(Token(fleet=config.service.fleet, url=url, welcome=pin, secret=s)) for s in secrets]
-        if as_json:
-            return click.echo(json.dumps({"tokens": tokens, "expires": _when(expires_unix_s)}, indent=2))
-        return click.echo("\n".join(tokens))
+        return tokens, expires_unix_s
 
     def print_devices(self, *, as_json: bool) -> None:
         """Print one line a device."""
@@ -106,7 +115,6 @@ class DeviceDesk:
         if self._known(device).status == "revoked":
             raise ConfigError(f"{device} was revoked: that is for good; let it enrol under another name")
         self._devices.approve(device, time.time())
-        click.echo(f"{device}: approved")
 
     def revoke(self, device: str) -> None:
         """Shut a device out for good.
@@ -117,7 +125,6 @@ class DeviceDesk:
         if not any(one["device"] == device for one in self._only_in_file()):
             self._known(device)
         self._devices.revoke(device, time.time())
-        click.echo(f"{device}: revoked; its messages are refused from now on, a running service ends its connection")
 
     def _known(self, device: str) -> DeviceRecord:
         record = self._devices.device(device)

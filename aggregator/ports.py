@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from protocol.errors import EdgefoldError
     from protocol.jobs import EvaluateResult
     from protocol.messages import Reason, SumNextName, SumStepName
+    from protocol.sealing import TaskKey
 
 __all__ = [
     "Accountant",
@@ -51,7 +52,21 @@ __all__ = [
     "StoreReader",
     "SumStore",
     "Supervisor",
+    "TaskKeys",
 ]
+
+
+class TaskKeys(Protocol):
+    """The private keys that open what devices seal for one task; each round has one."""
+
+    def of_round(self, round_: int) -> TaskKey:
+        """Return the key that opens what was sealed for this round."""
+
+    def begin(self, round_: int) -> None:
+        """Make a key that holds from ``round_`` on, unless there is one."""
+
+    def end_before(self, round_: int) -> None:
+        """Destroy the keys that hold for earlier rounds alone."""
 
 
 class Clock(Protocol):

@@ -85,7 +85,7 @@ class TaskPrivacy:
         self._noise: float | None = None
         self.sampling: PoissonSampling | None = None
         if dp.sampling == "poisson":
-            self.sampling = PoissonSampling.of_key(setup.key.raw, task=self._task, rate=self._rate)
+            self.sampling = PoissonSampling.of_key(setup.keys.of_round(1).raw, task=self._task, rate=self._rate)
 
     def resume(self) -> None:
         """Learn what was spent from both records, and make them agree.

@@ -28,6 +28,16 @@ if TYPE_CHECKING:
 
 __all__ = ["ledger_facts", "print_ledger_facts", "print_plan"]
 
+_COLUMNS = {
+    "round": "round",
+    "noise_multiplier": "noise",
+    "sampling_rate": "rate",
+    "clip": "clip",
+    "epsilon": "epsilon",
+    "epsilon_unsampled": "if choice is seen",
+    "spent": "spent",
+    "lost": "lost",
+}
 _VERDICTS = {
     "learns": "the noise of all rounds together is smaller than what updates that agree add up to: it should learn",
     "learns-less": "the noise is larger than the updates: expect to lose accuracy, compare with a run without",
@@ -75,13 +85,18 @@ def ledger_facts(folders: Folders, store: SqlStore, task: str, dp: DpSettings | 
     known = store.ledger(task)
     path = folders.spent(task) if dp is None or dp.spent_file is None else Path(dp.spent_file)
     entries = merged(known, [one for one in SpentFile(path).read() if one.task == task])
-    in_database = {one.entry_id for one in known}
+    in_database, folds = {one.entry_id for one in known}, store.participation(task).values()
     return {
         "task": task,
         "mode": None if dp is None else dp.mode,
         "epsilon_budget": None if dp is None else dp.epsilon,
         "delta": entries[-1].delta if entries else None if dp is None else dp.delta,
         "epsilon_spent": max((one.epsilon for one in entries), default=0.0),
+        "participation": {
+            "devices": len(folds),
+            "mean_rounds": sum(folds) / len(folds) if folds else 0.0,
+            "most_rounds": max(folds, default=0),
+        },
         "rounds": [_entry_facts(one, is_lost=one.entry_id not in in_database) for one in entries],
     }
 
@@ -94,13 +109,22 @@ def print_ledger_facts(facts: dict[str, Any]) -> None:
     from rich.console import Console  # noqa: PLC0415 - 5 MB that only tables need
     from rich.table import Table  # noqa: PLC0415
 
-    columns = ["round", "noise_multiplier", "sampling_rate", "clip", "epsilon", "epsilon_unsampled", "spent", "lost"]
+    rows, columns = facts["rounds"], dict(_COLUMNS)
+    if all(one["sampling_rate"] == 1 for one in rows):
+        del columns["sampling_rate"], columns["epsilon_unsampled"]
+    if not any(one["lost"] for one in rows):
+        del columns["lost"]
     table = Table(title=f"{facts['task']}: privacy spent", title_justify="left")
-    for name in columns:
-        table.add_column(name.replace("_", " "))
-    for row in facts["rounds"]:
+    for heading in columns.values():
+        table.add_column(heading)
+    for row in rows:
         table.add_row(*(f"{row[one]:.4g}" if isinstance(row[one], float) else str(row[one]) for one in columns))
     Console().print(table)
+    took_part = facts["participation"]
+    click.echo(
+        f"{took_part['devices']} devices took part, each in {took_part['mean_rounds']:.3g} folds on average and "
+        f"{took_part['most_rounds']} at most; every fold is charged to all"
+    )
     budget = "no budget in the settings" if facts["epsilon_budget"] is None else f"of {facts['epsilon_budget']:g}"
     click.echo(f"epsilon {facts['epsilon_spent']:.4g} {budget} at delta {facts['delta']:g}, for a whole device")
 

@@ -44,18 +44,27 @@ class PrivacySettings:
     """``[task.privacy]``."""
 
     level: Literal["sealed", "secure-sum"] = "sealed"  # sealed: the aggregator reads single updates, nobody else does
+    # The adapter goes to each device under a key that the device made for this round: 1.1 kB and one sealing more.
+    seal_adapter: bool = False
+    # A new key to seal to every so many rounds, the old one destroyed; None: one for the task's life.
+    rotate_key_rounds: Annotated[int, Range(1, 10**6)] | None = None
     secure_sum: SecureSumSettings = field(default_factory=SecureSumSettings)
     dp: DpSettings | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse to rotate a key that sampling is drawn from."""
+        if self.rotate_key_rounds is not None and self.draws_from_task_key:
+            raise FieldError("rotate_key_rounds: dp.sampling = 'poisson' is drawn from the task's key, which must stay")
+
+    @property
+    def draws_from_task_key(self) -> bool:
+        """Whether the task's key also decides who is sampled."""
+        return self.dp is not None and self.dp.sampling == "poisson"
 
     @property
     def is_secure_sum(self) -> bool:
         """Whether only sums are read."""
         return self.level == "secure-sum"
-
-    @property
-    def hides_deltas(self) -> bool:
-        """Whether the strategy sees one mean in place of single deltas."""
-        return self.is_secure_sum or self.dp is not None
 
     def resolved(self, resolve: Callable[[str], str]) -> PrivacySettings:
         """Return the settings with their paths made absolute."""

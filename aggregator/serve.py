@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from aggregator.app import TICK_S, Parts, Service
 from aggregator.brokers import make_brokers
+from aggregator.pulse import Pulse
 from aggregator.setup import Workshop
 from aggregator.trust_setup import make_trust
 from host import logs
@@ -21,6 +23,7 @@ from protocol.errors import ConfigError
 if TYPE_CHECKING:
     from types import FrameType
 
+    from aggregator.brokers import Brokers
     from aggregator.config import Config
     from host.link import BrokerAddress
 
@@ -44,6 +47,7 @@ def run_service(config: Config, *, exit_when_done: bool = False) -> None:
         link = MqttLink(
             brokers.fleet, client_id=f"edgefold-{fleet}-service", filters=[topics.all_up(fleet)], tls=brokers.tls
         )
+        pulse = Pulse()
         parts = Parts(
             world=workshop.world,
             link=link,
@@ -53,9 +57,10 @@ def run_service(config: Config, *, exit_when_done: bool = False) -> None:
             supervisors=brokers.supervisors,
             trust=make_trust(workshop, brokers),
             steering=workshop.steering,
+            pulse=pulse,
         )
         service = Service(parts)
-        try:
+        with _web(workshop, brokers, pulse), contextlib.closing(service):
             service.start()
             _await_broker(service, stop, brokers.fleet, deadline_s=config.broker.connect_deadline_s)
             key = workshop.world.conversation.public_key
@@ -63,8 +68,6 @@ def run_service(config: Config, *, exit_when_done: bool = False) -> None:
             service.run(stop, exit_when_done=exit_when_done)
             if exit_when_done and not stop.is_set():
                 _linger(service, stop)
-        finally:
-            service.close()
     logs.event("service-stopped", fleet=fleet)
 
 
@@ -85,6 +88,14 @@ def run_broker(config: Config) -> None:
     finally:
         for supervisor in brokers.supervisors:
             supervisor.close()
+
+
+def _web(workshop: Workshop, brokers: Brokers, pulse: Pulse) -> contextlib.AbstractContextManager[object]:
+    if workshop.config.http is None:
+        return contextlib.nullcontext()
+    from aggregator.web.server import WebServer  # noqa: PLC0415 - 20 MB that a service without [http] does without
+
+    return WebServer(workshop.config, workshop.folders, pulse=pulse, authority=brokers.authority)
 
 
 def _stop_on_signals() -> threading.Event:

@@ -27,6 +27,7 @@ from aggregator.adapters.sql_devices import SqlDevices
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.sql_sums import SqlSums
+from aggregator.adapters.task_keys import FolderTaskKeys
 from aggregator.brokers import Brokers, make_brokers
 from aggregator.conversation import Conversation
 from aggregator.core.strategies import STRATEGIES
@@ -38,10 +39,9 @@ from aggregator.sum_round import SumParts, check_terms
 from aggregator.task_runner import TaskRunner
 from aggregator.task_setup import TaskSetup, World
 from host.bundle_folder import open_bundle
-from host.durable import make_folder, sweep
-from host.keys import load_signing_key, load_task_key, save_key
+from host.durable import make_folder
+from host.keys import load_signing_key, save_key
 from protocol.errors import ConfigError, StorageError
-from protocol.sealing import TaskKey
 from protocol.signing import SigningKey
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Folders:
         return self.root / "privacy" / f"{task}.spent"
 
     def task_key(self, task: str) -> Path:
-        """The private key that opens a task's updates."""
+        """The first private key that opens a task's updates; later ones lie beside it."""
         return self.root / "keys" / f"{task}.taskkey"
 
 
@@ -199,29 +199,31 @@ def open_task(settings: TaskSettings, folders: Folders, *, make_key: bool) -> Ta
         BundleError: the bundle is not what its manifest says.
     """
     bundle = check_files(settings)
-    key_file = folders.task_key(settings.id)
-    if make_key and not key_file.exists():
-        make_folder(key_file.parent)
-        sweep(key_file.parent)
-        save_key(key_file, TaskKey.generate())
     strategy = STRATEGIES[settings.strategy]
     options = options_of(settings.strategy, settings.strategy_options)
     refuse_unfit(settings.strategy, options, layout=bundle.layout, plan=settings.plan)
     terms = settings.privacy.terms(settings.cohort, settings.min_cohort)
     if terms is not None:
         check_terms(settings.id, terms)
-    if strategy.needs_single_deltas and settings.privacy.hides_deltas:
-        raise ConfigError(
-            f"task {settings.id}: strategy {settings.strategy} looks at single deltas, which it is not given with "
-            "privacy.level = 'secure-sum' or privacy.dp; take fedavg, or level 'sealed' without dp"
-        )
+    _refuse_hidden_deltas(settings)
     return TaskSetup(
         settings=settings,
         bundle=bundle,
-        key=load_task_key(key_file),
+        keys=FolderTaskKeys(folders.task_key(settings.id), make=make_key),
         strategy=strategy,
         spent=_spent_file(settings, folders),
     )
+
+
+def _refuse_hidden_deltas(settings: TaskSettings) -> None:
+    needs, privacy = STRATEGIES[settings.strategy].needs, settings.privacy
+    if privacy.is_secure_sum and not needs.secure_sum:
+        hidden = "privacy.level = 'secure-sum' there are none; take fedavg, or level 'sealed'"
+    elif privacy.dp is not None and not needs.central_dp:
+        hidden = "privacy.dp it is given their noisy mean; take fedavg, or no dp"
+    else:
+        return
+    raise ConfigError(f"task {settings.id}: strategy {settings.strategy} looks at single deltas, and with {hidden}")
 
 
 def _spent_file(settings: TaskSettings, folders: Folders) -> SpentFile | None:

@@ -92,7 +92,7 @@ class StoredRound:
             update,
             fleet=self._fleet,
             device=record.device,
-            key=self._setup.key,
+            key=self._setup.keys.of_round(record.round),
             n_params=shape.n_values,
             max_bytes=max_bytes,
         )

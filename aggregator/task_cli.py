@@ -173,6 +173,19 @@ def export_model(  # noqa: PLR0913 - a command's options are its arguments
     ctx.exit(run(load_config(config_path), record, bundle=bundle, out=out, model=model, as_json=as_json))
 
 
+@task.command("rotate-key")
+@_TASK
+@CONFIG_OPTION
+@_WAIT
+@JSON_OPTION
+def rotate_key(task_id: str, config_path: Path, *, wait_s: float, as_json: bool) -> None:
+    """Seal to a new key from the next round on; the old one is destroyed when that round opens.
+
+    With service.keep_folded_updates = true old keys stay, as the updates do.
+    """
+    _ask("rotate-key", task_id, config_path, wait_s=wait_s, as_json=as_json)
+
+
 def _ask(
     verb: Verb, task_id: str, config_path: Path, *, version: int | None = None, wait_s: float, as_json: bool
 ) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from aggregator.config import TaskSettings
     from aggregator.core.records import CommandRecord, Evaluation, TaskState
+    from aggregator.ports import TaskKeys
     from aggregator.task_setup import World
 
 __all__ = ["TaskControl"]
@@ -29,9 +30,9 @@ __all__ = ["TaskControl"]
 class TaskControl:
     """Takes decisions about one task; the runner reads the store again after each."""
 
-    def __init__(self, settings: TaskSettings, world: World) -> None:
+    def __init__(self, settings: TaskSettings, world: World, *, keys: TaskKeys) -> None:
         """Look after the task of ``settings``."""
-        self._settings, self._world, self._task = settings, world, settings.id
+        self._settings, self._world, self._task, self._keys = settings, world, settings.id, keys
 
     # -- the gate ----------------------------------------------------------------------------------------------------
 
@@ -94,8 +95,17 @@ class TaskControl:
                 self._set_state("stopped", command, withdrawn_round=self._open_round())
             case "rollback" | "promote":
                 self._choose(command)
+            case "rotate-key":
+                return self._rotate_key(command)
             case "create":
                 raise LocalProtocolError("a task that runs cannot be created")
+        return None
+
+    def _rotate_key(self, command: CommandRecord) -> str | None:
+        if self._settings.privacy.draws_from_task_key:
+            return "its sampling is drawn from the task's key, which therefore stays"
+        self._keys.begin(self._world.store.latest_round(self._task).round + 1)
+        self._world.lifecycle.apply(self._change(command=command.command))
         return None
 
     def _set_state(self, state: TaskState, command: CommandRecord, **facts: Any) -> None:  # noqa: ANN401 - a Change's

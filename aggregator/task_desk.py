@@ -27,7 +27,7 @@ from protocol.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aggregator.config import Config
+    from aggregator.config import Config, TaskSettings
     from aggregator.core.gates import VersionStatus
     from aggregator.core.lifecycle import Verb
 
@@ -49,17 +49,33 @@ class TaskDesk:
         Raises:
             ConfigError, BundleError: the file, or what it names, is no good; or the id is taken.
         """
-        settings = load_task(file)
+        number, digest = self.add(load_task(file))
+        self._answer(number, wait_s=wait_s, as_json=as_json, digest=digest)
+
+    def add(self, settings: TaskSettings) -> tuple[int, str]:
+        """Write a new task down; return the command's number and the SHA-256 of the settings.
+
+        Raises:
+            ConfigError, BundleError: what the settings name is no good; or the id is taken.
+        """
         known = self._store.task(settings.id)
         is_taken = known is not None or any(one.id == settings.id for one in self._config.task)
         if is_taken:
             raise ConfigError(f"task {settings.id}: one of this id is there already; give the new one another id")
         check_files(settings)
         record = to_record(settings, unix_s=time.time())
-        self._answer(self._lifecycle.create(record), wait_s=wait_s, as_json=as_json, digest=record.digest)
+        return self._lifecycle.create(record), record.digest
 
     def ask(self, verb: Verb, task: str, *, version: int | None, wait_s: float, as_json: bool) -> None:
-        """Ask the service for ``verb``.
+        """Ask the service for ``verb`` and print what came of it.
+
+        Raises:
+            ConfigError: see ``order``; or the service refused (the user's fault).
+        """
+        self._answer(self.order(verb, task, version=version), wait_s=wait_s, as_json=as_json)
+
+    def order(self, verb: Verb, task: str, *, version: int | None) -> int:
+        """Write a command down; return its number.
 
         Raises:
             ConfigError: there is no such task or version, or its state does not allow it.
@@ -71,8 +87,7 @@ class TaskDesk:
         why = refusal(verb, state=known.state, version=version, statuses=self._statuses(task))
         if why is not None:
             raise ConfigError(f"task {task}: {why}")
-        number = self._lifecycle.ask(task, verb, version=version, unix_s=time.time())
-        self._answer(number, wait_s=wait_s, as_json=as_json)
+        return self._lifecycle.ask(task, verb, version=version, unix_s=time.time())
 
     def _statuses(self, task: str) -> dict[int, VersionStatus]:
         tasks = with_created(self._config.task, self._lifecycle.created())

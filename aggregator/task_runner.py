@@ -19,6 +19,7 @@ from aggregator.core.rounds import FINAL_STATES, SUM_STATES, RoundEvent, RoundPr
 from aggregator.core.seeds import plan_for
 from aggregator.privacy import MAX_SAMPLED, check_promise, fold_privately, task_privacy
 from aggregator.round_members import RoundMembers
+from aggregator.sealed_adapter import sealed_adapter
 from aggregator.stored_fold import StoredRound
 from aggregator.sum_round import SumRound, fold_sum
 from aggregator.task_control import TaskControl
@@ -57,7 +58,7 @@ class TaskRunner:
         """Prepare; nothing is read or written before ``resume``."""
         self.setup, self._world = setup, world
         self.task = setup.settings.id
-        self._control = TaskControl(setup.settings, world)
+        self._control = TaskControl(setup.settings, world, keys=setup.keys)
         self._state: TaskState = "open"
         self._round: RoundRecord
         self._members: RoundMembers
@@ -177,10 +178,11 @@ class TaskRunner:
             plan=settings.plan,
             max_examples=settings.max_examples,
             n_places=self._members.n_places if self._sampling is None else MAX_SAMPLED,
-            key=self.setup.key,
+            key=self.setup.keys.of_round(round_.round),
             round=round_.round,
             round_state=round_.state,
             version=round_.version,
+            seal_adapter=settings.privacy.seal_adapter,
             n_values_of=lambda device: self.setup.shape(device, version=round_.version).n_values,
             max_step_bytes=self.setup.max_step_bytes,
             sampling=self._sampling,
@@ -218,8 +220,9 @@ class TaskRunner:
                 version=round_.version,
                 bundle_id=self.setup.bundle.id,
                 plan=self._plan_for(device),
-                adapter=self._broadcast(),
-                task_key=self.setup.key.public_raw,
+                adapter=self._adapter_for(admitted),
+                adapter_sealed=self.setup.settings.privacy.seal_adapter or None,
+                task_key=self.setup.keys.of_round(round_.round).public_raw,
                 seconds_left=self.seconds_left,
                 secure_sum=self.setup.sum_terms,
             ),
@@ -389,6 +392,8 @@ class TaskRunner:
         record = store.task(self.task)
         self._state = "open" if record is None else record.state
         self._round = store.latest_round(self.task)
+        if not self._world.keep_folded_updates:  # kept updates need their keys
+            self.setup.keys.end_before(self._round.round)
         self._n_accepted = len(store.updates(self.task, self._round.round))
         now_s = self._world.clock.monotonic_s()
         self._members = RoundMembers(self.setup.settings, store, self._round, now_s=now_s)
@@ -414,6 +419,7 @@ class TaskRunner:
             version=version,
             bundle_id=self.setup.bundle.id,
             spread_s=self.setup.settings.selection.spread_s or None,
+            seal_adapter=self.setup.settings.privacy.seal_adapter or None,
         )
 
     def _announced_state(self) -> Literal["open", "paused", "finished"]:
@@ -422,6 +428,10 @@ class TaskRunner:
         return "paused" if self._round.state in FINAL_STATES else "open"
 
     def _new_round(self, number: int, *, version: int) -> RoundRecord:
+        """Return a round to be opened, its key made: before anybody can hear of it."""
+        every = self.setup.settings.privacy.rotate_key_rounds
+        if every is not None and (number - 1) % every == 0:
+            self.setup.keys.begin(number)
         now = self._world.clock.unix_s()
         return RoundRecord(
             task=self.task,
@@ -452,6 +462,13 @@ class TaskRunner:
             patience_s=self._members.patience_s,
         )
         return due_event(progress, is_past_deadline=is_past_deadline)
+
+    def _adapter_for(self, admitted: Admitted) -> bytes:
+        payload = self._broadcast()
+        if not self.setup.settings.privacy.seal_adapter:
+            return payload
+        fleet, version = self._world.conversation.fleet, self._round.version
+        return sealed_adapter(payload, admitted.join, fleet=fleet, device=admitted.device, version=version)
 
     def _broadcast(self) -> bytes:
         version = self._round.version

@@ -10,6 +10,7 @@ from aggregator.core.bounds import max_message_bytes, max_next_bytes, max_step_b
 from aggregator.core.folding import TermsContext
 from aggregator.core.strategy_choice import identity, options_of
 from aggregator.core.update_shape import shape_of
+from aggregator.sealed_adapter import SEAL_BYTES
 from protocol.secure_sum.messages import SumPlan
 from protocol.secure_sum.roster import quantiser_of
 
@@ -20,11 +21,10 @@ if TYPE_CHECKING:
     from aggregator.conversation import Conversation
     from aggregator.core.folding import Strategy
     from aggregator.core.update_shape import UpdateShape
-    from aggregator.ports import Accountant, BlobStore, Clock, LifecycleStore, SpentRecord, Store
+    from aggregator.ports import Accountant, BlobStore, Clock, LifecycleStore, SpentRecord, Store, TaskKeys
     from aggregator.sum_round import SumParts
     from host.bundle_folder import Bundle
     from protocol.messages import DeviceTerms, SumTerms
-    from protocol.sealing import TaskKey
 
 __all__ = ["TaskSetup", "World"]
 
@@ -35,7 +35,7 @@ class TaskSetup:
 
     settings: TaskSettings
     bundle: Bundle
-    key: TaskKey
+    keys: TaskKeys
     strategy: Strategy
     spent: SpentRecord | None = None  # of a task with differential privacy
 
@@ -65,7 +65,7 @@ class TaskSetup:
     @property
     def max_answer_bytes(self) -> int:
         """The longest message of ours: the adapter in work, or a sum's roster."""
-        adapter = 4 * self.max_values
+        adapter = 4 * self.max_values + SEAL_BYTES
         return adapter if self.sum_terms is None else max(adapter, max_next_bytes(self.sum_terms.max_cohort))
 
     @property

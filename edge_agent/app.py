@@ -12,8 +12,11 @@ import os
 import queue
 import random
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from edge_agent.adapter_seal import AdapterSeal
+from edge_agent.core.heard import hear
 from edge_agent.core.resend import Resend
 from edge_agent.core.session import (
     SUM_PHASES,
@@ -60,6 +63,7 @@ from protocol.messages import (
     Update,
     UpdateContent,
     Work,
+    kind_of,
     pack_content,
     unpack_envelope,
 )
@@ -128,6 +132,7 @@ class Agent:
         self._service, self._renewal, self._sums = service_key, renewal, sums
         self._link, self._folder, self._start_trainer = link, folder, start_trainer
         self._state = folder.load_state()
+        self._seal_of_adapter = AdapterSeal(fleet=config.device.fleet, device=config.device.id)
         self._announced: dict[str, Announce] = {}  # the latest of each task, to choose from when idle
         self._running: Running | None = None
         self._ends: queue.SimpleQueue[tuple[Job, TrainResult | EdgefoldError]] = queue.SimpleQueue()
@@ -226,9 +231,9 @@ class Agent:
                 raise RemoteProtocolError(f"a device takes no {type(body).__name__}", reason="malformed")
 
     def _on_announce(self, announce: Announce) -> Event | None:
+        if not self._is_news(announce):
+            return None
         known = self._announced.get(announce.task)
-        if known is not None and announce.round < known.round:
-            return None  # an old one, replayed or overtaken
         if announce.state == "open" and announce.bundle_id not in self._bundles:
             if known != announce:
                 log("bundle-missing", task=announce.task, bundle_id=announce.bundle_id)
@@ -243,12 +248,28 @@ class Agent:
             return None
         if (work.task, work.round, work.bundle_id) != (job.task, job.round, job.bundle_id):
             return None
+        if not self._is_news(work):
+            return None
+        work = self._seal_of_adapter.open(work)
         why_not = self._why_not(work)
         if why_not is not None:
             log("work-refused", task=work.task, round=work.round, why=why_not)
             return Declined(task=work.task, round=work.round)
         self._folder.save_work(work)
+        self._seal_of_adapter.forget()
         return WorkArrived(task=work.task, round=work.round, bundle_id=work.bundle_id)
+
+    def _is_news(self, said: Announce | Work) -> bool:
+        """Return whether it is no older than what was heard, after keeping that it was heard."""
+        heard = hear(self._state.heard, task=said.task, round_=said.round, version=said.version)
+        if heard is None:
+            log("rollback-refused", kind=kind_of(said), task=said.task, round=said.round, version=said.version)
+            return False
+        if heard != self._state.heard:
+            state = replace(self._state, heard=heard)
+            self._folder.save_state(state)
+            self._state = state
+        return True
 
     def _why_not(self, work: Work) -> str | None:
         if self._sums is not None:
@@ -317,7 +338,8 @@ class Agent:
         self._resend = self._resend.sent(now_s, self._random)
         match self._sending:
             case SendJoin(job=job):
-                join = Join(task=job.task, round=job.round, bundle_id=job.bundle_id)
+                seal_key = self._seal_of_adapter.public(job.task, job.round) if job.seal_adapter else None
+                join = Join(task=job.task, round=job.round, bundle_id=job.bundle_id, seal_key=seal_key)
                 envelope = sign(join, fleet=self._device.fleet, sender=self._device.id, key=self._key)
                 self._publish("join", envelope)
             case SendUpdate(update_id=update_id):
@@ -505,5 +527,9 @@ class Agent:
 
 def _announced(announce: Announce) -> Announced:
     return Announced(
-        task=announce.task, round=announce.round, bundle_id=announce.bundle_id, is_open=announce.state == "open"
+        task=announce.task,
+        round=announce.round,
+        bundle_id=announce.bundle_id,
+        is_open=announce.state == "open",
+        seal_adapter=announce.seal_adapter or False,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import lzma
+import struct
 import zipfile
 import zlib
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +20,19 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_NPZ_BYTES", "load_npz", "load_vector", "save_vector"]
 
+# What the zip and numpy readers raise for files that are none: encrypted or strangely packed ones are RuntimeErrors.
+_NOT_NPZ: Final = (
+    OSError,
+    ValueError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    KeyError,
+    struct.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 MAX_NPZ_BYTES: Final = 2 * 2**30  # twenty batches or their logits take less than 100 MB
 
 
@@ -55,5 +70,5 @@ def load_npz(path: Path, *, max_bytes: int = MAX_NPZ_BYTES) -> dict[str, NDArray
             raise StorageError(f"{path}: {n_bytes} bytes of arrays, at most {max_bytes} are taken")
         with np.load(path, allow_pickle=False) as arrays:  # noqa: TID251 - the one place, with pickles refused
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except _NOT_NPZ as error:
         raise StorageError(f"{path}: not a file of arrays: {error}") from error

@@ -13,10 +13,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from host.certificates import check_issuers, name_of
+from host.certificates import NOT_X509, check_issuers, name_of
 from protocol.errors import TrustError
 from protocol.signing import VerifyKey
 
@@ -40,7 +39,7 @@ def key_of(certificate: x509.Certificate) -> bytes | None:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         found = [uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if uri.startswith(_PREFIX)]
         raw = bytes.fromhex(found[0].removeprefix(_PREFIX)) if len(found) == 1 else b""
-    except (x509.ExtensionNotFound, ValueError):
+    except NOT_X509:
         return None
     return raw if len(raw) == 32 else None
 
@@ -63,7 +62,7 @@ def check_peers(
     try:
         signer = check_issuers([x509.load_der_x509_certificate(one) for one in issuers], root=root)
         return dict(_peer(x509.load_der_x509_certificate(leaf), signer, unix_s) for leaf in leaves)
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
+    except NOT_X509 as error:
         raise TrustError("a neighbour's certificate does not come from the fleet's root") from error
 
 

@@ -60,6 +60,7 @@ def install_engine(
         return found
     interpreter = python or sys.executable
     _refuse_version(spec, interpreter)
+    options = _pip_options(spec, wheelhouse)
     home = found.folder
     _clear(home)
     watch("environment")
@@ -70,7 +71,7 @@ def install_engine(
     if spec.borrows:
         (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n", "utf-8")
     watch("packages")
-    _call([found.interpreter, "-m", "pip", "install", *_pip_options(spec, wheelhouse)], "pip failed")
+    _call([found.interpreter, "-m", "pip", "install", *options], "pip failed")
     for package in _LINKED:
         (site / package).symlink_to(packages_root() / package)
     stamp = {"packages": spec.packages, "edgefold": str(packages_root())}

@@ -124,6 +124,7 @@ Reason: TypeAlias = Literal[
     "bad-examples",  # more examples than the task takes from one device
     "paused",  # the task takes nobody for now
     "finished",  # the task has ended
+    "no-seal-key",  # the task seals its adapter, and the join brings no key, or none that can be sealed to
     "wrong-privacy",  # a single update where the task asks for a secure sum, or the reverse
     "no-certificate",  # a secure sum, and the device's certificate does not name its signing key
     "out-of-step",  # a secure sum's message for another step than the present one
@@ -154,6 +155,7 @@ class Announce:
     version: Annotated[int, Range(0, MAX_ROUND)]
     bundle_id: Hex
     spread_s: Annotated[float, Range(0.0, MAX_SPREAD_S)] | None = None  # wait a random part of it before joining
+    seal_adapter: bool | None = None  # a join must bring a key, to which the adapter is sealed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +165,7 @@ class Join:
     task: Name
     round: Annotated[int, Range(1, MAX_ROUND)]
     bundle_id: Hex
+    seal_key: Annotated[bytes, Bytes(1184 + 32)] | None = None  # made for this round, as a task's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,6 +262,7 @@ class Work:
     adapter: Annotated[bytes, Length(1, MAX_MESSAGE_BYTES)]  # encoded by protocol.codec
     task_key: Annotated[bytes, Bytes(1184 + 32)]  # ML-KEM-768 and X25519 public keys, see protocol.sealing
     seconds_left: Annotated[float, Range(0.0, 1e7)]
+    adapter_sealed: bool | None = None  # ``adapter`` is sealed to the join's key (``sealing.adapter_binding``)
     secure_sum: SumTerms | None = None  # no single update is wanted: the vector goes into a secure sum
 
 

@@ -21,7 +21,16 @@ from protocol.messages import PROTOCOL_VERSION
 if TYPE_CHECKING:
     from protocol.messages import SumStep
 
-__all__ = ["PRIVATE_KEY_BYTES", "PUBLIC_KEY_BYTES", "TaskKey", "binding", "seal", "step_binding"]
+__all__ = [
+    "PRIVATE_KEY_BYTES",
+    "PUBLIC_KEY_BYTES",
+    "TaskKey",
+    "adapter_binding",
+    "binding",
+    "can_seal_to",
+    "seal",
+    "step_binding",
+]
 
 _MLKEM_PUBLIC_BYTES: Final = 1184
 _MLKEM_SEED_BYTES: Final = 64
@@ -93,11 +102,25 @@ def seal(plaintext: bytes, *, public_raw: bytes, info: bytes) -> bytes:
         raise SealError("the task's public key is not valid") from error
 
 
+def can_seal_to(public_raw: bytes) -> bool:
+    """Return whether a stranger's public key is one: a key of low order shows only in use (RFC 7748, section 6.1)."""
+    try:
+        seal(b"", public_raw=public_raw, info=b"")
+    except SealError:
+        return False
+    return True
+
+
 def binding(  # noqa: PLR0913 - the seven facts are the point
     *, fleet: str, task: str, bundle_id: str, round_: int, version: int, device: str, update_id: bytes
 ) -> bytes:
     """Return HPKE's ``info`` for one update."""
     return cbor.dumps(["edgefold update", PROTOCOL_VERSION, fleet, task, bundle_id, round_, version, device, update_id])
+
+
+def adapter_binding(*, fleet: str, task: str, bundle_id: str, round_: int, version: int, device: str) -> bytes:
+    """Return HPKE's ``info`` for the adapter that a device is handed."""
+    return cbor.dumps(["edgefold adapter", PROTOCOL_VERSION, fleet, task, bundle_id, round_, version, device])
 
 
 def step_binding(*, fleet: str, device: str, step: SumStep) -> bytes:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from sqlalchemy import and_, select
+from sqlalchemy import and_, func, select
 
-from aggregator.adapters.tables import PRIVACY_LEDGER
+from aggregator.adapters.tables import PRIVACY_LEDGER, UPDATES
 from aggregator.core.privacy.ledger import LedgerEntry
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from aggregator.core.privacy.ledger import PrivateFold
 
-__all__ = ["add_entry", "complete_entry", "entries_of"]
+__all__ = ["add_entry", "complete_entry", "entries_of", "participation_in"]
 
 
 def entries_of(connection: Connection, task: str) -> tuple[LedgerEntry, ...]:
@@ -23,6 +23,14 @@ def entries_of(connection: Connection, task: str) -> tuple[LedgerEntry, ...]:
     columns = [PRIVACY_LEDGER.c[one.name] for one in dataclasses.fields(LedgerEntry)]
     query = select(*columns).where(PRIVACY_LEDGER.c.task == task).order_by(PRIVACY_LEDGER.c.round)
     return tuple(LedgerEntry(**row) for row in connection.execute(query).mappings())
+
+
+def participation_in(connection: Connection, task: str) -> dict[str, int]:
+    """Return in how many folds each device's update was."""
+    count = func.count(UPDATES.c.update_id)
+    is_folded = and_(UPDATES.c.task == task, UPDATES.c.status == "folded")
+    query = select(UPDATES.c.device, count).where(is_folded).group_by(UPDATES.c.device)
+    return {row.device: row[1] for row in connection.execute(query)}
 
 
 def add_entry(connection: Connection, entry: LedgerEntry) -> None:

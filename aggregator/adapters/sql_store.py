@@ -179,9 +179,9 @@ class SqlStore:
             bytes_down=down or 0,
         )
 
-    def evaluations(self, task: str) -> dict[int, Evaluation]:
-        """Return the metrics of the task's versions that have any."""
-        query = select(EVALUATIONS).where(EVALUATIONS.c.task == task)
+    def evaluations(self, task: str, *, since: int = 0) -> dict[int, Evaluation]:
+        """Return the metrics of the task's versions from ``since`` on that have any."""
+        query = select(EVALUATIONS).where(EVALUATIONS.c.task == task, EVALUATIONS.c.version >= since)
         sets: dict[int, dict[str, SetScore]] = {}
         wall_s: dict[int, float] = {}
         with self._reading() as connection:
@@ -201,6 +201,11 @@ class SqlStore:
         """Return what the task's folds cost, by round."""
         with self._reading() as connection:
             return sql_privacy.entries_of(connection, task)
+
+    def participation(self, task: str) -> dict[str, int]:
+        """Return in how many folds each device's update was."""
+        with self._reading() as connection:
+            return sql_privacy.participation_in(connection, task)
 
     def blobs_in_use(self, *, keep_folded: bool) -> set[str]:
         """Return the names of the blobs that rows need."""

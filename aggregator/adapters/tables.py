@@ -25,6 +25,7 @@ __all__ = [
     "CREATED_TASKS",
     "DEVICES",
     "EVALUATIONS",
+    "HTTP_TOKENS",
     "METADATA",
     "PARTICIPANTS",
     "PRIVACY_LEDGER",
@@ -243,4 +244,14 @@ STANDINGS: Final = Table(
     Column("origin", Integer),
     Column("decided_unix_s", Float, nullable=False),
     ForeignKeyConstraint(["task", "version"], ["versions.task", "versions.version"]),
+)
+# Bearer tokens of the HTTP interface.
+HTTP_TOKENS: Final = Table(
+    "http_tokens",
+    METADATA,
+    Column("name", NAME, primary_key=True),
+    Column("digest", LargeBinary(32), nullable=False, unique=True),  # SHA-256 of the secret, which is not kept
+    Column("role", String(16), nullable=False),
+    Column("created_unix_s", Float, nullable=False),
+    Column("expires_unix_s", Float, nullable=False),
 )

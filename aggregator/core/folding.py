@@ -117,11 +117,6 @@ class Strategy:
     terms: Callable[[Any, TermsContext], DeviceTerms | None] = _no_terms
     broadcast: Callable[[State], NDArray[np.float32]] = _adapter_of  # what a device is sent
 
-    @property
-    def needs_single_deltas(self) -> bool:
-        """Whether one mean of all deltas is not enough to fold."""
-        return not self.needs.secure_sum
-
 
 def canonical_order(updates: Iterable[UpdateRecord]) -> list[UpdateRecord]:
     """Return the updates of one round in the order of their fold: by device id, of which each has one."""

@@ -76,6 +76,7 @@ class TaskView:
     round_state: RoundState
     version: int
     sampling: PoissonSampling | None = None  # None: whoever comes first
+    seal_adapter: bool = False
     max_step_bytes: int | None = None  # of a secure sum's longest message; None where single updates are taken
     n_values_of: Callable[[str], int] | None = None  # of a device's update, where that is not n_params
 
@@ -272,6 +273,8 @@ def _unwanted(device: str, join: Join, view: TaskView, ledger: Ledger, *, is_kno
         return "paused"
     if view.sampling is not None and not view.sampling.takes(round_=join.round, device=device):
         return "not-selected"
+    if view.seal_adapter and (join.seal_key is None or not sealing.can_seal_to(join.seal_key)):
+        return "no-seal-key"
     is_full = ledger.n_joined(join.task, join.round) >= view.n_places
     return "not-selected" if is_full and not is_known else None
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Verb", "refusal"]
 
-Verb: TypeAlias = Literal["create", "pause", "resume", "stop", "rollback", "promote"]
+Verb: TypeAlias = Literal["create", "pause", "resume", "stop", "rollback", "promote", "rotate-key"]
 
 _ALWAYS: Final = frozenset({"open", "paused", "finished", "stopped"})
 _ALLOWED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
@@ -25,6 +25,7 @@ _ALLOWED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "pause": frozenset({"open"}),
         "resume": frozenset({"paused"}),
         "stop": frozenset({"open", "paused"}),
+        "rotate-key": frozenset({"open", "paused"}),
         "rollback": _ALWAYS,
         "promote": _ALWAYS,
     }

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cryptography import x509
 
-from host.certificates import check_chain, load_key, load_pem, make_key, make_request, save_pem
+from host.certificates import NOT_X509, check_chain, load_key, load_pem, make_key, make_request, save_pem
 from host.config import load
 from host.durable import make_folder, sweep, write_bytes
 from host.keys import load_or_make_signing_key
@@ -104,7 +104,7 @@ class IdentityFolder:
         """
         try:
             anchor = x509.load_der_x509_certificate(root)
-        except ValueError as error:
+        except NOT_X509 as error:
             raise TrustError("the fleet's root is no certificate") from error
         certificates = check_chain(chain, root=anchor, name=enrolment.device, key=self._keys.tls_public_key())
         save_pem(self._folder / "root.pem", [anchor])
@@ -118,10 +118,13 @@ class IdentityFolder:
         """Keep a renewed certificate.
 
         Raises:
-            TrustError: it is not ours or not the fleet's (the service's fault).
+            TrustError: it is not ours or not the fleet's (the service's fault), or ends before the one that is there
+                (an old answer, sent again by whoever recorded it).
         """
         (root,) = load_pem(self._folder / "root.pem")
         certificates = check_chain(chain, root=root, name=device, key=self._keys.tls_public_key())
+        if certificates[0].not_valid_after_utc.timestamp() < self.life_unix_s()[1]:
+            raise TrustError("the certificate ends before the present one")
         save_pem(self._folder / "certificate.pem", certificates)
 
     def life_unix_s(self) -> tuple[float, float]:

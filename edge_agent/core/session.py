@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
+from edge_agent.core.heard import Heard  # noqa: TC001 - structure() resolves the annotations
 from edge_agent.core.summing import (
     FOLLOWS,
     LAST,
@@ -70,6 +71,7 @@ class Job:
     round: Annotated[int, Range(1, 2**31)]
     bundle_id: Hex
     n_failures: Annotated[int, Range(0, 1000)] = 0
+    seal_adapter: bool = False  # its joins bring a key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,7 @@ class SessionState:
         done: the last round of each task that the device is through with.
         residual_of: for each bundle, the update whose encoding left the residual to add next (error feedback).
         kept_of: for each task, the update that was accepted last: what the device kept of its own then, if anything.
+        heard: the latest round and version of each task that the service spoke of: nothing older is believed.
     """
 
     phase: Phase = "idle"
@@ -93,6 +96,7 @@ class SessionState:
     done: Annotated[dict[Name, Annotated[int, Range(0, 2**31)]], Length(0, 10_000)] = field(default_factory=dict)
     residual_of: Annotated[dict[Hex, Annotated[bytes, Bytes(16)]], Length(0, 10_000)] = field(default_factory=dict)
     kept_of: Annotated[dict[Name, Annotated[bytes, Bytes(16)]], Length(0, 10_000)] = field(default_factory=dict)
+    heard: Annotated[dict[Name, Heard], Length(0, 10_000)] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +107,7 @@ class Announced:
     round: int
     bundle_id: str
     is_open: bool
+    seal_adapter: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +209,7 @@ def step(state: SessionState, event: Event) -> Outcome:
 def _announced_when_idle(state: SessionState, event: Announced) -> Outcome:
     if not event.is_open or event.round <= state.done.get(event.task, 0):
         return state, ()
-    job = Job(task=event.task, round=event.round, bundle_id=event.bundle_id)
+    job = Job(task=event.task, round=event.round, bundle_id=event.bundle_id, seal_adapter=event.seal_adapter)
     return replace(state, phase="joining", job=job), (SendJoin(job),)
 
 

@@ -81,7 +81,7 @@ def _read_job() -> Job:
         if job_type is None:
             raise ConfigError(f"unknown job kind {str(message.get('kind'))[:64]!r}")
         return structure(job_type, message, lenient_floats=True)
-    except (FieldError, ValueError, AttributeError, RecursionError) as error:
+    except (FieldError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"not a job: {error}") from error
 
 

@@ -114,7 +114,7 @@ def _example(row: Any, where: str, n_labels: int | None) -> Example:  # noqa: AN
 
 def _label(label: Any, where: str, n_labels: int) -> int:  # noqa: ANN401 - likewise
     if isinstance(label, str) and label.strip().isdecimal() and len(label) < 10:
-        label = int(label)
+        label = int(label.strip())  # int() alone takes fewer characters for white space
     if type(label) is not int:
         raise ConfigError(f"{where}: {_EXPECTED}")
     if not 0 <= label < n_labels:

@@ -12,8 +12,6 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
-import onnxruntime as ort
-
 from host.bare_import import import_bare
 from protocol.errors import BundleError, ConfigError, EngineError
 
@@ -34,8 +32,9 @@ THETA: Final = "theta"  # the parameter's name in training model and checkpoint
 _PROVIDERS: Final = ["CPUExecutionProvider"]
 _ERRORS_ONLY: Final = 3
 
-
+# First: onnxruntime itself would import its training package whole, and onnx with it.
 api = import_bare("onnxruntime.training", "onnxruntime.training.api")
+ort = import_bare("onnxruntime.training", "onnxruntime")
 
 
 def open_engine(folder: Path, manifest: Manifest, *, threads: int) -> OrtTrainingEngine:

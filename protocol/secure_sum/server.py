@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from protocol import cbor
-from protocol.errors import ConfigError, LocalProtocolError, RemoteProtocolError
+from protocol.errors import ConfigError, LocalProtocolError, MalformedMessageError, RemoteProtocolError
 from protocol.fields import plain
 from protocol.secure_sum import quantise
 from protocol.secure_sum.messages import (
@@ -362,6 +362,13 @@ class SumServer:
             MalformedMessageError: these are no bytes of ``pack`` (the disk's fault).
         """
         stored = unpack(Stored, data, max_bytes=STORED_BYTES)
+        try:
+            return cls._of(stored, directory)
+        except ValueError as error:  # a key that is no number or no text, a sum that ends within a value
+            raise MalformedMessageError(f"not a stored sum: {type(error).__name__}") from error
+
+    @classmethod
+    def _of(cls, stored: Stored, directory: Mapping[str, VerifyKey]) -> SumServer:
         return cls(
             plan=stored.plan,
             directory=directory,

@@ -81,6 +81,8 @@ def test_the_ledger_has_a_line_for_each_fold(run: Callable[..., Ran], ran: tuple
     assert [one["round"] for one in facts["rounds"]] == [1, 2]
     assert (facts["mode"], facts["epsilon_budget"]) == ("central", 50.0)
     assert facts["epsilon_spent"] == pytest.approx(cost(2))
+    assert facts["participation"] == {"devices": 2, "mean_rounds": 2.0, "most_rounds": 2}
+    assert "2 devices took part, each in 2 folds on average and 2 at most" in said.out
     assert "seed" not in json.dumps(facts)
 
 

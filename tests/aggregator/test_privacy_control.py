@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aggregator.config import load_config
+from aggregator.core.strategies import STRATEGIES
 from aggregator.created_tasks import to_record, to_settings
 from aggregator.dp_settings import DpSettings
 from aggregator.verification import verify_task
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from aggregator.core.folding import Strategy
     from aggregator.privacy_settings import PrivacySettings
 
 
@@ -165,3 +167,28 @@ def test_a_relative_spent_file_is_beside_the_settings(tmp_path: Path) -> None:
     assert task.privacy.dp == DpSettings(
         mode="central", epsilon=8.0, delta=1e-5, clip=0.5, spent_file=str(tmp_path / "apart.spent")
     )
+
+
+def test_a_strategy_that_takes_a_noisy_mean_runs_and_can_be_folded_again(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(privacy=pays_for(2), rounds=10, strategy="fedadam")
+    bench.play(*pair(bench), rounds=2)
+    assert bench.runner.is_finished
+    assert is_proven(bench)
+
+
+def runs_anywhere(strategy: Strategy) -> bool:
+    """Whether it needs neither options nor an adapter or a plan of its own kind."""
+    needs, options = strategy.needs, dataclasses.fields(strategy.options)
+    has_defaults = all(one.default is not dataclasses.MISSING for one in options)
+    return has_defaults and needs.refusal is None and needs.layout == "any" and not needs.plain_sgd
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [name for name, one in STRATEGIES.items() if runs_anywhere(one) and not one.needs.central_dp],
+)
+def test_a_strategy_that_looks_at_single_deltas_is_refused_with_noise(
+    make_bench: Callable[..., Bench], strategy: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"strategy {strategy} looks at single deltas, and with privacy.dp"):
+        make_bench(privacy=private(), strategy=strategy)

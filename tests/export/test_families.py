@@ -17,6 +17,7 @@ from export.inspect import inspect
 from export.verify import verify
 from host.trainer_process import run_job
 from models.tiny import write_tiny
+from protocol import codec
 from protocol.errors import ConfigError
 from protocol.jobs import EvaluateJob, TrainJob
 from protocol.messages import Codec, Optimizer, Plan
@@ -39,8 +40,11 @@ def trained(bundle: Path, data: Path, *, epochs: int) -> tuple[float, float]:
     out.mkdir()
     plan = Plan(epochs=epochs, batch_size=8, optimizer=Optimizer(learning_rate=2e-2), codec=Codec(name="float32"))
     run_job(TrainJob(bundle=str(bundle), data=str(data), out=str(out), plan=plan), deadline_s=120)
+    start = np.frombuffer((bundle / "adapter.f32").read_bytes(), "<f4")
+    delta = codec.decode((out / "update.payload").read_bytes(), n_values=start.size)
+    (out / "adapter.payload").write_bytes(codec.encode(start + delta, plan.codec))
     losses = []
-    for adapter in (None, str(out / "update.payload")):
+    for adapter in (None, str(out / "adapter.payload")):
         job = EvaluateJob(bundle=str(bundle), sets={"all": str(data)}, adapter=adapter)
         losses.append(run_job(job, deadline_s=120).sets["all"].loss)
     return losses[0], losses[1]
@@ -143,8 +147,8 @@ def test_a_forecaster_is_trained_from_a_table(tmp_path: Path) -> None:
     assert close(one)
     wave = [(math.sin(i / 3), 5 + 20 * math.cos(i / 4)) for i in range(200)]
     (tmp_path / "data.csv").write_text("a,b\n" + "".join(f"{a},{b}\n" for a, b in wave))
-    before, after = trained(one.folder, tmp_path / "data.csv", epochs=6)
-    assert after < 0.5 * before
+    before, after = trained(one.folder, tmp_path / "data.csv", epochs=40)
+    assert after < 0.2 * before  # 29 windows; PyTorch with such batches arrives at 0.03
     assert math.isfinite(verify(one.folder).max_relative_loss_error)
 
 

@@ -57,7 +57,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"one or more of {', '.join(corpus.NAMES)}")
     parser.add_argument("--seconds", type=int, default=300, help="how long each target is searched")
     parser.add_argument("--workers", type=int, default=2, help="how many are searched at once")
-    parser.add_argument("--keep", action="store_true", help="minimise what was kept into tests/fuzz/corpus")
+    parser.add_argument("--keep", action="store_true", help="put a part of what was kept into tests/fuzz/corpus")
     options = parser.parse_args()
     strangers = sorted(set(options.targets) - set(corpus.NAMES))
     if strangers:
@@ -78,9 +78,7 @@ def _search(name: str, seconds: int, *, keep: bool) -> Outcome:
         )
         (OUT / f"{name}.log").write_text(said.stderr, "utf-8")
         if keep:
-            with tempfile.TemporaryDirectory(prefix="edgefold-fuzz-") as small:
-                if _run(name, "-merge=1", f"-max_len={max_len}", small, *folders).returncode == 0:
-                    corpus.keep(name, Path(small))
+            corpus.keep(name, kept)
     findings = tuple(sorted(str(path) for path in set(OUT.glob(f"found-{name}-*")) - before))
     progress = re.findall(r"#(\d+)\s.*?ft: (\d+)", said.stderr)
     n_runs, n_features = map(int, progress[-1]) if progress else (0, 0)

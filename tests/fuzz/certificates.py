@@ -26,6 +26,14 @@ def _certificate(
 ) -> x509.Certificate:
     builder = x509.CertificateBuilder().subject_name(subject(name)).issuer_name(subject(issuer))
     builder = builder.not_valid_before(_BEGIN).not_valid_after(_END).serial_number(7).public_key(key.public_key())
+    is_authority = name != samples.DEVICE
+    builder = builder.add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+    usage = dict.fromkeys(
+        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "crl_sign"), False
+    )
+    usage |= {"encipher_only": False, "decipher_only": False}
+    usage |= {"digital_signature": not is_authority, "key_cert_sign": is_authority}
+    builder = builder.add_extension(x509.KeyUsage(**usage), critical=True)
     return builder.sign(by, hashes.SHA256(), ecdsa_deterministic=True)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["FOLDER", "NAMES", "keep", "kept", "target"]
 
 FOLDER: Final = Path(__file__).parent / "corpus"
-_MAX_KEPT: Final = 40  # a target; the smallest that the search kept
+_MAX_KEPT: Final = 40  # a target
 _MAX_KEPT_BYTES: Final = 4096
 _TARGETS: Final = {target.name: target for target in (*protocol_targets(), *file_targets())}
 NAMES: Final = tuple(_TARGETS)
@@ -34,10 +34,10 @@ def kept(name: str) -> list[Path]:
     return sorted((FOLDER / name).iterdir()) if (FOLDER / name).is_dir() else []
 
 
-def keep(name: str, minimised: Path) -> None:
-    """Replace the committed inputs, but for findings, by the smallest of a minimised search."""
+def keep(name: str, searched: Path) -> None:
+    """Replace the committed inputs, but for findings, by some of a search: small and large ones alike."""
     found = sorted(
-        (data for path in minimised.iterdir() for data in [path.read_bytes()] if len(data) <= _MAX_KEPT_BYTES),
+        (data for path in searched.iterdir() for data in [path.read_bytes()] if len(data) <= _MAX_KEPT_BYTES),
         key=lambda data: (len(data), data),
     )
     folder = FOLDER / name
@@ -45,5 +45,5 @@ def keep(name: str, minimised: Path) -> None:
     for path in folder.iterdir():
         if not path.name.startswith("found-"):
             path.unlink()
-    for data in found[:_MAX_KEPT]:
+    for data in found[:: -(-len(found) // _MAX_KEPT) or 1]:
         (folder / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)

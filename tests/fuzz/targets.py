@@ -15,6 +15,7 @@ import numpy as np
 
 from aggregator.core.intake import open_delta
 from host.certificates import check_chain, der_of, make_request, open_request
+from host.device_certificates import check_peers
 from host.link import parse_broker_url
 from protocol import cbor, codec, enrolment, messages, sealing, signing, topics
 from protocol.bundle import Manifest
@@ -154,6 +155,13 @@ def feed_chain(data: bytes) -> None:
         check_chain([data[2:at], data[at:]], root=ROOT, name=samples.DEVICE, key=KEY.public_key())
 
 
+def feed_peers(data: bytes) -> None:
+    """Check other devices' certificates as a device in a secure sum does: one and its issuer, split as in a chain."""
+    at = int.from_bytes(data[:2]) + 2
+    with contextlib.suppress(TrustError):
+        check_peers([data[2:at]], [data[at:]], root=ROOT, unix_s=1.8e9)
+
+
 def feed_addresses(data: bytes) -> None:
     """Read a broker's address and a message's topic."""
     text = data.decode("utf-8", "replace")
@@ -233,6 +241,7 @@ def protocol_targets() -> list[Target]:
         Target(name="enrolment", feed=feed_enrolment, seeds=seeds_of_enrolment),
         Target(name="request", feed=feed_request, seeds=lambda: [make_request(samples.DEVICE, KEY)]),
         Target(name="chain", feed=feed_chain, seeds=seeds_of_chain),
+        Target(name="peers", feed=feed_peers, seeds=seeds_of_chain),
         Target(
             name="addresses", feed=feed_addresses, seeds=lambda: [b"mqtts://host:8883", b"ef/1/garden/dev/pi-1/up/join"]
         ),

@@ -17,6 +17,7 @@ _COUNTED: Final = f"{_TEST_INTAKE}::test_a_refused_message_is_counted_and_the_ro
 _ATTACKS: Final = "tests/attacks/test_attacks.py"
 _LYING: Final = "tests/protocol/secure_sum/test_lying_server.py"
 _STEPS: Final = "tests/edge_agent/trainer/test_private_steps.py"
+_REPLAY: Final = "tests/attacks/test_replay.py"
 _DEVICE: Final = "protocol/secure_sum/device.py"
 
 
@@ -64,6 +65,68 @@ MUTANTS: Final = (
         old="if not event.is_open or event.round <= state.done.get(event.task, 0):",
         new="if not event.is_open:",
         tests=("tests/edge_agent/test_session.py::test_an_old_announcement_is_not_joined",),
+    ),
+    Mutant(
+        name="rollback",
+        row="roll a device back: an announcement or work of an earlier round or version, also after a restart",
+        file="edge_agent/core/heard.py",
+        old="if round_ < before.round or version < before.version:",
+        new="if False:",
+        tests=(
+            f"{_REPLAY}::test_an_announcement_that_was_only_heard_is_old_after_a_restart",
+            f"{_REPLAY}::test_a_later_round_on_an_earlier_version_is_a_rollback",
+        ),
+    ),
+    Mutant(
+        name="old-certificate",
+        row="give a device its older certificate again",
+        file="edge_agent/adapters/identity.py",
+        old="if certificates[0].not_valid_after_utc.timestamp() < self.life_unix_s()[1]:",
+        new="if False:",
+        tests=(f"{_REPLAY}::test_an_older_certificate_does_not_replace_a_newer_one",),
+    ),
+    Mutant(
+        name="sealed-adapter",
+        row="read the global adapter, where the task has `seal_adapter`",
+        file="aggregator/sealed_adapter.py",
+        old="return seal(payload, public_raw=join.seal_key, info=info)",
+        new="return payload",
+        tests=("tests/aggregator/test_sealed_adapter.py::test_no_message_of_a_sealed_round_holds_the_adapter",),
+    ),
+    Mutant(
+        name="adapter-binding",
+        row="read the global adapter, where the task has `seal_adapter`",
+        file="protocol/sealing.py",
+        old='["edgefold adapter", PROTOCOL_VERSION, fleet, task, bundle_id, round_, version, device]',
+        new='["edgefold adapter", PROTOCOL_VERSION, fleet, task, bundle_id, round_, version]',
+        tests=("tests/edge_agent/test_adapter_seal.py::test_an_adapter_that_is_bound_to_something_else_is_refused",),
+    ),
+    Mutant(
+        name="no-seal-key",
+        row="have the adapter sent unsealed",
+        file=_INTAKE,
+        old="if view.seal_adapter and (join.seal_key is None or not sealing.can_seal_to(join.seal_key)):",
+        new="if False:",
+        tests=(
+            "tests/aggregator/test_sealed_adapter.py::test_a_join_without_a_key_that_can_be_sealed_to_gets_nothing",
+        ),
+    ),
+    Mutant(
+        name="strange-request",
+        row="crash the service with a strange certificate request",
+        file="host/certificates.py",
+        old="    UnsupportedAlgorithm,\n    x509.AttributeNotFound,",
+        new="    x509.AttributeNotFound,",
+        tests=("tests/fuzz/test_corpus.py::test_what_the_search_kept_is_taken_or_refused_within_the_bounds[request]",),
+    ),
+    Mutant(
+        name="old-task-key",
+        row="read updates of earlier rounds that were recorded, where the task has `rotate_key_rounds` or its operator "
+        "rotates",
+        file="aggregator/adapters/task_keys.py",
+        old="                remove(files[begin])\n                self._keys.pop(begin, None)\n",
+        new="",
+        tests=("tests/aggregator/test_task_keys.py::test_a_destroyed_key_is_gone_and_no_new_first_key_is_made",),
     ),
     Mutant(
         name="sender",

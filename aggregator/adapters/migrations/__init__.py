@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAD", "is_current", "upgrade"]
 
-HEAD: Final = "0005"
+HEAD: Final = "0006"
 
 
 def is_current(database: Path) -> bool:
