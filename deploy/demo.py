@@ -143,9 +143,11 @@ def _demo(options: Options, scale: Scale) -> None:
         broker=options.broker,
         keep_updates=True,
         secure=options.secure,
+        http=True,
         **_privacy(options),
     )
     with LocalFleet(spec) as fleet:
+        console.print(f"  watch it: {fleet.page_url()}", soft_wrap=True)
         storm = Storm(fleet, random.Random(), every_s=_CHAOS_EVERY_S, n_kills=_N_KILLS) if chaos else None  # noqa: S311
         record = watch(fleet, console, n_params=bundle.manifest.adapter.n_params, storm=storm)
     _verify(fleet)

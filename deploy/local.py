@@ -70,6 +70,7 @@ class FleetSpec:
         secure: certificates, enrolment and mutual TLS, as a real fleet has them; needs Mosquitto.
         more_bundles: that devices have too, for tasks that are created later.
         task_settings: more keys of the task's table, such as ``selection``.
+        http: serve the page on a free loopback port.
     """
 
     folder: Path
@@ -90,6 +91,7 @@ class FleetSpec:
     device_privacy: Mapping[str, Any] = field(default_factory=dict)
     more_bundles: tuple[Path, ...] = ()
     task_settings: Mapping[str, Any] = field(default_factory=dict)
+    http: bool = False
 
 
 class LocalFleet:
@@ -101,7 +103,7 @@ class LocalFleet:
         shutil.rmtree(spec.folder, ignore_errors=True)
         for name in ("aggregator", "devices", "logs"):
             make_folder(spec.folder / name)
-        self.port, *self._claim_ports = free_ports(3)
+        self.port, self._http_port, *self._claim_ports = free_ports(4)
         self.processes: dict[str, Supervised] = {}
         self.broker_kind = ""  # known once the broker has started
         self.public_keys: dict[str, str] = {}
@@ -135,6 +137,12 @@ class LocalFleet:
     def aggregator_config(self) -> Path:
         """The aggregator's TOML file, for ``edgefold task``."""
         return self.spec.folder / "aggregator" / "aggregator.toml"
+
+    def page_url(self) -> str:
+        """Return an address that opens the page with a viewer's token of its own, good for a day."""
+        config = str(self.aggregator_config)
+        printed = _edgefold("serve", "token", "--role", "viewer", "--expires", "24h", "--config", config)
+        return f"http://{LOOPBACK}:{self._http_port}/#token={printed.strip()}"
 
     def events(self, *, until: str | None = None, deadline_s: float) -> Iterator[FleetEvent]:
         """Yield what happens, restarting what dies, until an event named ``until`` was yielded.
@@ -269,7 +277,8 @@ class LocalFleet:
             settings["devices"] = {"registry": "devices.toml"}
             settings["broker"] = {"url": f"mqtt://{LOOPBACK}:{self.port}"}
             apart["insecure_loopback"] = True
-        _write_toml(self.aggregator_config, settings)
+        here = {"http": {"host": LOOPBACK, "port": self._http_port}} if self.spec.http else {}
+        _write_toml(self.aggregator_config, settings | here)
         service = {**settings["service"], "folder": "broker"}
         _write_toml(folder / "broker.toml", {**settings, "service": service, "broker": apart})
         self._add("broker", "broker", "--config", str(folder / "broker.toml"))

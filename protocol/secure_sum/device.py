@@ -21,6 +21,7 @@ Does not know: the clock (a caller with a deadline calls ``abort``), topics, fil
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
@@ -28,6 +29,7 @@ from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.fields import Length, Name
 from protocol.messages import MAX_MESSAGE_BYTES
 from protocol.secure_sum import keys, masks, quantise, shamir
+from protocol.secure_sum.distributed_noise import check_noise, noised
 from protocol.secure_sum.messages import (
     ADVERT_BYTES,
     KEY_BYTES,
@@ -145,7 +147,9 @@ def advertise(plan: SumPlan, *, name: str, key: Signer, entropy: bytes) -> tuple
     """
     if len(entropy) != _ENTROPY_BYTES:
         raise LocalProtocolError(f"a secure sum takes {_ENTROPY_BYTES} bytes of entropy, got {len(entropy)}")
-    quantiser_of(plan)  # refuse a plan that cannot be masked before promising anything
+    quantiser_of(plan)  # refuse a plan that cannot be masked or noised before promising anything
+    if plan.noise_multiplier is not None:
+        check_noise(plan)
     state = DeviceState(step="advertised", plan=plan, name=name, entropy=entropy)
     mask_key, seal_key = keys.public_of(_secret(state, "mask key")), keys.public_of(_secret(state, "seal key"))
     signature = key.sign(advert_statement(plan, name, mask_key, seal_key))
@@ -189,12 +193,12 @@ def take_delivery(  # noqa: PLR0913 - a step and what it masks
         key: the device's own key.
         is_stochastic: round stochastically (unbiased) instead of to the nearest level.
         noise: gets the device's levels before they are masked and 32 random bytes of this state, and returns levels
-            with noise; for distributed differential privacy. The plan's ``noise_levels`` must leave room for the sum
-            of everybody's noise.
+            with noise of another kind. The plan's ``noise_levels`` must leave room for the sum of everybody's noise.
+            A plan with a ``noise_multiplier`` needs none: the device clips and adds its share (``distributed_noise``).
 
     Raises:
         RemoteProtocolError: ``not-shared``, ``wrong-shape`` (the server's fault).
-        LocalProtocolError: the vector breaks its bounds (our fault).
+        LocalProtocolError: the vector breaks its bounds, or the plan has noise of its own (our fault).
     """
     step = _fire(state, "delivery")
     after = replace(state, step=step, delivery=data)
@@ -203,8 +207,9 @@ def take_delivery(  # noqa: PLR0913 - a step and what it masks
     quantiser = quantiser_of(state.plan)
     seed = _secret(state, "rounding") if is_stochastic else None
     values = quantiser.encode(vector, weight, seed=seed)  # uint32 [n_params + 1]
-    if noise is not None:
-        values = quantiser.with_noise(values, lambda levels: noise(levels, _secret(state, "noise")))
+    add = _noise_of(view, noise)
+    if add is not None:
+        values = quantiser.with_noise(values, lambda levels: add(levels, _secret(state, "noise")))
     masks.add_mask(values, keys.derive(_secret(state, "self seed"), "self-mask stream", view.setting.digest))
     for other in view.sharing:  # Bonawitz 2017, figure 4, round 2: plus towards the higher index, minus the lower
         apply = masks.add_mask if view.index < other else masks.subtract_mask
@@ -262,6 +267,15 @@ def take_agreement(state: DeviceState, data: bytes, *, directory: Mapping[str, V
 def abort(state: DeviceState) -> DeviceState:
     """Return the end of a sum that is given up; nothing secret is left in it."""
     return DeviceState(step=_fire(state, "abort"), plan=state.plan, name=state.name)
+
+
+def _noise_of(view: _View, given: Noise | None) -> Noise | None:
+    plan = view.state.plan
+    if plan.noise_multiplier is None:
+        return given
+    if given is not None:
+        raise LocalProtocolError("the plan says how its devices add noise")
+    return partial(noised, plan=plan, spec=view.setting.spec)
 
 
 def _fire(state: DeviceState, event: DeviceEvent) -> DeviceStep:

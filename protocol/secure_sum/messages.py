@@ -115,6 +115,8 @@ class SumPlan:
     # Room for the sum of the noise that devices add, in levels on each side of zero; absent without noise. Whoever
     # chooses it says with what probability the noise stays inside: beyond it the sum wraps.
     noise_levels: Annotated[int, Range(1, 2**31)] | None = None
+    # Distributed privacy: the noise in every unmasked sum, over the clip, at least. Devices then add their own shares.
+    noise_multiplier: Annotated[float, Range(0.01, 1e4)] | None = None
 
     def __post_init__(self) -> None:
         """Refuse an empty range of cohorts, for readers and makers alike."""
