@@ -34,7 +34,7 @@ _COLUMNS = {
     "sampling_rate": "rate",
     "clip": "clip",
     "epsilon": "epsilon",
-    "epsilon_unsampled": "if choice is seen",
+    "epsilon_unsampled": "if seen",
     "spent": "spent",
     "lost": "lost",
 }
