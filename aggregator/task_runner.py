@@ -357,7 +357,8 @@ class TaskRunner:
         """Whether the round was begun under other privacy settings: what was taken then cannot go into this one."""
         if self._round.state in FINAL_STATES or self._round.state == "closing":
             return False
-        if self._privacy is not None and not self._privacy.can_open:
+        paid = self._privacy is None or self._privacy.can_open or self._privacy.is_paid(self._round.round)
+        if not paid:
             return True  # of a paused task, whose budget was lowered
         if self._sum is not None:
             return self._n_accepted > 0 or not self._sum.is_as_configured
@@ -523,6 +524,8 @@ class TaskRunner:
         parts = self._world.sums
         summed = None if parts is None else parts.store.state(self.task, self._round.round)
         if summed is not None:
+            if self._privacy is not None:
+                self._privacy.spend(self._round.round)
             return *fold_sum(self.setup, self._round, summed, state), None
         fleet = self._world.conversation.fleet
         world = self._world
@@ -539,6 +542,8 @@ class TaskRunner:
         """End the present step of the secure sum, or the round with it."""
         step_s, summing = self.setup.settings.privacy.secure_sum.step_deadline_s, self._sum
         outgoing = None
+        if self._privacy is not None and self._round.state == "open":
+            self._privacy.pay(self._round.round)
         if summing is not None:
             outgoing = summing.close_step(deadline_unix_s=self._world.clock.unix_s() + step_s)
         if outgoing is None:
@@ -569,7 +574,7 @@ class TaskRunner:
     def _abandon(self, why: RoundEvent) -> None:
         store, round_ = self._world.store, self._round
         updates = store.updates(self.task, round_.round)
-        goes_on = self._state == "open"
+        goes_on = self._state == "open" and self._has_budget()  # a sum that was masked is paid
         next_round = self._new_round(round_.round + 1, version=round_.version) if goes_on else None
         store.abandon(self.task, round_.round, why, next_round=next_round, unix_s=self._world.clock.unix_s())
         event("round-abandoned", task=self.task, round=round_.round, n_updates=len(updates))
