@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from aggregator.core.gates import VersionStatus, judge, promoted_before, statuses
 from aggregator.core.lifecycle import refusal
 from aggregator.core.records import Change, Standing, VersionRecord
+from aggregator.core.rounds import SUM_STATES
+from aggregator.core.strategies import STRATEGIES
 from host.logs import event
 from protocol.errors import LocalProtocolError
 
@@ -86,6 +88,8 @@ class TaskControl:
         )
         if why is not None:
             return why
+        if command.verb == "rollback" and STRATEGIES[self._settings.strategy].needs.plain_sgd:
+            return f"strategy {self._settings.strategy}: devices keep the control variates of the versions left behind"
         match command.verb:
             case "pause":
                 self._set_state("paused", command)
@@ -155,4 +159,4 @@ class TaskControl:
 
     def _open_round(self) -> int | None:
         latest = self._world.store.latest_round(self._task)
-        return latest.round if latest.state == "open" else None
+        return latest.round if latest.state in SUM_STATES.values() else None  # open, or at a step of its sum

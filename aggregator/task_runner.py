@@ -135,6 +135,7 @@ class TaskRunner:
             self._load()
             if self._round.round == latest.round and self._round.state == "abandoned":
                 self._remove(updates)
+                self._forget_sum(latest.round, keep_state=False)
         return why
 
     @property
