@@ -85,7 +85,9 @@ def check_identity(device: Device) -> Finding:
             client_context(device.tls)
         load_signing_key(device.here / settings.key)
     except (EdgefoldError, ValueError) as error:
-        return Finding(name="identity", state="failed", what=str(error), fix=f"enrol: {_ENROL}")
+        is_by_hand = device.enrolment is None and device.config.broker.url is not None
+        fix = "edgefold agent key --config agent.toml makes the key" if is_by_hand else f"enrol: {_ENROL}"
+        return Finding(name="identity", state="failed", what=str(error), fix=fix)
     return Finding(name="identity", state="ok", what=f"{settings.fleet}/{settings.id}, its keys are here and private")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,7 @@ from host.link import BrokerAddress, LinkUp, Received
 from host.mqtt_link import MqttLink
 from protocol import topics
 from protocol.signing import SigningKey
-from tests.aggregator.secure_fleet import FLEET, WAIT_S
+from tests.aggregator.secure_fleet import DAY_S, FLEET, WAIT_S
 from tests.edge_agent.doctor.patient import NAME, Patient
 from tests.host.mosquitto import BINARY, MISSING, free_port
 
@@ -115,6 +116,22 @@ def test_another_fleets_certificate_is_refused_at_tls(patient: Patient, tmp_path
     found = patient.findings()
     assert found["tls"].state == "failed"
     assert "who signed the device's certificate" in found["tls"].what
+
+
+def test_a_revoked_device_is_told_so_at_tls(patient: Patient) -> None:
+    patient.fleet.authority.write_crl([int(patient.fleet.issued[NAME].serial, 16)], unix_s=time.time())
+    patient.fleet.broker.reload()
+    time.sleep(1.0)
+    found = patient.findings()
+    assert (found["certificate"].state, found["tls"].state, found["mqtt"].state) == ("ok", "failed", "skipped")
+    assert "revoked" in found["tls"].what
+
+
+def test_a_clock_that_is_behind_is_named_before_the_broker_is_asked(tmp_path: Path) -> None:
+    with contextlib.closing(Patient(tmp_path, ago_s=-2 * DAY_S)) as patient:
+        found = patient.findings()
+    assert (found["clock"].state, found["tls"].state) == ("failed", "skipped")
+    assert "timedatectl" in found["clock"].fix
 
 
 def test_a_bundle_with_a_changed_byte(patient: Patient) -> None:
