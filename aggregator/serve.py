@@ -93,7 +93,7 @@ def run_broker(config: Config) -> None:
 def _web(workshop: Workshop, brokers: Brokers, pulse: Pulse) -> contextlib.AbstractContextManager[object]:
     if workshop.config.http is None:
         return contextlib.nullcontext()
-    from aggregator.web.server import WebServer  # noqa: PLC0415 - 20 MB that a service without [http] does without
+    from aggregator.web.server import WebServer  # noqa: PLC0415 - a service without [http] does without it
 
     return WebServer(workshop.config, workshop.folders, pulse=pulse, authority=brokers.authority)
 

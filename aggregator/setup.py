@@ -41,6 +41,7 @@ from aggregator.task_setup import TaskSetup, World
 from host.bundle_folder import open_bundle
 from host.durable import make_folder
 from host.keys import load_signing_key, save_key
+from protocol.bundle import CONTRASTIVE
 from protocol.errors import ConfigError, StorageError
 from protocol.signing import SigningKey
 
@@ -206,6 +207,7 @@ def open_task(settings: TaskSettings, folders: Folders, *, make_key: bool) -> Ta
     if terms is not None:
         check_terms(settings.id, terms)
     _refuse_hidden_deltas(settings)
+    _refuse_unmet(settings, bundle)
     return TaskSetup(
         settings=settings,
         bundle=bundle,
@@ -224,6 +226,20 @@ def _refuse_hidden_deltas(settings: TaskSettings) -> None:
     else:
         return
     raise ConfigError(f"task {settings.id}: strategy {settings.strategy} looks at single deltas, and with {hidden}")
+
+
+def _refuse_unmet(settings: TaskSettings, bundle: Bundle) -> None:
+    """Refuse pairs of features that do not work together."""
+    kind = bundle.manifest.task.kind
+    if settings.plan.dp is not None and kind in CONTRASTIVE:
+        raise ConfigError(
+            f"task {settings.id}: plan.dp: the loss of {kind} compares examples, one alone has no gradient"
+        )
+    if settings.gate is not None and STRATEGIES[settings.strategy].needs.plain_sgd:
+        raise ConfigError(
+            f"task {settings.id}: gate: strategy {settings.strategy} does not go with it, since devices keep "
+            "the control variates of a version that it rejects"
+        )
 
 
 def _spent_file(settings: TaskSettings, folders: Folders) -> SpentFile | None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from aggregator.core.gates import VersionStatus, judge, promoted_before, statuses
 from aggregator.core.lifecycle import refusal
 from aggregator.core.records import Change, Standing, VersionRecord
+from aggregator.core.rounds import SUM_STATES
+from aggregator.core.strategies import STRATEGIES
 from host.logs import event
 from protocol.errors import LocalProtocolError
 
@@ -86,6 +88,8 @@ class TaskControl:
         )
         if why is not None:
             return why
+        if command.verb == "rollback" and STRATEGIES[self._settings.strategy].needs.plain_sgd:
+            return f"strategy {self._settings.strategy}: devices keep the control variates of the versions left behind"
         match command.verb:
             case "pause":
                 self._set_state("paused", command)
@@ -121,7 +125,10 @@ class TaskControl:
             self._world.lifecycle.apply(self._change(standings=(standing,), command=command.command))
             event("version-promoted", task=self._task, version=chosen.version, why=why)
         else:
-            self._restore(chosen, why=why, command=command.command, withdrawn_round=self._open_round())
+            newest, also = versions[-1].version, None
+            if self._statuses()[newest] == "candidate":  # nobody will judge it any more
+                also = self._standing(newest, "rejected", f"{why} before its verdict")
+            self._restore(chosen, why=why, also=also, command=command.command, withdrawn_round=self._open_round())
 
     # -- how ---------------------------------------------------------------------------------------------------------
 
@@ -155,4 +162,4 @@ class TaskControl:
 
     def _open_round(self) -> int | None:
         latest = self._world.store.latest_round(self._task)
-        return latest.round if latest.state == "open" else None
+        return latest.round if latest.state in SUM_STATES.values() else None  # open, or at a step of its sum

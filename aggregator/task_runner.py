@@ -135,6 +135,7 @@ class TaskRunner:
             self._load()
             if self._round.round == latest.round and self._round.state == "abandoned":
                 self._remove(updates)
+                self._forget_sum(latest.round, keep_state=False)
         return why
 
     @property
@@ -457,7 +458,7 @@ class TaskRunner:
             cohort=MAX_SAMPLED if is_sampled else settings.cohort,
             min_cohort=0 if is_sampled else settings.min_cohort,
             n_waiting=attendance.n_waiting,
-            is_draining=self._state == "paused",
+            is_draining=self._state == "paused" and not is_sampled,
             quiet_s=attendance.quiet_s(self._world.clock.monotonic_s()) if is_reachable else 0.0,
             patience_s=self._members.patience_s,
         )

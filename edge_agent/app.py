@@ -378,7 +378,7 @@ class Agent:
         self._folder.clear_scratch()
         adapter = self._folder.scratch / "adapter.payload"
         write_bytes(adapter, work.adapter)
-        residual = self._left(self._state.residual_of.get(job.bundle_id), self._folder.residual_path)
+        residual = self._left(self._state.residual_of.get(job.task), self._folder.residual_path)
         kept = self._left(self._state.kept_of.get(job.task), self._folder.kept_path)
         train_job = TrainJob(
             bundle=str(self._bundles[job.bundle_id]),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.bundle import IGNORED, ImageFacts, SeriesFacts
+from protocol.bundle import CONTRASTIVE, IGNORED, ImageFacts, SeriesFacts
 from protocol.layout import Layout
 
 __all__ = ["Batch", "Inputs", "Problem", "make_problem"]
@@ -24,7 +24,6 @@ LEARNING_RATE = 1e-3
 # pretrained weights PyTorch does not agree with itself: of MiniLM its float32 is 2.5e-3 away from its float64 after 20
 # steps; with these it is 1e-4 (and 8e-4 with 1e-5, where a step is lost in the rounding of a weight).
 LEARNING_RATE_OF_ALL = 1e-4
-CONTRASTIVE = ("sentence-embedding", "image-text")
 # [batch, seq]: one example, one token, odd sizes, more than one row tile of a kernel, the longest (-1). Repeated.
 SHAPES = ((8, 24), (1, 9), (5, 17), (3, 1), (16, 33), (1, 1), (2, -1), (7, 12))
 

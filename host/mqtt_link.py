@@ -3,11 +3,12 @@
 Laws: paho's own reconnecting and offline queueing are off (it retries without jitter, and an oversized message for
 ever): one thread of ours connects, runs paho's loop, and after a loss waits a fully jittered, bounded time. That thread
 alone writes to the socket (see ``_make_client``). Each lost or failed connection is one ``LinkDown``. A payload above
-the broker's stated limit is refused here. Memory: ``MAX_QUEUED_EVENTS`` messages.
+the broker's stated limit is refused here. Memory: ``MAX_QUEUED_EVENTS`` messages in, ``MAX_OUTGOING_BYTES`` out.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import queue
 import random
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
 
-__all__ = ["MAX_QUEUED_EVENTS", "MqttLink"]
+__all__ = ["MAX_OUTGOING_BYTES", "MAX_QUEUED_EVENTS", "MqttLink"]
 
 MAX_QUEUED_EVENTS: Final = 64  # times a message's size bounds memory; the broker holds the rest
-_MAX_OUTGOING: Final = 64
+# What may wait to be sent: a burst of 10,000 short answers (3 MB), or some 200 adapters of 151 kB.
+MAX_OUTGOING_BYTES: Final = 32 << 20
 _KEEPALIVE_S: Final = 30  # a dead peer is noticed after 1.5 of this (MQTT 5, section 3.1.2.10)
 _SESSION_EXPIRY_S: Final = 7 * 24 * 3600  # a device that is away for a week finds its messages
 _FIRST_WAIT_S: Final = 0.5
@@ -82,6 +84,9 @@ class MqttLink:
         self._why: str | None = None  # what ended the current attempt, if it was the broker
         self._early: list[Received] = []
         self._max_packet_bytes: int | None = None
+        self._outgoing: collections.deque[tuple[paho.MQTTMessageInfo, int]] = collections.deque()
+        self._outgoing_bytes = 0
+        self._publishing = threading.Lock()  # of the two before, and of which client they belong to
         self._client = self._make_client()
         self._random = random.Random()  # noqa: S311 - spreads reconnects, guards nothing
         self._thread = threading.Thread(target=self._run, name="mqtt-link", daemon=True)
@@ -99,7 +104,15 @@ class MqttLink:
         n_bytes = len(payload) + len(topic.encode()) + _PACKET_HEAD_BYTES
         if self._max_packet_bytes is not None and n_bytes > self._max_packet_bytes:
             return False
-        return self._client.publish(topic, payload, qos=1, retain=retain).rc == MQTTErrorCode.MQTT_ERR_SUCCESS
+        with self._publishing:
+            if not self._has_room(n_bytes):
+                return False
+            sent = self._client.publish(topic, payload, qos=1, retain=retain)
+            if sent.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                return False
+            self._outgoing.append((sent, n_bytes))
+            self._outgoing_bytes += n_bytes
+        return True
 
     def receive(self, timeout_s: float) -> LinkEvent | None:
         """Return the next event, or None after ``timeout_s``."""
@@ -125,6 +138,12 @@ class MqttLink:
         self._client.disconnect()
         self._thread.join(_CONNECT_TIMEOUT_S + 2 * _LOOP_S)
 
+    def _has_room(self, n_bytes: int) -> bool:
+        # PUBACKs come in the order of the messages (MQTT 5, section 4.6), so looking at the oldest is enough.
+        while self._outgoing and self._outgoing[0][0].is_published():
+            self._outgoing_bytes -= self._outgoing.popleft()[1]
+        return not self._outgoing or self._outgoing_bytes + n_bytes <= MAX_OUTGOING_BYTES
+
     def _run(self) -> None:
         n_failures = 0
         while not self._closing.is_set():
@@ -136,7 +155,10 @@ class MqttLink:
             n_failures = 0 if self._was_up else min(n_failures + 1, _MAX_DOUBLINGS)
             longest = min(_MAX_WAIT_S, _FIRST_WAIT_S * 2.0**n_failures)
             self._closing.wait(self._random.uniform(0, longest))  # full jitter: a fleet must not come back at once
-            self._client = self._make_client()
+            with self._publishing:
+                self._client = self._make_client()
+                self._outgoing.clear()
+                self._outgoing_bytes = 0
 
     def _connect_and_loop(self) -> str:
         """Hold one connection until it ends; return why it did."""
@@ -183,7 +205,7 @@ class MqttLink:
             manual_ack=True,
         )
         client.connect_timeout = _CONNECT_TIMEOUT_S
-        client.max_queued_messages_set(_MAX_OUTGOING)
+        client.max_queued_messages_set(0)  # no bound of its own, ours is in bytes
         # Without this callback paho 2 lets the thread that publishes write to the socket, beside the thread that loops
         # and without a lock: a packet that the socket takes in parts is then torn by the next one.
         client.on_socket_register_write = _leave_writing_to_the_loop

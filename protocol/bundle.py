@@ -17,6 +17,7 @@ from protocol.layout import MAX_PARAMS
 
 __all__ = [
     "ADAPTER",
+    "CONTRASTIVE",
     "IGNORED",
     "LAYOUT",
     "MANIFEST",
@@ -45,6 +46,8 @@ PARITY: Final = "parity.json"
 WEIGHTS: Final = "weights.bin"  # the only file in which tensors of the ONNX graphs may lie
 MAX_MANIFEST_BYTES: Final = 256 * 1024  # a real one has 3 kB
 IGNORED: Final = -100  # the label of what has none, as torch's cross entropy has it
+# Tasks whose loss compares a batch's examples with each other: a batch of one teaches nothing.
+CONTRASTIVE: Final = frozenset({"sentence-embedding", "image-text"})
 MAX_FILE_BYTES: Final = 64 * 2**30
 
 FileName = Annotated[str, Length(1, 128), Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a plain file name without folders")]

@@ -1,6 +1,6 @@
 """The operators that a bundle's graphs may have; any other is refused before a runtime sees the graph.
 
-The standard list is what exports of every family, adapter and precision emit, and the plain arithmetic beside it.
+The standard list is what the exports that were looked at emit, and the plain arithmetic beside it.
 Whoever makes a family that needs another operator adds it here, after reading what it does: it must be a function of
 its input tensors alone. So there are no loops, branches and sequences (unbounded time and memory), no random numbers
 (the plan's seed decides), and no strings, images or optional values (parsers). ``MatMulNBits`` is not here since no

@@ -84,7 +84,7 @@ class SessionState:
         update_id: of the sealed update that waits in the outbox, or of the step's message; set when sending or waiting.
         sum_step: the step of a secure sum that is taken or waits; set exactly when summing or waiting.
         done: the last round of each task that the device is through with.
-        residual_of: for each bundle, the update whose encoding left the residual to add next (error feedback).
+        residual_of: for each task, the update whose encoding left the residual to add next (error feedback).
         kept_of: for each task, the update that was accepted last: what the device kept of its own then, if anything.
         heard: the latest round and version of each task that the service spoke of: nothing older is believed.
     """
@@ -94,7 +94,7 @@ class SessionState:
     update_id: Annotated[bytes, Bytes(16)] | None = None
     sum_step: SumStepName | None = None
     done: Annotated[dict[Name, Annotated[int, Range(0, 2**31)]], Length(0, 10_000)] = field(default_factory=dict)
-    residual_of: Annotated[dict[Hex, Annotated[bytes, Bytes(16)]], Length(0, 10_000)] = field(default_factory=dict)
+    residual_of: Annotated[dict[Name, Annotated[bytes, Bytes(16)]], Length(0, 10_000)] = field(default_factory=dict)
     kept_of: Annotated[dict[Name, Annotated[bytes, Bytes(16)]], Length(0, 10_000)] = field(default_factory=dict)
     heard: Annotated[dict[Name, Heard], Length(0, 10_000)] = field(default_factory=dict)
 
@@ -255,7 +255,7 @@ def _receipted(state: SessionState, event: Receipted) -> Outcome:
     job = _job(state)
     after = _through_with(state, job)
     if event.is_accepted:
-        residual_of = {**state.residual_of, job.bundle_id: event.update_id}
+        residual_of = {**state.residual_of, job.task: event.update_id}
         after = replace(after, residual_of=residual_of, kept_of={**state.kept_of, job.task: event.update_id})
     return after, ()
 

@@ -20,7 +20,7 @@ from edge_agent.trainer.datasets import open_dataset
 from edge_agent.trainer.engines import open_engine
 from edge_agent.trainer.local_terms import LocalTerms, n_work_values
 from edge_agent.trainer.optimizers import clip_norm, l2_norm, make_optimizer
-from edge_agent.trainer.private_steps import PrivateEpochs
+from edge_agent.trainer.private_steps import PrivateEpochs, refuse_contrastive
 from edge_agent.trainer.scores import Scores, judge
 from host.arrays import load_npz, load_vector, save_vector
 from host.bundle_folder import Bundle, open_bundle
@@ -71,6 +71,8 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
     n_params, dp = bundle.layout.n_params, job.plan.dp
     if dp is not None and job.plan.terms is not None:
         raise ConfigError("plan: sample-level privacy does not go with a strategy's terms yet")
+    if dp is not None:
+        refuse_contrastive(bundle.manifest.task.kind)
     received = _adapter(bundle, job.adapter, n_values=n_work_values(job.plan, n_params))
     kept = None if job.kept is None else _vector(Path(job.kept), n_params)
     terms = LocalTerms(job.plan, bundle.layout, received=received, kept=kept)

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from edge_agent.trainer.optimizers import clip_norm, l2_norm, make_optimizer
+from protocol.bundle import CONTRASTIVE
 from protocol.discrete_gaussian import SEED_BYTES, SecretStream, discrete_gaussian
-from protocol.errors import EngineError
+from protocol.errors import ConfigError, EngineError
 from protocol.jobs import Progress
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     Report = Callable[[Progress], None]
 
-__all__ = ["RADIUS", "PrivateEpochs", "clipped_points"]
+__all__ = ["RADIUS", "PrivateEpochs", "clipped_points", "refuse_contrastive"]
 
 # Points of the grid in a clip. Rounding towards zero costs at most sqrt(n_params) / RADIUS of it: 0.03 % at 75,000.
 RADIUS: Final = 1 << 20
@@ -115,3 +116,13 @@ def clipped_points(gradient: NDArray[np.float32], *, clip: float) -> NDArray[np.
     while int(np.square(points).sum()) > RADIUS**2:  # the doubles above may err by an ulp
         points = np.trunc(points * _SHRINK).astype(np.int64)
     return points
+
+
+def refuse_contrastive(kind: str) -> None:
+    """Return if a single example of a task of this ``kind`` has a loss of its own.
+
+    Raises:
+        ConfigError: it has none, so there is nothing to clip (the plan's fault).
+    """
+    if kind in CONTRASTIVE:
+        raise ConfigError(f"plan.dp: the loss of {kind} compares examples, and one alone has none to clip")

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from aggregator.gate_settings import GateSettings
 from aggregator.setup import open_task
 from aggregator.task_runner import TaskRunner
 from aggregator.verification import verify_task
 from protocol import codec
 from protocol.errors import ConfigError
-from protocol.messages import Announce, Codec, DeviceTerms, Optimizer, Plan, Work
+from protocol.messages import Announce, Codec, DeviceTerms, Optimizer, Plan, SampleDp, Work
 from protocol.selection import n_update_values
 from tests.aggregator.core.strategies.lora_fleet import LAYOUT
-from tests.aggregator.workbench import FLEET, N_PARAMS, TASK, Bench, Device, make_bundle
+from tests.aggregator.workbench import FLEET, N_PARAMS, TASK, Bench, Device, evaluation_sets, make_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -170,3 +171,20 @@ def test_a_task_goes_on_only_with_the_options_that_it_was_begun_with(tmp_path: P
     setup = open_task(other, bench.folders, make_key=False)
     with pytest.raises(ConfigError, match=r"begun with strategy hetlora#\w{8}, the configuration says hetlora#\w{8}"):
         TaskRunner(setup, bench.world).resume()
+
+
+def test_control_variates_go_with_no_gate_and_no_rollback(tmp_path: Path) -> None:
+    gate = {"gate": GateSettings(), "evaluation": evaluation_sets(tmp_path)}
+    with pytest.raises(ConfigError, match="control variates of a version that it rejects"):
+        bench_for(tmp_path / "gated", "scaffold", **gate)
+    bench = bench_for(tmp_path / "bench", "scaffold")
+    play(bench, [bench.device(name) for name in "ab"])
+    status, why = bench.command("rollback", 0)
+    assert status == "refused"
+    assert "control variates" in why
+
+
+def test_sample_privacy_is_refused_where_a_loss_compares_examples(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "bundle", kind="image-text")
+    with pytest.raises(ConfigError, match="compares examples"):
+        Bench(tmp_path, plan=Plan(dp=SampleDp(clip=1.0, noise_multiplier=1.0)))

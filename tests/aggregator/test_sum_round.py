@@ -314,3 +314,33 @@ def test_a_strategy_that_looks_at_single_deltas_is_refused_with_a_secure_sum(
     monkeypatch.setattr(setup, "STRATEGIES", {"fedavg": robust})
     with pytest.raises(ConfigError, match="looks at single deltas"):
         make_bench(**SETTINGS)
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 3])
+def test_a_rollback_withdraws_a_sum_at_any_step(make_bench: Callable[..., Bench], n_steps: int) -> None:
+    bench = make_bench(**{**SETTINGS, "rounds": 3})
+    devices = make(bench)
+    run(bench, devices)
+    for one in devices:
+        one.join()
+        bench.settle()
+    for step in STEPS[:n_steps]:
+        for one in devices:
+            one.send(step)
+            bench.settle()
+    assert bench.store.rounds(TASK)[1].state not in {"open", "closing", "folded"}
+    assert bench.command("rollback", 0) == ("done", "")
+    assert [one.state for one in bench.store.rounds(TASK)] == ["folded", "abandoned", "open"]
+    assert bench.sums.state(TASK, 2) is None
+    assert bench.adapter_bytes(2) == bench.adapter_bytes(0)
+
+
+def test_a_task_that_is_stopped_at_a_step_of_its_sum_folds_nothing_more(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(**SETTINGS)
+    for one in make(bench):
+        one.send("adverts")
+        bench.settle()
+    assert bench.command("stop") == ("done", "")
+    assert [one.state for one in bench.store.rounds(TASK)] == ["abandoned"]
+    assert bench.sums.state(TASK, 1) is None
+    assert bench.version == 0

@@ -86,7 +86,14 @@ PLAN = Plan(optimizer=Optimizer(), codec=Codec(name="int8-block", block=16), cli
 B = TypeVar("B")
 
 
-def make_bundle(folder: Path, *, n_params: int = N_PARAMS, seed: int = 0, layout: Layout | None = None) -> Path:
+def make_bundle(
+    folder: Path,
+    *,
+    n_params: int = N_PARAMS,
+    seed: int = 0,
+    layout: Layout | None = None,
+    kind: str = "text-classification",
+) -> Path:
     """Write a bundle that is valid except that its graphs compute nothing; without a layout it is a head."""
     folder.mkdir(parents=True)
     if layout is None:
@@ -105,7 +112,7 @@ def make_bundle(folder: Path, *, n_params: int = N_PARAMS, seed: int = 0, layout
         (folder / name).write_bytes(data)
     manifest = Manifest(
         model=ModelFacts(source="dummy", family="bert", n_parameters=1000),
-        task=TaskFacts(kind="text-classification", n_labels=2),
+        task=TaskFacts(kind=kind, n_labels=2),
         adapter=AdapterFacts(kind="lora", n_params=n_params),
         engines={"portable": EngineFiles(train="train.onnx", evaluate="eval.onnx", opset=20)},
         tokens=TokenFacts(file="tokenizer.json", pad_id=0, max_tokens=64),

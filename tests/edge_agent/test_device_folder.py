@@ -36,7 +36,7 @@ def test_a_new_folder_has_an_idle_state(folder: DeviceFolder) -> None:
 
 def test_a_saved_state_comes_back_whole(folder: DeviceFolder) -> None:
     put_update(folder, FIRST)
-    state = SessionState(phase="sending", job=JOB, update_id=FIRST, done={"t": 2}, residual_of={BUNDLE: FIRST})
+    state = SessionState(phase="sending", job=JOB, update_id=FIRST, done={"t": 2}, residual_of={"t": FIRST})
     folder.save_state(state)
     assert folder.load_state() == state
     assert folder.load_update(FIRST) == b"envelope"
@@ -54,7 +54,7 @@ def test_files_that_no_state_names_are_removed(folder: DeviceFolder) -> None:
 
 def test_the_residual_outlives_its_receipted_update(folder: DeviceFolder) -> None:
     put_update(folder, FIRST)
-    folder.save_state(SessionState(done={"t": 3}, residual_of={BUNDLE: FIRST}))
+    folder.save_state(SessionState(done={"t": 3}, residual_of={"t": FIRST}))
     assert folder.residual_path(FIRST).read_bytes() == b"r" * 8
     with pytest.raises(StorageError):
         folder.load_update(FIRST)

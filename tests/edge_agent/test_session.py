@@ -59,14 +59,20 @@ def test_a_trained_update_is_sent() -> None:
 
 def test_an_accepted_update_ends_the_round_and_keeps_its_residual() -> None:
     state, actions = step(SENDING, Receipted(update_id=UPDATE, is_accepted=True))
-    assert state == SessionState(done={"t": 3}, residual_of={BUNDLE: UPDATE}, kept_of={"t": UPDATE})
+    assert state == SessionState(done={"t": 3}, residual_of={"t": UPDATE}, kept_of={"t": UPDATE})
     assert actions == ()
 
 
 def test_a_refused_update_ends_the_round_and_keeps_the_older_residual() -> None:
-    older = replace(SENDING, residual_of={BUNDLE: b"o" * 16})
+    older = replace(SENDING, residual_of={"t": b"o" * 16})
     state, _ = step(older, Receipted(update_id=UPDATE, is_accepted=False))
-    assert state == SessionState(done={"t": 3}, residual_of={BUNDLE: b"o" * 16})
+    assert state == SessionState(done={"t": 3}, residual_of={"t": b"o" * 16})
+
+
+def test_two_tasks_on_one_bundle_have_residuals_of_their_own() -> None:
+    other = replace(SENDING, residual_of={"u": b"o" * 16})
+    state, _ = step(other, Receipted(update_id=UPDATE, is_accepted=True))
+    assert state.residual_of == {"u": b"o" * 16, "t": UPDATE}
 
 
 def test_a_receipt_for_another_update_changes_nothing() -> None:

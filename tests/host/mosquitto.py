@@ -60,6 +60,16 @@ class Mosquitto:
         """End it in order."""
         self._end(signal.SIGTERM)
 
+    def pause(self) -> None:
+        """Make it deaf and dumb, its connections open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused one go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(how)

@@ -128,6 +128,50 @@ def test_an_owner_that_is_busy_makes_the_broker_wait_and_loses_nothing(tmp_path:
 
 
 @needs_mosquitto
+def test_a_burst_of_short_answers_is_sent_whole(tmp_path: Path) -> None:
+    n = 5_000  # devices that call at once
+    broker = mosquitto.Mosquitto(tmp_path, config="max_queued_messages 0\nmax_inflight_messages 0\n").start()
+    service = MqttLink(address(broker.port), client_id="service", filters=[])
+    listener = MqttLink(address(broker.port), client_id="device", filters=["answers"])
+    try:
+        expect(service, LinkUp)
+        expect(listener, LinkUp)
+        assert all(service.publish("answers", b"%d" % i) for i in range(n))
+        arrived = set()
+        while len(arrived) < n:
+            message = take(listener)
+            arrived.add(message.payload)
+            listener.acknowledge(message)
+    finally:
+        service.close()
+        listener.close()
+        broker.kill()
+
+
+@needs_mosquitto
+def test_more_than_the_bound_is_refused_until_the_broker_has_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("host.mqtt_link.MAX_OUTGOING_BYTES", 200_000)
+    broker = mosquitto.Mosquitto(tmp_path).start()
+    link = MqttLink(address(broker.port), client_id="a", filters=[])
+    try:
+        expect(link, LinkUp)
+        broker.pause()  # takes nothing
+        accepted = [link.publish("a", bytes(50_000)) for _ in range(6)]
+        assert accepted == [True, True, True, False, False, False]
+        broker.resume()
+        deadline_s = time.monotonic() + 20
+        while not link.publish("a", bytes(150_000)):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+    finally:
+        broker.resume()
+        link.close()
+        broker.kill()
+
+
+@needs_mosquitto
 def test_large_messages_from_many_threads_are_not_torn(tmp_path: Path) -> None:
     broker = mosquitto.Mosquitto(tmp_path, config="max_queued_messages 0\n").start()
     link = MqttLink(address(broker.port), client_id="a", filters=["a"])

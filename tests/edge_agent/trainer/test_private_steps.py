@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from edge_agent.trainer.private_steps import RADIUS, PrivateEpochs, clipped_points
-from protocol.errors import EngineError
+from edge_agent.trainer.private_steps import RADIUS, PrivateEpochs, clipped_points, refuse_contrastive
+from protocol.errors import ConfigError, EngineError
 from protocol.messages import Optimizer, Plan, SampleDp
 
 if TYPE_CHECKING:
@@ -127,3 +127,10 @@ def test_a_gradient_that_is_not_finite_ends_the_training() -> None:
     bad[1, 0] = np.inf
     with pytest.raises(EngineError, match="not finite"):
         moved(bad, dp=SampleDp(clip=1.0, noise_multiplier=1.0), batch_size=2)
+
+
+@pytest.mark.parametrize("kind", ["sentence-embedding", "image-text"])
+def test_a_task_that_compares_examples_is_refused(kind: str) -> None:
+    with pytest.raises(ConfigError, match="compares examples"):
+        refuse_contrastive(kind)
+    refuse_contrastive("text-classification")
