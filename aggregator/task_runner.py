@@ -345,8 +345,9 @@ class TaskRunner:
         may_go_on = self._n_folded() < self.setup.settings.rounds and self._has_budget()
         if known.state == "finished" and may_go_on:
             self._set_state("open")
-        elif known.state == "open" and not may_go_on and latest.state == "open":
+        elif known.state == "open" and not may_go_on and latest.state in SUM_STATES.values():
             store.finish(self.task, latest.round, unix_s=self._world.clock.unix_s())
+            self._forget_sum(latest.round, keep_state=False)
 
     def _has_budget(self) -> bool:
         if self._privacy is None or self._privacy.can_open:

@@ -211,6 +211,7 @@ class Agent:
             case Receipt():
                 is_accepted = body.status == "accepted"
                 if body.update_id == self._state.update_id:
+                    self._folder.save_receipt(body)
                     log(
                         "update-receipted",
                         task=body.task,
