@@ -57,7 +57,7 @@ class DpSettings:
                 raise FieldError('mode: "distributed" takes neither sampling = "poisson" nor adaptive')
             if self.noise_multiplier is None:
                 raise FieldError(
-                    'noise_multiplier: needed with mode = "distributed"; see `edgefold privacy plan --sampling none`'
+                    'noise_multiplier: needed with mode = "distributed"; see `edgefold privacy plan --distributed`'
                 )
 
     def resolved(self, resolve: Callable[[str], str]) -> DpSettings:

@@ -39,6 +39,23 @@ def privacy() -> None:
     show_default=True,
     help="poisson: the service throws a coin for each device; none: whoever comes first.",
 )
+@click.option("--distributed", is_flag=True, help="Each device adds a share of the noise under a secure sum.")
+@click.option(
+    "--corrupt",
+    type=click.FloatRange(0, 0.99),
+    default=0.05,
+    show_default=True,
+    metavar="C",
+    help="With --distributed: the part of the devices whose noise is not counted.",
+)
+@click.option(
+    "--dropout",
+    type=click.FloatRange(0, 0.99),
+    default=0.1,
+    show_default=True,
+    metavar="O",
+    help="With --distributed: the part of the devices that may fall silent.",
+)
 @_JSON
 def plan(*, clients: int, cohort: int, rounds: int, epsilon: float, as_json: bool, **more: object) -> None:
     """Print the noise that a budget needs, and what it means.
@@ -46,11 +63,12 @@ def plan(*, clients: int, cohort: int, rounds: int, epsilon: float, as_json: boo
     With epsilon by round, and whether anything can be learnt under so much noise.
     """
     from aggregator.core.privacy.planning import BudgetQuestion  # noqa: PLC0415 - a command loads what it uses
-    from aggregator.privacy_report import print_plan  # noqa: PLC0415
+    from aggregator.privacy_report import print_plan, print_sums_plan  # noqa: PLC0415
 
     if cohort > clients:
         raise click.UsageError(f"--cohort {cohort} is more than --clients {clients}")
-    delta, n_params, sampling = more["delta"], more["params"], more["sampling"]
+    delta, n_params = more["delta"], more["params"]
+    sampling = "none" if more["distributed"] else more["sampling"]  # the service knows who takes part
     question = BudgetQuestion(
         n_clients=clients,
         cohort=cohort,
@@ -60,7 +78,11 @@ def plan(*, clients: int, cohort: int, rounds: int, epsilon: float, as_json: boo
         n_params=n_params if isinstance(n_params, int) else _DEMO_PARAMS,
         sampling="none" if sampling == "none" else "poisson",
     )
-    print_plan(question, as_json=as_json)
+    corrupt, dropout = more["corrupt"], more["dropout"]
+    if more["distributed"] and isinstance(corrupt, float) and isinstance(dropout, float):
+        print_sums_plan(question, corrupt=corrupt, dropout=dropout, as_json=as_json)
+    else:
+        print_plan(question, as_json=as_json)
 
 
 @privacy.command()

@@ -12,6 +12,7 @@ import click
 
 from aggregator.adapters.spent_file import SpentFile
 from aggregator.core.privacy.accounting import epsilon_of, noise_for
+from aggregator.core.privacy.distributed_planning import plan_sums
 from aggregator.core.privacy.ledger import merged
 from aggregator.core.privacy.planning import plan_budget
 from protocol.errors import ConfigError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from aggregator.dp_settings import DpSettings
     from aggregator.setup import Folders
 
-__all__ = ["ledger_facts", "print_ledger_facts", "print_plan"]
+__all__ = ["ledger_facts", "print_ledger_facts", "print_plan", "print_sums_plan"]
 
 _COLUMNS = {
     "round": "round",
@@ -76,6 +77,34 @@ def print_plan(question: BudgetQuestion, *, as_json: bool) -> None:
         click.echo(line)
 
 
+def print_sums_plan(question: BudgetQuestion, *, corrupt: float, dropout: float, as_json: bool) -> None:
+    """Print what the budget asks for where each device adds a share of the noise.
+
+    Raises:
+        ConfigError: no noise keeps the budget, or no secure sum of this cohort does.
+    """
+    plan = plan_budget(question, _Accountant())
+    if plan is None:
+        raise ConfigError(f"no noise keeps epsilon = {question.epsilon:g} at delta = {question.delta:g}")
+    sums = plan_sums(question, plan, corrupt=corrupt, dropout=dropout)
+    if as_json:
+        click.echo(json.dumps({"question": plain(question), "plan": plain(plan), "sums": plain(sums)}, indent=2))
+        return
+    click.echo(
+        f"""\
+{question.cohort} devices in a round, {question.n_rounds} rounds, each device adds a share of the noise: a sum has at \
+least {sums.least_survivors} devices, {sums.n_corrupt} of them may add none, so {sums.n_honest} are counted on
+noise_multiplier = {sums.noise_multiplier:.4g}   # epsilon {plan.epsilon_by_round[-1].epsilon:.4g} at delta \
+{question.delta:.3g}; sums of {sums.sum_bits} bits
+noise against a mean update of {question.n_params} parameters, at the clip: {sums.noise_to_update:.3g} times as long \
+in a round, {sums.noise_to_learning:.3g} times over all rounds
+with {sums.cohort_needed} devices in every round the two would be as long (a rule of thumb; privacy is \
+the accountant's)"""
+    )
+    for warning in plan.warnings:
+        click.echo(f"warning: {warning}")
+
+
 def ledger_facts(folders: Folders, store: SqlStore, task: str, dp: DpSettings | None) -> dict[str, Any]:
     """Return a task's ledger as plain values; ``rounds`` is empty for a task without differential privacy.
 
@@ -122,7 +151,9 @@ def print_ledger_facts(facts: dict[str, Any]) -> None:
     Console().print(table)
     took_part = facts["participation"]
     click.echo(
-        f"{took_part['devices']} devices took part, each in {took_part['mean_rounds']:.3g} folds on average and "
+        "who was in which sum is not kept; every sum is charged to all"
+        if facts["mode"] == "distributed"
+        else f"{took_part['devices']} devices took part, each in {took_part['mean_rounds']:.3g} folds on average and "
         f"{took_part['most_rounds']} at most; every fold is charged to all"
     )
     budget = "no budget in the settings" if facts["epsilon_budget"] is None else f"of {facts['epsilon_budget']:g}"

@@ -342,7 +342,8 @@ class TaskRunner:
         store, latest = self._world.store, self._world.store.latest_round(self.task)
         if latest.state == "closing":
             return  # its fold is paid for and decides
-        may_go_on = self._n_folded() < self.setup.settings.rounds and self._has_budget()
+        is_paid = latest.state not in FINAL_STATES and self._privacy is not None and self._privacy.is_paid(latest.round)
+        may_go_on = self._n_folded() < self.setup.settings.rounds and (is_paid or self._has_budget())
         if known.state == "finished" and may_go_on:
             self._set_state("open")
         elif known.state == "open" and not may_go_on and latest.state in SUM_STATES.values():

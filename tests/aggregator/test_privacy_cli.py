@@ -112,3 +112,16 @@ def test_a_task_without_a_promise_has_an_empty_ledger(
     said = run("privacy", "ledger", "other", "--config", config)
     assert said.code != 0
     assert said.err.strip().endswith(f"there is no task other; known are: {TASK}")
+
+
+def test_a_plan_for_devices_that_add_the_noise_states_on_whom_it_counts(run: Callable[..., Ran]) -> None:
+    args = (*PLAN[:-2], "--clients", 40, "--cohort", 20, "--distributed", "--corrupt", 0.1, "--dropout", 0.2)
+    answer = json.loads(run(*args, "--json").out)
+    sums, central = answer["sums"], answer["plan"]
+    assert sums["n_honest"] == sums["least_survivors"] - sums["n_corrupt"] > 0
+    assert sums["n_corrupt"] == 2
+    assert sums["noise_multiplier"] == central["noise_multiplier"]
+    assert sums["noise_to_update"] == pytest.approx(central["noise_to_update"] * math.sqrt(20 / sums["n_honest"]))
+    assert f"so {sums['n_honest']} are counted on" in run(*args).out
+    hopeless = run(*args[:-1], 0.6)
+    assert hopeless.code != 0
