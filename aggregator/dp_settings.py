@@ -32,11 +32,13 @@ class AdaptiveSettings:
 class DpSettings:
     """``[task.privacy.dp]``: differential privacy of whole devices, added where updates are folded."""
 
-    mode: Literal["central"]
+    # central: added where updates are folded; distributed: each device adds a share of it, and only sums are read.
+    mode: Literal["central", "distributed"]
     epsilon: Annotated[float, Range(0.01, 1000.0)]  # of all the task's rounds together: the task stops there
     delta: Annotated[float, Range(1e-18, 0.01)]  # well below 1 / number of devices; no default would be right
     clip: Annotated[float, Range(1e-6, 1e6)]  # L2 norm of a device's whole delta; the first one if it adapts
-    noise_multiplier: Annotated[float, Range(0.05, 1e4)] | None = None  # None: as little as epsilon and rounds allow
+    # None: as little as epsilon and rounds allow. Devices that add it themselves must be told one that stays.
+    noise_multiplier: Annotated[float, Range(0.05, 1e4)] | None = None
     # "none": whoever comes first takes part, and no privacy is claimed from chance. "poisson": the service throws a
     # secret coin for each device and round, of probability cohort / population.
     sampling: Literal["none", "poisson"] = "none"
@@ -50,6 +52,13 @@ class DpSettings:
         """Refuse coins without a probability."""
         if (self.population is None) != (self.sampling == "none"):
             raise FieldError('population: needed with sampling = "poisson", and only there')
+        if self.mode == "distributed":
+            if self.population is not None or self.adaptive is not None:
+                raise FieldError('mode: "distributed" takes neither sampling = "poisson" nor adaptive')
+            if self.noise_multiplier is None:
+                raise FieldError(
+                    'noise_multiplier: needed with mode = "distributed"; see `edgefold privacy plan --sampling none`'
+                )
 
     def resolved(self, resolve: Callable[[str], str]) -> DpSettings:
         """Return the settings with their paths made absolute."""
@@ -83,10 +92,15 @@ def check_dp(task: TaskSettings) -> None:
     dp = task.privacy.dp
     if dp is None:
         return
-    if task.privacy.is_secure_sum:
+    if task.privacy.is_secure_sum and dp.mode == "central":
         raise FieldError(
-            f'privacy.dp.mode: "{dp.mode}" adds noise where single updates are read, and with privacy.level = '
-            '"secure-sum" none is; take level "sealed"'
+            'privacy.dp.mode: "central" adds noise where single updates are read, and with privacy.level = '
+            '"secure-sum" none is; take level "sealed", or mode "distributed"'
+        )
+    if dp.mode == "distributed" and not task.privacy.is_secure_sum:
+        raise FieldError(
+            'privacy.dp.mode: "distributed" leaves each update with a share of the noise, which hides only sums; take '
+            'privacy.level = "secure-sum", or mode "central"'
         )
     if dp.population is not None:
         if dp.population < task.cohort:

@@ -149,6 +149,9 @@ class Store(StoreReader, Protocol):
     ) -> None:
         """Fix the round's updates for the reason ``round_event`` and, with ``entry``, what their fold costs."""
 
+    def charge(self, entry: LedgerEntry) -> None:
+        """Keep what a round's secure sum costs, before it is masked."""
+
     def fold(
         self,
         task: str,

@@ -1,8 +1,9 @@
 """A task's privacy while it runs: may a round open, with which noise, and what it costs.
 
 Laws: a round opens only if all that was spent and this round stay within the budget; what a fold costs is durable in
-the database and in the spent file before the fold gives anything out; noise is drawn once for a fixed set of updates
-and is never used for another (docs/adr/0012). Does not fold (``core.privacy.central``) and does not run rounds
+the database and in the spent file before the fold gives anything out, and where devices add the noise, before any of
+them hears with whom to mask; noise is drawn once for a fixed set of updates and is never used for another
+(docs/adr/0012). Does not fold (``core.privacy.central``) and does not run rounds
 (``task_runner``).
 """
 
@@ -17,6 +18,7 @@ from aggregator.core.privacy.sampling import PoissonSampling
 from host.logs import event
 from protocol.discrete_gaussian import SEED_BYTES
 from protocol.errors import ConfigError, StorageError
+from protocol.secure_sum.noise_claim import claimed_multiplier
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -83,6 +85,7 @@ class TaskPrivacy:
         self._task, self._rate = setup.settings.id, dp.sampling_rate(setup.settings.cohort)
         self._spent: tuple[LedgerEntry, ...] = ()
         self._noise: float | None = None
+        self._terms = setup.sum_terms if dp.mode == "distributed" else None
         self.sampling: PoissonSampling | None = None
         if dp.sampling == "poisson":
             self.sampling = PoissonSampling.of_key(setup.keys.of_round(1).raw, task=self._task, rate=self._rate)
@@ -140,8 +143,23 @@ class TaskPrivacy:
             epsilon=self._epsilon(noise),
             epsilon_unsampled=self._epsilon(noise, sampling_rate=1.0),
             spent_unix_s=self._world.clock.unix_s(),
-            noise_seed=self._world.draw_secret(SEED_BYTES),
+            noise_seed=None if self._terms is not None else self._world.draw_secret(SEED_BYTES),
         )
+
+    def pay(self, round_: int) -> None:
+        """Charge the round's secure sum, once, in both records: before its devices hear with whom to mask.
+
+        Raises:
+            ConfigError: it is not within the budget, which was looked at before the round opened.
+            StorageError: it could not be kept; nothing may be sent.
+        """
+        if not self.is_paid(round_):
+            self._world.store.charge(self.entry(round_))
+        self.spend(round_)
+
+    def is_paid(self, round_: int) -> bool:
+        """Whether the ledger has the round."""
+        return any(one.round == round_ for one in self._world.store.ledger(self._task))
 
     def spend(self, round_: int) -> LedgerEntry:
         """Return the round's entry after making sure that both records have it.
@@ -160,6 +178,8 @@ class TaskPrivacy:
     # -- how ---------------------------------------------------------------------------------------------------------
 
     def _noise_multiplier(self) -> float | None:
+        if self._terms is not None:
+            return claimed_multiplier(self._terms)
         if self._dp.noise_multiplier is not None:
             return self._dp.noise_multiplier
         if self._noise is None:

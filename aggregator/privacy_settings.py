@@ -83,13 +83,14 @@ class PrivacySettings:
             )
 
     def terms(self, cohort: int, min_cohort: int) -> SumTerms | None:
-        """Return what devices are told, or None where single updates are taken."""
+        """Return what devices are told, or None where single updates are taken; of noise, ``noisy_terms`` says more."""
         one = self.secure_sum
         if not self.is_secure_sum:
             return None
+        clip, weight_cap = (one.clip, one.weight_cap) if self.dp is None else (self.dp.clip, 1)
         return SumTerms(
-            clip=one.clip,
-            weight_cap=one.weight_cap,
+            clip=clip,
+            weight_cap=weight_cap,
             input_bits=one.input_bits,
             min_cohort=min_cohort,
             max_cohort=cohort,

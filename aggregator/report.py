@@ -177,7 +177,10 @@ class Desk:
         """Return what devices are told of a task's secure sums, defaults included; None where it makes none."""
         one = self._settings.get(task)
         terms = None if one is None else one.privacy.terms(one.cohort, one.min_cohort)
-        return None if terms is None else dataclasses.asdict(terms)
+        if one is None or terms is None:
+            return None
+        noise = None if one.privacy.dp is None else one.privacy.dp.noise_multiplier
+        return {**dataclasses.asdict(terms), "noise_multiplier": noise}
 
     def _ledger(self, task: str) -> dict[str, Any]:
         settings = self._settings.get(task)

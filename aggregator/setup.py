@@ -34,6 +34,7 @@ from aggregator.core.strategies import STRATEGIES
 from aggregator.core.strategy_choice import options_of, refuse_unfit
 from aggregator.created_tasks import to_settings, with_created
 from aggregator.evaluations import Evaluations
+from aggregator.noisy_terms import sum_terms_of
 from aggregator.steering import Steering
 from aggregator.sum_round import SumParts, check_terms
 from aggregator.task_runner import TaskRunner
@@ -203,7 +204,7 @@ def open_task(settings: TaskSettings, folders: Folders, *, make_key: bool) -> Ta
     strategy = STRATEGIES[settings.strategy]
     options = options_of(settings.strategy, settings.strategy_options)
     refuse_unfit(settings.strategy, options, layout=bundle.layout, plan=settings.plan)
-    terms = settings.privacy.terms(settings.cohort, settings.min_cohort)
+    terms = sum_terms_of(settings, n_params=bundle.layout.n_params)
     if terms is not None:
         check_terms(settings.id, terms)
     _refuse_hidden_deltas(settings)

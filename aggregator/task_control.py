@@ -125,7 +125,10 @@ class TaskControl:
             self._world.lifecycle.apply(self._change(standings=(standing,), command=command.command))
             event("version-promoted", task=self._task, version=chosen.version, why=why)
         else:
-            self._restore(chosen, why=why, command=command.command, withdrawn_round=self._open_round())
+            newest, also = versions[-1].version, None
+            if self._statuses()[newest] == "candidate":  # nobody will judge it any more
+                also = self._standing(newest, "rejected", f"{why} before its verdict")
+            self._restore(chosen, why=why, also=also, command=command.command, withdrawn_round=self._open_round())
 
     # -- how ---------------------------------------------------------------------------------------------------------
 

@@ -345,8 +345,9 @@ class TaskRunner:
         may_go_on = self._n_folded() < self.setup.settings.rounds and self._has_budget()
         if known.state == "finished" and may_go_on:
             self._set_state("open")
-        elif known.state == "open" and not may_go_on and latest.state == "open":
+        elif known.state == "open" and not may_go_on and latest.state in SUM_STATES.values():
             store.finish(self.task, latest.round, unix_s=self._world.clock.unix_s())
+            self._forget_sum(latest.round, keep_state=False)
 
     def _has_budget(self) -> bool:
         if self._privacy is None or self._privacy.can_open:
@@ -358,7 +359,8 @@ class TaskRunner:
         """Whether the round was begun under other privacy settings: what was taken then cannot go into this one."""
         if self._round.state in FINAL_STATES or self._round.state == "closing":
             return False
-        if self._privacy is not None and not self._privacy.can_open:
+        paid = self._privacy is None or self._privacy.can_open or self._privacy.is_paid(self._round.round)
+        if not paid:
             return True  # of a paused task, whose budget was lowered
         if self._sum is not None:
             return self._n_accepted > 0 or not self._sum.is_as_configured
@@ -458,7 +460,7 @@ class TaskRunner:
             cohort=MAX_SAMPLED if is_sampled else settings.cohort,
             min_cohort=0 if is_sampled else settings.min_cohort,
             n_waiting=attendance.n_waiting,
-            is_draining=self._state == "paused",
+            is_draining=self._state == "paused" and not is_sampled,
             quiet_s=attendance.quiet_s(self._world.clock.monotonic_s()) if is_reachable else 0.0,
             patience_s=self._members.patience_s,
         )
@@ -524,6 +526,8 @@ class TaskRunner:
         parts = self._world.sums
         summed = None if parts is None else parts.store.state(self.task, self._round.round)
         if summed is not None:
+            if self._privacy is not None:
+                self._privacy.spend(self._round.round)
             return *fold_sum(self.setup, self._round, summed, state), None
         fleet = self._world.conversation.fleet
         world = self._world
@@ -540,6 +544,8 @@ class TaskRunner:
         """End the present step of the secure sum, or the round with it."""
         step_s, summing = self.setup.settings.privacy.secure_sum.step_deadline_s, self._sum
         outgoing = None
+        if self._privacy is not None and self._round.state == "open":
+            self._privacy.pay(self._round.round)
         if summing is not None:
             outgoing = summing.close_step(deadline_unix_s=self._world.clock.unix_s() + step_s)
         if outgoing is None:
@@ -570,7 +576,7 @@ class TaskRunner:
     def _abandon(self, why: RoundEvent) -> None:
         store, round_ = self._world.store, self._round
         updates = store.updates(self.task, round_.round)
-        goes_on = self._state == "open"
+        goes_on = self._state == "open" and self._has_budget()  # a sum that was masked is paid
         next_round = self._new_round(round_.round + 1, version=round_.version) if goes_on else None
         store.abandon(self.task, round_.round, why, next_round=next_round, unix_s=self._world.clock.unix_s())
         event("round-abandoned", task=self.task, round=round_.round, n_updates=len(updates))

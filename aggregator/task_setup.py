@@ -10,6 +10,7 @@ from aggregator.core.bounds import max_message_bytes, max_next_bytes, max_step_b
 from aggregator.core.folding import TermsContext
 from aggregator.core.strategy_choice import identity, options_of
 from aggregator.core.update_shape import shape_of
+from aggregator.noisy_terms import sum_terms_of
 from aggregator.sealed_adapter import SEAL_BYTES
 from protocol.secure_sum.messages import SumPlan
 from protocol.secure_sum.roster import quantiser_of
@@ -47,7 +48,7 @@ class TaskSetup:
     @property
     def sum_terms(self) -> SumTerms | None:
         """What its secure sums are agreed on, or None where single updates are taken."""
-        return self.settings.privacy.terms(self.settings.cohort, self.settings.min_cohort)
+        return sum_terms_of(self.settings, n_params=self.n_params)
 
     @property
     def max_step_bytes(self) -> int | None:

@@ -211,6 +211,7 @@ class Agent:
             case Receipt():
                 is_accepted = body.status == "accepted"
                 if body.update_id == self._state.update_id:
+                    self._folder.save_receipt(body)
                     log(
                         "update-receipted",
                         task=body.task,
@@ -388,6 +389,7 @@ class Agent:
             residual=None if work.secure_sum is not None else residual,
             kept=kept,
             sum_clip=None if work.secure_sum is None else work.secure_sum.clip,
+            sum_clips_norm=work.secure_sum is not None and work.secure_sum.noise_multiplier is not None,
             threads=self._trainer_settings.n_threads,
             max_examples=self._max_examples,
         )

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edge_agent.health_cli import doctor, status
+
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
@@ -38,6 +40,10 @@ def agent() -> None:
     The agent waits for rounds, trains the adapter on local examples in a child process, and sends sealed updates.
     Its examples never leave the machine.
     """
+
+
+agent.add_command(doctor)
+agent.add_command(status)
 
 
 @agent.command()

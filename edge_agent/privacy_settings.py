@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from protocol.fields import Length, Range
+from protocol.fields import FieldError, Length, Range
 from protocol.messages import MAX_SUM_COHORT, MIN_SUM_COHORT, SumTerms
+from protocol.secure_sum.noise_claim import claimed_multiplier, epsilon_at
 
 __all__ = ["PrivacySettings"]
 
@@ -33,8 +34,35 @@ class PrivacySettings:
         False  # for tests and demonstrations: keep what went into a sum, readable, in the agent's folder
     )
 
-    def why_not(self, terms: SumTerms | None) -> str | None:
-        """Return why this device takes no part on these terms, or None if it does."""
+    # Of all sums with distributed noise together, whatever their task; with it, no update goes out without such noise.
+    max_epsilon: Annotated[float, Range(0.01, 1000)] | None = None
+    delta: Annotated[float, Range(1e-18, 0.01)] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse half a promise."""
+        if (self.max_epsilon is None) != (self.delta is None):
+            raise FieldError("max_epsilon, delta: give both or neither")
+
+    def why_not(self, terms: SumTerms | None, *, precision: float = 0.0) -> str | None:
+        """Return why this device takes no part on these terms, or None if it does.
+
+        Args:
+            terms: of the sum, or None where a sealed update is asked for.
+            precision: what was claimed before, see ``noise_claim.epsilon_at``.
+        """
+        return self._weaker(terms) or self._beyond(terms, precision)
+
+    def _beyond(self, terms: SumTerms | None, precision: float) -> str | None:
+        if self.max_epsilon is None or self.delta is None:
+            return None
+        if terms is None or terms.noise_multiplier is None:
+            return "its devices add no noise, privacy.max_epsilon is set"
+        epsilon = epsilon_at(precision + claimed_multiplier(terms) ** -2, delta=self.delta)
+        if epsilon <= self.max_epsilon:
+            return None
+        return f"epsilon would be {epsilon:.4g} at delta {self.delta:g}, privacy.max_epsilon is {self.max_epsilon:g}"
+
+    def _weaker(self, terms: SumTerms | None) -> str | None:
         if terms is None:
             return "it asks for a sealed update, privacy.require is secure-sum" if self.require != "sealed" else None
         if terms.min_cohort < self.min_cohort:

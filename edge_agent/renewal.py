@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from edge_agent.adapters.identity import IdentityFolder
     from edge_agent.ports import KeyStore
 
-__all__ = ["Renewal"]
+__all__ = ["AT_FRACTION", "Renewal"]
 
-_AT_FRACTION: Final = 0.5
+AT_FRACTION: Final = 0.5
 _RETRY_S: Final = (60.0, 120.0)  # of certificates that hold for days; the answer usually takes milliseconds
 _MIN_RETRY_FRACTION: Final = 0.05  # ... and of the life of shorter ones
 
@@ -42,7 +42,7 @@ class Renewal:
     def due(self) -> Renew | None:
         """Return the request to send now, or None."""
         now_s, life_s = time.time(), self._end_s - self._begin_s
-        if now_s < max(self._begin_s + _AT_FRACTION * life_s, self._not_before_unix_s):
+        if now_s < max(self._begin_s + AT_FRACTION * life_s, self._not_before_unix_s):
             return None
         low, high = (min(wait_s, _MIN_RETRY_FRACTION * life_s) for wait_s in _RETRY_S)
         self._not_before_unix_s = now_s + self._random.uniform(low, high)

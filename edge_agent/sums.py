@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from edge_agent.adapters.noise_record import NoiseRecord
 from edge_agent.adapters.sum_folder import StepRecord, SumFolder
 from host.durable import read_bytes
 from protocol import cbor
@@ -20,6 +21,7 @@ from protocol.jobs import DELTA_FILE, DIRECTORY_FILE, REPLY_FILE, STATE_FILE, ST
 from protocol.messages import MAX_MESSAGE_BYTES, SumStep, pack_body
 from protocol.sealing import seal, step_binding
 from protocol.secure_sum.messages import Advert, Consent, MaskedInput, SumPlan, pack, unpack
+from protocol.secure_sum.noise_claim import claimed_multiplier
 from protocol.signing import sign
 
 if TYPE_CHECKING:
@@ -69,13 +71,14 @@ class DeviceSums:
     ) -> None:
         """Take part for ``device`` on the terms of ``settings``."""
         self.settings, self.folder, self.start = settings, folder, start
+        self._noise = NoiseRecord(folder.root)
         self._fleet, self._device, self._key, self._peers = fleet, device, key, peers
 
     def why_not(self, terms: SumTerms | None) -> str | None:
         """Return why this device takes no part on these terms, or None if it does."""
         if terms is not None and self._peers.root is None and self._peers.registry is None:
             return "a secure sum needs the other devices' keys, not from the service: enrol, or write privacy.directory"
-        return self.settings.why_not(terms)
+        return self.settings.why_not(terms, precision=self._noise.precision())
 
     def begin(self, work: Work, scratch: Path, n_examples: int) -> None:
         """Keep the trained delta for the sum that ``work`` asks for."""
@@ -127,6 +130,9 @@ class DeviceSums:
         directory = b"" if before is None else before.directory
         if step == "shares":
             directory = read_bytes(scratch / DIRECTORY_FILE, max_bytes=MAX_MESSAGE_BYTES)
+        if step == "inputs" and (terms := _terms(work)).noise_multiplier is not None:
+            # Also if the sum is abandoned: this device cannot know what others will see of it.
+            self._noise.charge(work.task, work.round, noise_multiplier=claimed_multiplier(terms))
         update_id = os.urandom(_UPDATE_ID_BYTES)
         record = StepRecord(
             task=work.task,

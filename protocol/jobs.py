@@ -76,6 +76,7 @@ class TrainJob:
     sum_clip: Annotated[float, Range(1e-12, 1e12)] | None = (
         None  # for a secure sum: write ``DELTA_FILE``, encode nothing
     )
+    sum_clips_norm: bool = False  # the clip is of the delta's L2 norm, and not of every value: noise is added to it
     threads: _Threads = 1
     engine: _Engine = "portable"
     max_examples: Annotated[int, Range(1, 10**9)] = 1_000_000

@@ -248,6 +248,16 @@ class SumTerms:
     corrupt_fraction: Annotated[float, Range(0, 0.99)]
     dropout_fraction: Annotated[float, Range(0, 0.99)]
     server: Literal["curious", "lying"]
+    # Distributed privacy, absent without: see ``SumPlan``. Every device then counts the same.
+    noise_levels: Annotated[int, Range(1, 2**31)] | None = None
+    noise_multiplier: Annotated[float, Range(0.01, 1e4)] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse noise without room for it, the reverse, and devices that do not count the same under it."""
+        if (self.noise_levels is None) != (self.noise_multiplier is None):
+            raise FieldError("noise_levels, noise_multiplier: give both or neither")
+        if self.noise_multiplier is not None and self.weight_cap != 1:
+            raise FieldError(f"weight_cap: with a noise_multiplier it is 1, not {self.weight_cap}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

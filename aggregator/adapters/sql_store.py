@@ -267,6 +267,11 @@ class SqlStore:
             if entry is not None:
                 sql_privacy.add_entry(connection, entry)
 
+    def charge(self, entry: LedgerEntry) -> None:
+        """Keep what a round's secure sum costs, before it is masked."""
+        with self._writing() as connection:
+            sql_privacy.add_entry(connection, entry)
+
     def fold(
         self,
         task: str,

@@ -269,7 +269,7 @@ def _closed_to(join: Join, view: TaskView) -> Reason | None:
 def _unwanted(device: str, join: Join, view: TaskView, ledger: Ledger, *, is_known: bool) -> Reason | None:
     if ledger.taken_from(join.task, join.round, device) is not None:
         return "duplicate"  # its update is in: training again would be for nothing
-    if view.state == "paused" and not is_known:
+    if view.state == "paused" and not is_known and view.sampling is None:  # its coins decide, until the deadline
         return "paused"
     if view.sampling is not None and not view.sampling.takes(round_=join.round, device=device):
         return "not-selected"

@@ -2,6 +2,7 @@
 
     state.cbor           the session state, replaced whole; names the files below that count
     work.cbor            the work of the current round
+    receipt.cbor         the last receipt, for `edgefold agent status`
     outbox-<id>.cbor     a signed, sealed update that waits for its receipt
     residual-<id>.f32    what encoding that update rounded away
     kept-<id>.f32        what stays on the device with that update, where the task's strategy keeps something
@@ -24,12 +25,12 @@ from protocol import cbor
 from protocol.errors import ConfigError, MalformedMessageError, StorageError
 from protocol.fields import FieldError, plain, structure
 from protocol.jobs import KEPT_FILE, RESIDUAL_FILE
-from protocol.messages import MAX_MESSAGE_BYTES, Work, pack_body, unpack_body
+from protocol.messages import MAX_MESSAGE_BYTES, Receipt, Work, pack_body, unpack_body
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["DeviceFolder"]
+__all__ = ["DeviceFolder", "is_held", "read_receipt", "read_state"]
 
 _MAX_STATE_BYTES: Final = 1 << 20
 
@@ -56,13 +57,7 @@ class DeviceFolder:
         Raises:
             StorageError: the state file is damaged; it is left for a person to look at.
         """
-        path = self._folder / "state.cbor"
-        try:
-            state = structure(SessionState, cbor.loads(read_bytes(path, max_bytes=_MAX_STATE_BYTES), max_bytes=1 << 20))
-        except FileNotFoundError:
-            state = SessionState()
-        except (FieldError, MalformedMessageError) as error:
-            raise StorageError(f"{path}: damaged: {error}; remove it to begin anew") from error
+        state = read_state(self._folder)
         self._remove_unnamed(state)
         return state
 
@@ -89,6 +84,10 @@ class DeviceFolder:
         if not isinstance(work, Work):  # pragma: no cover - kind "work" is Work
             raise StorageError(f"{path}: not work")
         return work
+
+    def save_receipt(self, receipt: Receipt) -> None:
+        """Keep the last receipt for people to look at."""
+        write_bytes(self._folder / "receipt.cbor", pack_body(receipt))
 
     def save_update(self, update_id: bytes, envelope: bytes) -> None:
         """Put a finished update and what the trainer left for later where the next state will name them."""
@@ -148,3 +147,43 @@ class DeviceFolder:
         for pattern in ("outbox-*.cbor", "residual-*.f32", "kept-*.f32"):
             for path in set(self._folder.glob(pattern)) - named:
                 remove(path)
+
+
+def read_state(folder: Path) -> SessionState:
+    """Return the saved state, a new one if there is none; changes nothing.
+
+    Raises:
+        StorageError: the state file is damaged; it is left for a person to look at.
+    """
+    path = folder / "state.cbor"
+    try:
+        return structure(SessionState, cbor.loads(read_bytes(path, max_bytes=_MAX_STATE_BYTES), max_bytes=1 << 20))
+    except FileNotFoundError:
+        return SessionState()
+    except (FieldError, MalformedMessageError) as error:
+        raise StorageError(f"{path}: damaged: {error}; remove it to begin anew") from error
+
+
+def read_receipt(folder: Path) -> tuple[Receipt, float] | None:
+    """Return the last receipt and when it came, in Unix seconds; None if none did, or the file is damaged."""
+    path = folder / "receipt.cbor"
+    try:
+        receipt, unix_s = unpack_body("receipt", read_bytes(path, max_bytes=MAX_MESSAGE_BYTES)), path.stat().st_mtime
+    except (OSError, StorageError, MalformedMessageError):
+        return None
+    return (receipt, unix_s) if isinstance(receipt, Receipt) else None
+
+
+def is_held(folder: Path) -> bool:
+    """Return whether an agent is using ``folder``; changes nothing."""
+    try:
+        fd = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False

@@ -53,7 +53,7 @@ class SumFolder:
 
     def __init__(self, folder: Path) -> None:
         """Use the agent's folder; nothing is made before it is needed."""
-        self._folder, self._deltas = folder / "sum", folder / "deltas"
+        self.root, self._folder, self._deltas = folder, folder / "sum", folder / "deltas"
 
     @property
     def vector(self) -> Path:

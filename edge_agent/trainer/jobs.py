@@ -89,7 +89,7 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
     delta = terms.delta(theta, residual)  # [n_sent]
     out = Path(job.out)
     if job.sum_clip is not None:
-        n_bytes = _write_bounded(out, delta, job.sum_clip)
+        n_bytes = _write_bounded(out, delta, job.sum_clip, is_norm=job.sum_clips_norm)
     else:
         n_bytes = _write_update(out, terms, theta, residual, n_steps=epochs.n_steps)
     return TrainResult(
@@ -160,10 +160,11 @@ def check(job: CheckJob, _report: Report, *, started: float) -> CheckResult:
     )
 
 
-def _write_bounded(out: Path, delta: NDArray[np.float32], sum_clip: float) -> int:
+def _write_bounded(out: Path, delta: NDArray[np.float32], sum_clip: float, *, is_norm: bool) -> int:
     """Write what the agent masks; return 0, since the secure sum quantises it and nothing is encoded."""
     # As a whole, so that its direction stays: a secure sum refuses values beyond its clip.
-    largest = float(np.abs(delta).max())
+    # With noise it is the norm that the clip bounds; the last digit, and rounding, are clipped in levels.
+    largest = l2_norm(delta) if is_norm else float(np.abs(delta).max())
     scale = min(1.0, sum_clip / largest) if largest > 0 else 1.0
     bounded = np.clip(delta * np.float32(scale), -np.float32(sum_clip), np.float32(sum_clip))
     save_vector(out / DELTA_FILE, np.nextafter(bounded, np.float32(0)) if scale < 1 else bounded)

@@ -192,3 +192,22 @@ def test_a_strategy_that_looks_at_single_deltas_is_refused_with_noise(
 ) -> None:
     with pytest.raises(ConfigError, match=f"strategy {strategy} looks at single deltas, and with privacy.dp"):
         make_bench(privacy=private(), strategy=strategy)
+
+
+def test_a_pause_does_not_end_a_sampled_round(make_bench: Callable[..., Bench]) -> None:
+    sampled = private(sampling="poisson", population=6)
+    bench = make_bench(privacy=sampled, rounds=2, cohort=3, min_cohort=1)
+    assert bench.command("pause") == ("done", "")
+    assert bench.round_state == "open"
+    assert spent_rounds(bench) == []
+    sampling = bench.runner.view().sampling
+    assert sampling is not None
+    device = next(bench.device(name) for name in "abcdefghij" if sampling.takes(round_=1, device=name))
+    device.join()
+    bench.settle()
+    assert bench.store.is_joined(TASK, 1, device.name)
+    bench.clock.now += 101
+    bench.settle()
+    assert spent_rounds(bench) == [1]
+    assert bench.round == 1
+    assert bench.runner.view().state == "paused"

@@ -344,3 +344,21 @@ def test_a_task_that_is_stopped_at_a_step_of_its_sum_folds_nothing_more(make_ben
     assert [one.state for one in bench.store.rounds(TASK)] == ["abandoned"]
     assert bench.sums.state(TASK, 1) is None
     assert bench.version == 0
+
+
+def test_a_task_that_is_given_fewer_rounds_gives_up_the_sum_that_it_was_at(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(**{**SETTINGS, "rounds": 3})
+    devices = make(bench)
+    run(bench, devices)
+    for one in devices:
+        one.join()
+        bench.settle()
+    for one in devices:
+        one.send("adverts")
+        bench.settle()
+    assert bench.round_state == "sharing"
+    bench.settings = dataclasses.replace(bench.settings, rounds=1)
+    bench.restart()
+    assert bench.runner.is_finished
+    assert [one.state for one in bench.store.rounds(TASK)] == ["folded", "abandoned"]
+    assert bench.sums.state(TASK, 2) is None

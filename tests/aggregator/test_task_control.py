@@ -220,6 +220,15 @@ def test_a_candidate_can_be_promoted_without_its_figures(make_bench: Callable[..
     assert (bench.round, bench.round_state) == (2, "open")
 
 
+def test_a_candidate_that_a_rollback_leaves_is_not_promoted(make_bench: Callable[..., Bench], tmp_path: Path) -> None:
+    bench = gated(make_bench, tmp_path, {0: 80})
+    bench.play(*pair(bench))
+    assert statuses(bench) == {}
+    assert bench.command("rollback", 0) == ("done", "")
+    assert statuses(bench) == {1: "rejected", 2: "promoted"}
+    assert bench.command("rollback", 1)[0] == "refused"
+
+
 def test_a_finished_task_can_be_rolled_back(bench: Bench) -> None:
     a, b = pair(bench)
     bench.play(a, b, rounds=2)

@@ -307,6 +307,7 @@ STORE_EFFECTS = (
     "accept",
     "refuse",
     "start_closing",
+    "charge",
     "fold",
     "abandon",
     "finish",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import pytest
 
-from edge_agent.adapters.device_folder import DeviceFolder
+from edge_agent.adapters.device_folder import DeviceFolder, read_receipt
 from edge_agent.app import Agent
 from edge_agent.config import AgentConfig, BrokerSettings, DataSettings, DeviceSettings, TrainerSettings
 from host.memory_link import MemoryBroker
@@ -219,6 +219,15 @@ def test_after_a_refused_update_no_residual_is_kept(rig: Rig) -> None:
     rig.say(rig.announce(2))
     rig.say(rig.work(2))
     assert rig.trainer.jobs[1].residual is None
+
+
+def test_the_last_receipt_can_be_read_beside_the_agent(rig: Rig) -> None:
+    assert read_receipt(rig.folder / "state") is None
+    receipt = rig.receipt(to_sending(rig), "refused")
+    rig.say(receipt)
+    found = read_receipt(rig.folder / "state")
+    assert found is not None
+    assert found[0] == receipt
 
 
 def test_a_forged_announcement_is_not_followed(rig: Rig) -> None:

@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from edge_agent.adapters.noise_record import NoiseRecord
 from edge_agent.adapters.sum_folder import StepRecord, SumFolder
 from edge_agent.core.session import Announced, Receipted, Resume, SessionState, step
 from edge_agent.core.summing import FOLLOWS, Followed, SendStep, StepFailed, StepTaken, TakeStep, TrainedForSum
 from edge_agent.privacy_settings import PrivacySettings
 from edge_agent.sums import DeviceSums, Peers
-from protocol.errors import EngineError
-from protocol.messages import SumTerms
+from host.durable import write_bytes
+from protocol.errors import EngineError, StorageError
+from protocol.fields import FieldError
+from protocol.jobs import DELTA_FILE, REPLY_FILE, STATE_FILE, STATEMENT_FILE
+from protocol.messages import Codec, Optimizer, Plan, SumTerms, Work
+from protocol.sealing import TaskKey
+from protocol.secure_sum.keys import statement
+from protocol.secure_sum.messages import MaskedInput, pack
+from protocol.secure_sum.noise_claim import epsilon_at
 from protocol.signing import SigningKey
 
 if TYPE_CHECKING:
@@ -138,3 +146,66 @@ def test_a_failed_step_or_a_later_round_ends_the_sum(event: Event) -> None:
     summing, _ = play(training(), TrainedForSum())
     after, _ = step(summing, event)
     assert (after.phase, after.sum_step) == ("idle", None)
+
+
+NOISY = dataclasses.replace(TERMS, weight_cap=1, noise_levels=10**6, noise_multiplier=2.0)
+
+
+def test_a_device_counts_what_it_claims_itself_and_declines_beyond(tmp_path: Path) -> None:
+    limit = epsilon_at(2 / 2.0**2, delta=1e-5) + 0.01  # of two rounds
+    own = {"max_epsilon": limit, "delta": 1e-5}
+    record = NoiseRecord(tmp_path)
+    assert sums(tmp_path, **own).why_not(NOISY) is None
+    record.charge("t", 1, noise_multiplier=2.0)
+    record.charge("t", 1, noise_multiplier=2.0)  # the step again, after a crash
+    assert record.precision() == pytest.approx(1 / 4)
+    assert sums(tmp_path, **own).why_not(NOISY) is None
+    record.charge("another", 1, noise_multiplier=2.0)  # the same examples, under another task's name
+    assert "privacy.max_epsilon is" in str(sums(tmp_path, **own).why_not(NOISY))
+    assert sums(tmp_path).why_not(NOISY) is None
+
+
+def test_with_a_bound_nothing_goes_out_without_noise(tmp_path: Path) -> None:
+    own = {"max_epsilon": 8.0, "delta": 1e-5}
+    assert "no noise" in str(sums(tmp_path, **own).why_not(TERMS))
+    assert "no noise" in str(sums(tmp_path, **own).why_not(None))
+    with pytest.raises(FieldError, match="both or neither"):
+        PrivacySettings(max_epsilon=8.0)
+
+
+def test_a_record_that_cannot_be_read_stops_the_device(tmp_path: Path) -> None:
+    NoiseRecord(tmp_path).charge("t", 1, noise_multiplier=1.0)
+    (tmp_path / "noise-spent.cbor").write_bytes(b"\xff")
+    with pytest.raises(StorageError, match="spent twice"):
+        sums(tmp_path).why_not(NOISY)
+
+
+def test_the_charge_is_on_the_disk_before_the_noisy_vector_can_be_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, scratch = sums(tmp_path), tmp_path / "scratch"
+    scratch.mkdir()
+    write_bytes(scratch / DELTA_FILE, b"\0" * 8)
+    task_key = TaskKey.generate().public_raw
+    plan = Plan(optimizer=Optimizer(), codec=Codec())
+    facts = {"task": "t", "round": 1, "version": 0, "bundle_id": "a" * 64, "task_key": task_key, "seconds_left": 1.0}
+    work = Work(**facts, plan=plan, adapter=b"a", secure_sum=NOISY)  # type: ignore[arg-type]
+    own.begin(work, scratch, n_examples=9)
+    assert own.folder.weight() == 1
+    for name, data in ((STATE_FILE, b"s"), (STATEMENT_FILE, STATEMENT), (REPLY_FILE, REPLY)):
+        write_bytes(scratch / name, data)
+    spent: list[float] = []
+
+    def save(_folder: SumFolder, _record: StepRecord) -> None:
+        spent.append(NoiseRecord(tmp_path).precision())
+        raise StorageError("a crash")
+
+    monkeypatch.setattr(SumFolder, "save_step", save)
+    for _ in range(2):
+        with pytest.raises(StorageError, match="a crash"):
+            own.finish(work, "inputs", scratch)
+    assert spent == [pytest.approx(1 / 4)] * 2
+
+
+STATEMENT = statement("masked input", b"", 0, b"")
+REPLY = pack(MaskedInput(values=b"v", signature=bytes(64)))
