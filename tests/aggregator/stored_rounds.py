@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aggregator.adapters.blob_store import FolderBlobStore
+from aggregator.adapters.task_keys import FolderTaskKeys
 from aggregator.core.folding import ADAPTER
 from aggregator.core.records import RoundRecord, UpdateRecord
 from aggregator.core.strategies import STRATEGIES
@@ -15,7 +16,7 @@ from aggregator.task_setup import TaskSetup
 from host.bundle_folder import open_bundle
 from protocol import codec
 from protocol.messages import Codec, UpdateContent, pack_content
-from protocol.sealing import TaskKey, binding, seal
+from protocol.sealing import binding, seal
 from tests.aggregator.workbench import make_bundle, task_settings
 
 if TYPE_CHECKING:
@@ -31,10 +32,11 @@ class StoredUpdates:
 
     def __init__(self, folder: Path, *, n_params: int, n_updates: int) -> None:
         self.bundle = open_bundle(make_bundle(folder / "bundle", n_params=n_params))
-        self.blobs, self.key = FolderBlobStore(folder / "blobs"), TaskKey.generate()
+        self.blobs = FolderBlobStore(folder / "blobs")
+        self.keys = FolderTaskKeys(folder / "keys" / "task.taskkey", make=True)
         settings = task_settings(folder / "bundle")
         self.setup = TaskSetup(
-            settings=settings, bundle=self.bundle, key=self.key, strategy=STRATEGIES[settings.strategy]
+            settings=settings, bundle=self.bundle, keys=self.keys, strategy=STRATEGIES[settings.strategy]
         )
         self.round = RoundRecord(
             task=settings.id, round=1, version=0, state="closing", opened_unix_s=0.0, deadline_unix_s=1.0
@@ -72,7 +74,7 @@ class StoredUpdates:
             update_id=update_id,
         )
         content = UpdateContent(n_examples=i + 1, n_steps=1, loss=1.0, train_s=1.0, delta=self.payloads[i])
-        blob = self.blobs.put(seal(pack_content(content), public_raw=self.key.public_raw, info=info))
+        blob = self.blobs.put(seal(pack_content(content), public_raw=self.keys.of_round(1).public_raw, info=info))
         return UpdateRecord(
             update_id=update_id,
             task=self.round.task,

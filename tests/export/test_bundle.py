@@ -26,10 +26,10 @@ from protocol.errors import BundleError, ConfigError, EngineError
 def quick(monkeypatch: pytest.MonkeyPatch, exported: Exported) -> None:
     """Let the long passes give the graphs that the session's export made."""
 
-    def write(folder: Path, *_: object) -> tuple[tuple[None, None], None]:
+    def write(folder: Path, *_: object) -> tuple[tuple[None, None], object]:
         for name in ("train.onnx", "eval.onnx", "weights.bin"):
             (folder / name).write_bytes((exported.folder / name).read_bytes())
-        return (None, None), None
+        return (None, None), exported.manifest.memory
 
     monkeypatch.setattr(bundle_pass, "_write_graphs", write)
     warnings.simplefilter("ignore")

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,13 +94,13 @@ def test_every_kind_of_adapter_is_merged_or_says_why_not(
     assert (tmp_path / "merged" / "huggingface").exists() is not has_prompt
 
 
-def test_a_bundle_in_few_bits_is_merged_into_the_weights_that_it_has(tmp_path: Path) -> None:
+def test_a_bundle_in_few_bits_is_merged_into_the_weights_that_it_has(
+    options: Options, tiny_folder: Path, tmp_path: Path
+) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        write_tiny("bert", tmp_path / "bert")
-        options = Options(task="text-classification", n_labels=3, rank=2, max_tokens=20, precision="nb4")
-        exported = export_bundle(str(tmp_path / "bert"), options, tmp_path / "bundle")
-    done = quietly(exported, tmp_path / "merged", tmp_path / "bert")
+        exported = export_bundle(str(tiny_folder), replace(options, precision="nb4"), tmp_path / "bundle")
+    done = quietly(exported, tmp_path / "merged", tiny_folder)
     assert max(done.base_error, done.onnx_error) <= TOLERANCE
 
 

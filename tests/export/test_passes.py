@@ -200,7 +200,7 @@ def test_a_side_that_is_not_finite_never_passes(spoil: str) -> None:
 def test_the_shares_of_the_bar_name_every_pass_in_order() -> None:
     from export.cli import _PASSES
 
-    order = ["load", "adapt", "trace", "lower", "pack", "parity", "seal"]
+    order = ["load", "adapt", "trace", "lower", "pack", "ort-training", "litert", "parity", "seal"]
     assert all(order.index(a) < order.index(b) for a, b in pairwise(_PASSES))
 
 
