@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union
 
 from hypothesis import strategies as st
 
-from protocol.fields import Length, Pattern, Range
+from protocol.fields import FieldError, Length, Pattern, Range
 
 MAX_SIZE = 24  # of bytes, texts and arrays: longer ones find no more
 
@@ -30,9 +30,17 @@ def of(hint: Any) -> st.SearchStrategy[Any]:
 
 
 def instances(cls: type) -> st.SearchStrategy[Any]:
-    """Return instances of a dataclass whose fields all lie within their bounds."""
+    """Return instances of a dataclass whose fields all lie within their bounds, and suit each other."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    return st.builds(cls, **{field.name: of(hints[field.name]) for field in dataclasses.fields(cls)})
+
+    def make(**values: Any) -> Any:
+        try:
+            return cls(**values)
+        except FieldError:  # a rule between fields
+            return None
+
+    fields = {field.name: of(hints[field.name]) for field in dataclasses.fields(cls)}
+    return st.builds(make, **fields).filter(lambda one: one is not None)
 
 
 def _bounded(inner: Any, bounds: list[Any]) -> st.SearchStrategy[Any]:  # noqa: PLR0911 - one for each type
