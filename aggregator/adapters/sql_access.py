@@ -6,46 +6,26 @@ is refused from the next request on.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sqlalchemy import select
 from sqlalchemy.dialects.sqlite import insert
 
-from aggregator.adapters import migrations
-from aggregator.adapters.sql_store import open_engine, translated
+from aggregator.adapters.sql_database import SqlDatabase
 from aggregator.adapters.tables import HTTP_TOKENS
 from aggregator.core.access import AccessRecord
-from protocol.errors import ConfigError, StorageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from protocol.errors import ConfigError
 
 __all__ = ["MAX_TOKENS", "SqlAccess"]
 
 MAX_TOKENS = 1000  # each request is compared with all of them
 
 
-class SqlAccess:
+class SqlAccess(SqlDatabase):
     """Gives out and takes back tokens; ``close`` it at the end."""
-
-    def __init__(self, database: Path) -> None:
-        """Open ``database``.
-
-        Raises:
-            StorageError: it is not there or not of the newest revision; see ``sql_store.upgrade_database``.
-        """
-        if not migrations.is_current(database):
-            raise StorageError(f"{database}: no database of the newest revision; edgefold serve makes it")
-        self._database, self._engine = database, open_engine(database)
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._engine.dispose()
 
     def tokens(self) -> list[AccessRecord]:
         """Return all tokens by name."""
         columns = [HTTP_TOKENS.c[name] for name in AccessRecord.__dataclass_fields__]
-        with translated(self._database), self._engine.connect() as connection:
+        with self._reading() as connection:
             rows = connection.execute(select(*columns).order_by(HTTP_TOKENS.c.name)).mappings()
             return [AccessRecord(**row) for row in rows]
 
@@ -56,7 +36,7 @@ class SqlAccess:
             ConfigError: the name is taken, or there are too many (the user's fault).
         """
         row = {name: getattr(token, name) for name in token.__dataclass_fields__}
-        with translated(self._database), self._engine.begin() as connection:
+        with self._writing() as connection:
             connection.execute(HTTP_TOKENS.delete().where(HTTP_TOKENS.c.expires_unix_s <= token.created_unix_s))
             if len(connection.execute(select(HTTP_TOKENS.c.name)).all()) >= MAX_TOKENS:
                 raise ConfigError(
@@ -71,6 +51,6 @@ class SqlAccess:
         Raises:
             ConfigError: there is none of that name (the user's fault).
         """
-        with translated(self._database), self._engine.begin() as connection:
+        with self._writing() as connection:
             if connection.execute(HTTP_TOKENS.delete().where(HTTP_TOKENS.c.name == name)).rowcount == 0:
                 raise ConfigError(f"there is no token {name}; edgefold serve tokens lists them")

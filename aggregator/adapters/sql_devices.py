@@ -7,45 +7,27 @@ that changes something says on what it depends; a row of a revoked device is nev
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.dialects.sqlite import insert
 
-from aggregator.adapters import migrations
-from aggregator.adapters.sql_store import open_engine, translated
+from aggregator.adapters.sql_database import SqlDatabase
 from aggregator.adapters.tables import CERTIFICATES, DEVICES, TOKENS
 from aggregator.core.enrolment import CertificateRecord, DeviceRecord, TokenRecord
-from protocol.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
-    from sqlalchemy import Connection, Table
+    from sqlalchemy import Table
 
 __all__ = ["SqlDevices"]
 
 R = TypeVar("R", DeviceRecord, TokenRecord, CertificateRecord)
 
 
-class SqlDevices:
+class SqlDevices(SqlDatabase):
     """Implements ``aggregator.ports.DeviceStore``; ``close`` it at the end."""
-
-    def __init__(self, database: Path) -> None:
-        """Open ``database``.
-
-        Raises:
-            StorageError: it is not there or not of the newest revision; see ``sql_store.upgrade_database``.
-        """
-        if not migrations.is_current(database):
-            raise StorageError(f"{database}: no database of the newest revision; edgefold serve makes it")
-        self._database, self._engine = database, open_engine(database)
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._engine.dispose()
 
     def device(self, device: str) -> DeviceRecord | None:
         """Return the device, or None."""
@@ -124,16 +106,6 @@ class SqlDevices:
         """Keep that the broker knows of the revocation."""
         with self._writing() as connection:
             connection.execute(DEVICES.update().where(DEVICES.c.device == device).values(is_shut_out=True))
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with translated(self._database), self._engine.connect() as connection:
-            yield connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with translated(self._database), self._engine.begin() as connection:
-            yield connection
 
     def _records(self, cls: type[R], table: Table, *where: ColumnElement[bool], order: Any = None) -> list[R]:  # noqa: ANN401 - SQLAlchemy's expressions
         query = select(*(table.c[name] for name in cls.__dataclass_fields__)).where(*where).order_by(order)

@@ -6,22 +6,18 @@ service alone changes what is there; a command is marked in the transaction that
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from sqlalchemy import and_, select
 from sqlalchemy.dialects.sqlite import insert
 
-from aggregator.adapters import migrations
-from aggregator.adapters.sql_store import end_round, open_engine, translated, version_row
+from aggregator.adapters.sql_database import SqlDatabase
+from aggregator.adapters.sql_store import end_round, version_row
 from aggregator.adapters.tables import COMMANDS, CREATED_TASKS, EVALUATIONS, STANDINGS, TASKS, VERSIONS
 from aggregator.core.records import CommandRecord, CreatedTask, Standing
-from protocol.errors import ConfigError, StorageError
+from protocol.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from sqlalchemy import Connection
 
     from aggregator.core.lifecycle import Verb
@@ -30,22 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["SqlLifecycle"]
 
 
-class SqlLifecycle:
+class SqlLifecycle(SqlDatabase):
     """Implements ``aggregator.ports.LifecycleStore``; ``close`` it at the end."""
-
-    def __init__(self, database: Path) -> None:
-        """Open ``database``.
-
-        Raises:
-            StorageError: it is not there or not of the newest revision; see ``sql_store.upgrade_database``.
-        """
-        if not migrations.is_current(database):
-            raise StorageError(f"{database}: no database of the newest revision; edgefold serve makes it")
-        self._database, self._engine = database, open_engine(database)
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._engine.dispose()
 
     # -- reads -------------------------------------------------------------------------------------------------------
 
@@ -123,16 +105,6 @@ class SqlLifecycle:
             _mark(connection, command.command, "refused", why)
             if command.verb == "create":
                 connection.execute(CREATED_TASKS.delete().where(CREATED_TASKS.c.task == command.task))
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with translated(self._database), self._engine.connect() as connection:
-            yield connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with translated(self._database), self._engine.begin() as connection:
-            yield connection
 
 
 def _ask(connection: Connection, task: str, verb: Verb, version: int | None, unix_s: float) -> int:

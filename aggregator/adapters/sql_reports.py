@@ -7,20 +7,17 @@ rounds than it returns, but for ``totals``, which counts rows.
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, event, func, select
+from sqlalchemy import and_, func, select
 
-from aggregator.adapters import migrations
-from aggregator.adapters.sql_store import open_engine, translated
+from aggregator.adapters.sql_database import SqlDatabase
 from aggregator.adapters.tables import COMMANDS, DEVICES, PARTICIPANTS, REFUSALS, ROUNDS, UPDATES, VERSIONS
 from aggregator.core.records import CommandRecord, RoundRecord, RoundSummary, VersionRecord
-from protocol.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from sqlalchemy import Connection
@@ -61,26 +58,12 @@ class Totals:
     n_waiting_commands: int
 
 
-class SqlReports:
+class SqlReports(SqlDatabase):
     """Reads beside a running service; ``close`` it at the end."""
 
     def __init__(self, database: Path) -> None:
-        """Open ``database``.
-
-        Raises:
-            StorageError: it is not there or not of the newest revision; see ``sql_store.upgrade_database``.
-        """
-        if not migrations.is_current(database):
-            raise StorageError(f"{database}: no database of the newest revision; edgefold serve makes it")
-        self._database, self._engine = database, open_engine(database)
-
-        @event.listens_for(self._engine, "connect")
-        def _read_only(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's connection
-            connection.execute("PRAGMA query_only = ON")
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._engine.dispose()
+        """Open ``database`` to read; errors as in ``SqlDatabase``."""
+        super().__init__(database, is_read_only=True)
 
     def rounds(self, task: str, *, limit: int, before: int | None = None) -> list[RoundReport]:
         """Return the task's newest rounds, newest first; ``before`` leaves out that round and newer ones."""
@@ -176,11 +159,6 @@ class SqlReports:
                 devices=dict(tuple(row) for row in counted(DEVICES.c.status)),
                 n_waiting_commands=connection.execute(waiting).scalar_one(),
             )
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with translated(self._database), self._engine.connect() as connection:
-            yield connection
 
 
 def _summaries(connection: Connection, task: str, rounds: Sequence[int]) -> dict[int, RoundSummary]:

@@ -1,20 +1,18 @@
-"""The store in SQL: SQLAlchemy Core on SQLite, write-ahead log, synchronous=FULL.
+"""The store of tasks, rounds, updates and versions in SQL.
 
-Laws: every writing method is one transaction that a power cut cannot halve; foreign SQL errors leave as
-``StorageError``, at one boundary; the service's thread writes, other processes (``edgefold task show``) may read.
+Laws: those of ``sql_database``; every writing method is one transaction.
 """
 
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import ColumnElement, Engine, and_, create_engine, event, func, select
+from sqlalchemy import ColumnElement, and_, func, select
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import SQLAlchemyError
 
-from aggregator.adapters import migrations, sql_privacy
+from aggregator.adapters import sql_privacy
+from aggregator.adapters.sql_database import SqlDatabase
 from aggregator.adapters.tables import EVALUATIONS, PARTICIPANTS, REFUSALS, ROUNDS, TASKS, UPDATES, VERSIONS
 from aggregator.core.records import (
     Evaluation,
@@ -31,8 +29,7 @@ from protocol.errors import StorageError
 from protocol.fields import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from sqlalchemy import Connection, Table
 
@@ -48,50 +45,14 @@ __all__ = [
     "fire_round",
     "of_device",
     "of_round",
-    "open_engine",
-    "translated",
-    "upgrade_database",
     "version_row",
 ]
-
-_BUSY_TIMEOUT_MS: Final = 5000  # a reader never blocks us; only a checkpoint or a backup does, for milliseconds
 
 R = TypeVar("R", TaskRecord, RoundRecord, UpdateRecord)
 
 
-def upgrade_database(database: Path) -> None:
-    """Make the database, or bring it to the newest revision.
-
-    Raises:
-        StorageError: it cannot be written, or is no database of ours.
-    """
-    if migrations.is_current(database):
-        return
-    engine = open_engine(database)
-    try:
-        with translated(database), engine.begin() as connection:
-            migrations.upgrade(connection)
-    finally:
-        engine.dispose()
-
-
-class SqlStore:
+class SqlStore(SqlDatabase):
     """Implements ``aggregator.ports.Store`` on an upgraded database; ``close`` it at the end."""
-
-    def __init__(self, database: Path) -> None:
-        """Open ``database``.
-
-        Raises:
-            StorageError: it is not there or not of the newest revision; see ``upgrade_database``.
-        """
-        if not migrations.is_current(database):
-            raise StorageError(f"{database}: no database of the newest revision; edgefold serve makes it")
-        self._database = database
-        self._engine = open_engine(database)
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._engine.dispose()
 
     # -- reads -------------------------------------------------------------------------------------------------------
 
@@ -325,16 +286,6 @@ class SqlStore:
 
     # -- how ---------------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with translated(self._database), self._engine.connect() as connection:
-            yield connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with translated(self._database), self._engine.begin() as connection:
-            yield connection
-
     def _records(
         self,
         cls: type[R],
@@ -361,33 +312,6 @@ class SqlStore:
     def _count(self, table: Table, where: ColumnElement[bool]) -> int:
         with self._reading() as connection:
             return int(connection.execute(select(func.count()).select_from(table).where(where)).scalar_one())
-
-
-def open_engine(database: Path) -> Engine:
-    """Return SQLAlchemy's way to ``database``; ``dispose`` it at the end."""
-    engine = create_engine(f"sqlite+pysqlite:///{database}")
-
-    @event.listens_for(engine, "connect")
-    def _settle(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's connection
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute("PRAGMA synchronous = FULL")  # with WAL the default would lose commits in a power cut
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.execute("PRAGMA secure_delete = ON")  # a fold's noise seed is overwritten, not only unlinked
-        cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
-        cursor.close()
-
-    return engine
-
-
-@contextmanager
-def translated(database: Path) -> Iterator[None]:
-    """Turn SQL errors inside into ``StorageError``."""
-    try:
-        yield
-    except SQLAlchemyError as error:
-        cause = getattr(error, "orig", None) or error
-        raise StorageError(f"{database}: {type(cause).__name__}: {cause}") from error
 
 
 def of_round(table: Table, task: str, round_: int) -> ColumnElement[bool]:

@@ -6,21 +6,18 @@ what devices are sent; of a device's vector nothing is kept but its part of the 
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.dialects.sqlite import insert
 
-from aggregator.adapters import migrations
-from aggregator.adapters.sql_store import count_traffic, fire_round, of_device, of_round, open_engine, translated
+from aggregator.adapters.sql_database import SqlDatabase
+from aggregator.adapters.sql_store import count_traffic, fire_round, of_device, of_round
 from aggregator.adapters.tables import ROUNDS, SUM_MESSAGES, SUM_STEPS, SUMS
 from aggregator.core.records import Traffic
-from protocol.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from sqlalchemy import Connection
 
@@ -30,22 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["SqlSums"]
 
 
-class SqlSums:
+class SqlSums(SqlDatabase):
     """Implements ``aggregator.ports.SumStore``; ``close`` it at the end."""
-
-    def __init__(self, database: Path) -> None:
-        """Open ``database``.
-
-        Raises:
-            StorageError: it is not there or not of the newest revision; see ``sql_store.upgrade_database``.
-        """
-        if not migrations.is_current(database):
-            raise StorageError(f"{database}: no database of the newest revision; edgefold serve makes it")
-        self._database, self._engine = database, open_engine(database)
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._engine.dispose()
 
     def state(self, task: str, round_: int) -> bytes | None:
         """Return the packed sum of a round, or None if nothing of it was taken or it was forgotten."""
@@ -116,16 +99,6 @@ class SqlSums:
         with self._writing() as connection:
             for table in (SUM_MESSAGES, SUM_STEPS) if keep_state else (SUM_MESSAGES, SUM_STEPS, SUMS):
                 connection.execute(table.delete().where(of_round(table, task, round_)))
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with translated(self._database), self._engine.connect() as connection:
-            yield connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with translated(self._database), self._engine.begin() as connection:
-            yield connection
 
 
 def _put_state(connection: Connection, task: str, round_: int, state: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import edgefold
-from aggregator.adapters.sql_store import upgrade_database
+from aggregator.adapters.sql_database import upgrade_database
 from tests.aggregator.front_door import Ran
 from tests.aggregator.workbench import Bench
 

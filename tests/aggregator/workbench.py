@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from aggregator.adapters.blob_store import FolderBlobStore
+from aggregator.adapters.sql_database import upgrade_database
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
-from aggregator.adapters.sql_store import SqlStore, upgrade_database
+from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.sql_sums import SqlSums
 from aggregator.app import Parts, Service
 from aggregator.config import TaskEvaluation, TaskSettings

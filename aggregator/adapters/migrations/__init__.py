@@ -1,7 +1,8 @@
 """The database's schema as a row of revisions (Alembic), applied by ``upgrade`` when the service starts.
 
-Laws: revisions are only ever added. Alembic costs 11 MB of memory, so ``sql_store`` asks ``is_current`` first, and the
-service lets a child process (``python -m aggregator.adapters.migrations DATABASE``) do the upgrade.
+Laws: revisions are only ever added, and none goes down: revocations, verdicts, answered steps and spent budgets must
+not be forgotten. Alembic costs 11 MB of memory, so ``sql_database`` asks ``is_current`` first, and the service lets a
+child process (``python -m aggregator.adapters.migrations DATABASE``) do the upgrade.
 """
 
 from __future__ import annotations

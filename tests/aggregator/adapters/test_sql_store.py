@@ -13,7 +13,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 
 from aggregator.adapters import migrations
-from aggregator.adapters.sql_store import SqlStore, upgrade_database
+from aggregator.adapters.sql_database import upgrade_database
+from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.tables import METADATA
 from aggregator.core.records import RoundRecord, TaskRecord, Traffic, UpdateRecord, VersionRecord
 from protocol.errors import LocalProtocolError, StorageError

@@ -24,11 +24,6 @@ def upgrade() -> None:
     )
 
 
-def downgrade() -> None:
-    """Refuse: version numbers only go up."""
-    raise NotImplementedError("there is nothing before the first revision")
-
-
 def _make_rounds() -> None:
     op.create_table(
         "tasks",

@@ -40,8 +40,3 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["device"], ["devices.device"]),
         sa.ForeignKeyConstraint(["serial"], ["certificates.serial"]),
     )
-
-
-def downgrade() -> None:
-    """Refuse: version numbers only go up."""
-    raise NotImplementedError("a device that was revoked must not be forgotten")

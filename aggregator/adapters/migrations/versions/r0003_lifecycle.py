@@ -40,8 +40,3 @@ def upgrade() -> None:
         sa.Column("decided_unix_s", sa.Float, nullable=False),
         sa.ForeignKeyConstraint(["task", "version"], ["versions.task", "versions.version"]),
     )
-
-
-def downgrade() -> None:
-    """Refuse: version numbers only go up."""
-    raise NotImplementedError("a version that was rejected must not be forgotten")

@@ -34,8 +34,3 @@ def upgrade() -> None:
         sa.Column("noise_seed", sa.LargeBinary(32)),
         sa.ForeignKeyConstraint(["task", "round"], ["rounds.task", "rounds.round"]),
     )
-
-
-def downgrade() -> None:
-    """Refuse: version numbers only go up."""
-    raise NotImplementedError("what was spent must not be forgotten")

@@ -21,8 +21,3 @@ def upgrade() -> None:
         sa.Column("created_unix_s", sa.Float, nullable=False),
         sa.Column("expires_unix_s", sa.Float, nullable=False),
     )
-
-
-def downgrade() -> None:
-    """Refuse: version numbers only go up."""
-    raise NotImplementedError("tokens that were given out must not come back")
