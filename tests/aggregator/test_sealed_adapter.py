@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aggregator.privacy_settings import PrivacySettings
+from aggregator.vectors import broadcast_payload
 from protocol.errors import SealError
 from protocol.messages import Announce, Decline, Work
 from protocol.sealing import TaskKey, adapter_binding
@@ -44,8 +45,9 @@ def test_every_device_opens_its_own_copy_and_no_other(make_bench: Callable[..., 
         opened(bench, "a", first, TaskKey.generate())
 
 
-def test_no_message_of_a_sealed_round_holds_the_adapter(make_bench: Callable[..., Bench]) -> None:
-    bench = make_bench("sealed", privacy=SEALED)
+@pytest.mark.parametrize("is_sealed", [True, False])
+def test_no_message_of_a_sealed_round_holds_the_adapter(make_bench: Callable[..., Bench], *, is_sealed: bool) -> None:
+    bench = make_bench("sealed", privacy=PrivacySettings(seal_adapter=is_sealed))
     a, b = bench.device("a"), bench.device("b")
     for device in (a, b):
         handed(bench, device, TaskKey.generate())
@@ -55,9 +57,12 @@ def test_no_message_of_a_sealed_round_holds_the_adapter(make_bench: Callable[...
     assert bench.version == 1
     handed(bench, a, TaskKey.generate())
     for version in (0, 1):
-        values = bench.adapter_bytes(version)
-        assert any(values)
-        assert not any(values in data or values[: len(values) // 2] in data for _, data in bench.broker.traffic)
+        sent = broadcast_payload(bench.runner.adapter(version), "float16")
+        assert any(sent)
+        # Without sealing the same search finds it, so that it looks for what is really sent.
+        assert any(sent in data for _, data in bench.broker.traffic) is not is_sealed
+        if is_sealed:
+            assert not any(sent[: len(sent) // 2] in data for _, data in bench.broker.traffic)
 
 
 @pytest.mark.parametrize("key", [None, bytes(1216), TaskKey.generate().public_raw[:1184] + bytes(32)])
