@@ -11,17 +11,16 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Final, Literal
 
-from aggregator.core.folding import ADAPTER, StrategyConfig, canonical_order
+from aggregator.core.folding import ADAPTER, StrategyConfig
 from aggregator.core.intake import TaskView
-from aggregator.core.privacy.ledger import PrivateFold
 from aggregator.core.records import Change, RoundRecord, TaskRecord, Traffic, UpdateRecord, VersionRecord
 from aggregator.core.rounds import FINAL_STATES, SUM_STATES, RoundEvent, RoundProgress, due_event
 from aggregator.core.seeds import plan_for
-from aggregator.privacy import MAX_SAMPLED, check_promise, fold_privately, task_privacy
+from aggregator.privacy import MAX_SAMPLED, check_promise, task_privacy
+from aggregator.round_fold import fold_round, log_fold
 from aggregator.round_members import RoundMembers
 from aggregator.sealed_adapter import sealed_adapter
-from aggregator.stored_fold import StoredRound
-from aggregator.sum_round import SumRound, fold_sum
+from aggregator.sum_round import SumRound
 from aggregator.task_control import TaskControl
 from aggregator.vectors import broadcast_payload, load_state, save_state
 from host.arrays import load_vector
@@ -495,15 +494,14 @@ class TaskRunner:
 
     def _fold(self) -> None:
         store, round_ = self._world.store, self._round
-        updates = canonical_order(store.updates(self.task, round_.round))
-        state = self._load_state(store.latest_version(self.task))
-        state, n_updates, private = self._fold_into(state, updates)
+        before = self._load_state(store.latest_version(self.task))
+        folded = fold_round(self.setup, self._world, round_, before, privacy=self._privacy)
         version = VersionRecord(
             task=self.task,
             version=round_.version + 1,
             round=round_.round,
-            state=save_state(state, self._world.blobs),
-            n_updates=n_updates,
+            state=save_state(folded.state, self._world.blobs),
+            n_updates=folded.n_updates,
             created_unix_s=self._world.clock.unix_s(),
         )
         is_last = self._n_folded() + 1 >= self.setup.settings.rounds or not self._has_budget()
@@ -514,32 +512,13 @@ class TaskRunner:
             version=version,
             next_round=self._new_round(round_.round + 1, version=version.version) if goes_on else None,
             is_last=is_last,
-            private=private,
+            private=folded.private,
         )
-        self._log_fold(version, state)
-        self._forget(updates)
+        log_fold(self._world, round_, version, folded.state)
+        self._forget(folded.updates)
         self._load()
         if self.is_finished:
             event("task-finished", task=self.task, version=version.version)
-
-    def _fold_into(self, state: State, updates: list[UpdateRecord]) -> tuple[State, int, PrivateFold | None]:
-        """Return the next state, how many devices are in it, and what the ledger learns from it."""
-        parts = self._world.sums
-        summed = None if parts is None else parts.store.state(self.task, self._round.round)
-        if summed is not None:
-            if self._privacy is not None:
-                self._privacy.spend(self._round.round)
-            return *fold_sum(self.setup, self._round, summed, state), None
-        fleet = self._world.conversation.fleet
-        world = self._world
-        stored = StoredRound(
-            self.setup, self._round, updates, blobs=world.blobs, fleet=fleet, workers=world.fold_workers
-        )
-        if self._privacy is None:
-            return stored.fold_into(state), len(updates), None
-        entry = self._privacy.spend(self._round.round)
-        folded, next_clip = fold_privately(stored, state, entry, n_params=self.setup.n_params)
-        return folded, len(updates), PrivateFold(next_clip=next_clip, keep_seed=self._world.keep_folded_updates)
 
     def _close_sum_step(self) -> None:
         """End the present step of the secure sum, or the round with it."""
@@ -554,25 +533,6 @@ class TaskRunner:
         self._load()
         self._outbox += outgoing
         return None
-
-    def _log_fold(self, version: VersionRecord, state: State) -> None:
-        summary = self._world.store.summary(self.task, self._round.round)
-        event(
-            "version-folded",
-            task=self.task,
-            round=self._round.round,
-            version=version.version,
-            n_updates=summary.n_updates,
-            seconds=round(version.created_unix_s - self._round.opened_unix_s, 3),
-            train_s_max=summary.train_s_max,
-            bytes_up=summary.bytes_up,
-            bytes_down=summary.bytes_down,
-            loss=summary.loss,
-        )
-        # Single values of a strategy's state are there to be watched, such as fedit's aggregation_error.
-        figures = {name: float(vector[0]) for name, vector in state.items() if vector.size == 1 and name != ADAPTER}
-        if figures:
-            event("fold-figures", task=self.task, version=version.version, figures=figures)
 
     def _abandon(self, why: RoundEvent) -> None:
         store, round_ = self._world.store, self._round
