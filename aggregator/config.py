@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from aggregator.async_settings import AsyncSettings, check_mode
 from aggregator.core.strategy_choice import options_of
 from aggregator.dp_settings import check_dp
 from aggregator.fold_pool import MAX_WORKERS
@@ -127,6 +128,8 @@ class TaskSettings:
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
     gate: GateSettings | None = None
+    mode: Literal["sync", "async"] = "sync"  # by rounds, or by buffers that devices fill when they are done
+    asynchronous: AsyncSettings | None = None
 
     def __post_init__(self) -> None:
         """Refuse a round that could never close, a gate that measures nothing, and what no strategy can keep."""
@@ -142,6 +145,7 @@ class TaskSettings:
         if self.plan.terms is not None:
             raise FieldError("plan.terms: they are the strategy's to set, see strategy_options")
         check_dp(self)
+        check_mode(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

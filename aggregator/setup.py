@@ -35,9 +35,9 @@ from aggregator.core.strategy_choice import options_of, refuse_unfit
 from aggregator.created_tasks import to_settings, with_created
 from aggregator.evaluations import Evaluations
 from aggregator.noisy_terms import sum_terms_of
+from aggregator.runner import make_runner
 from aggregator.steering import Steering
 from aggregator.sum_round import SumParts, check_terms
-from aggregator.task_runner import TaskRunner
 from aggregator.task_setup import TaskSetup, World
 from host.bundle_folder import open_bundle
 from host.durable import make_folder
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from aggregator.config import Config, TaskSettings
+    from aggregator.runner import Runner
     from host.bundle_folder import Bundle
 
 __all__ = ["Folders", "Workshop", "check_files", "open_task", "service_key", "upgrade"]
@@ -161,7 +162,7 @@ class Workshop:
                 store=sums, directory=DeviceDirectory(self.devices), chain_of=chain_source(self.config, self.enrolled)
             ),
         )
-        self.runners = [TaskRunner(setup, self.world) for setup in setups]
+        self.runners: list[Runner] = [make_runner(setup, self.world) for setup in setups]
         evaluator = ProcessEvaluator(
             self.folders.evaluation,
             threads=self.config.evaluation.threads,
@@ -170,7 +171,7 @@ class Workshop:
         self.evaluations = Evaluations(evaluator, store)
         self.steering = Steering(self._lifecycle, self._open_created)
 
-    def _open_created(self, task: str) -> TaskRunner:
+    def _open_created(self, task: str) -> Runner:
         record = next(one for one in self._lifecycle.created() if one.task == task)
         setup = open_task(to_settings(record), self.folders, make_key=True)
         needed = 2 * _largest_message(setup)
@@ -179,7 +180,7 @@ class Workshop:
                 f"the broker that runs takes messages of {self.max_packet_bytes} bytes, this task needs {needed}: set "
                 "broker.max_packet_bytes, start the service again, and create the task then"
             )
-        return TaskRunner(setup, self.world)
+        return make_runner(setup, self.world)
 
     def start_brokers(self) -> Brokers:
         """Return where the brokers are, after starting them if they are ours.

@@ -1,0 +1,24 @@
+"""Which asynchronous update is in which buffer."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0007"
+down_revision = "0006"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Make the table."""
+    op.create_table(
+        "buffered",
+        sa.Column("update_id", sa.LargeBinary(16), primary_key=True),
+        sa.Column("task", sa.String(64), nullable=False),
+        sa.Column("buffer", sa.Integer, nullable=False),
+        sa.ForeignKeyConstraint(["update_id"], ["updates.update_id"]),
+        sa.ForeignKeyConstraint(["task", "buffer"], ["rounds.task", "rounds.round"]),
+    )
+    op.create_index("buffered_by_buffer", "buffered", ["task", "buffer"])
