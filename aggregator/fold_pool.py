@@ -3,7 +3,8 @@
 Laws: results come in the order of the items, whoever finished first, so a fold's bytes do not depend on the number of
 workers; at most ``2 * workers`` items are open at once, which bounds memory by so many decoded updates; the first error
 is raised where its item would have come, and what was begun is waited for. Threads take turns at Python's lock, which
-numpy and decryption release on long inputs only: below ``WORTH_VALUES`` several are slower than one (``make bench-fold``).
+numpy and decryption release on long inputs only: below ``WORTH_VALUES`` several are slower than one
+(``make bench-fold``).
 """
 
 from __future__ import annotations
