@@ -28,6 +28,7 @@ class DeviceSettings:
     id: Name
     key: _PathText  # the device's Ed25519 private key, mode 0600
     service_key: Hex | None = None  # the aggregator's Ed25519 public key; an enrolled device knows it
+    service_second_key: _PathText | None = None  # a file: its ML-DSA-65 public key, likewise
     identity: _PathText = "identity"  # what `edgefold agent enrol` brings: certificate, its key, root, broker
     bundles: Annotated[tuple[_PathText, ...], Length(1, 64)]
     folder: _PathText = "state"  # everything the agent writes
