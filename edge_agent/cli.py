@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edge_agent.health_cli import doctor, status
+from edge_agent.predict_cli import predict
 
 if TYPE_CHECKING:
     import ssl
@@ -44,6 +45,7 @@ def agent() -> None:
 
 agent.add_command(doctor)
 agent.add_command(status)
+agent.add_command(predict)
 
 
 @agent.command()
@@ -126,6 +128,7 @@ def _identity(config_path: Path, config: AgentConfig) -> tuple[FolderKeyStore, I
 def _run(config_path: Path, config: AgentConfig) -> None:
     from edge_agent.adapters.device_folder import DeviceFolder  # noqa: PLC0415
     from edge_agent.app import Agent  # noqa: PLC0415
+    from edge_agent.beside import beside_rounds  # noqa: PLC0415
     from host import logs  # noqa: PLC0415
     from host.bundle_folder import open_bundle  # noqa: PLC0415
     from host.mqtt_link import MqttLink  # noqa: PLC0415
@@ -164,6 +167,7 @@ def _run(config_path: Path, config: AgentConfig) -> None:
             service_key=way.service_key,
             renewal=way.renewal,
             sums=_sums(here, config, way, key),
+            beside=beside_rounds(here, config, bundles),
         ).run(should_stop)
     finally:
         link.close()

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from edge_agent.predict_settings import PredictSettings
 from edge_agent.privacy_settings import PrivacySettings
 from host import config
 from protocol.errors import ConfigError
@@ -81,6 +82,7 @@ class AgentConfig:
     data: DataSettings
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
+    predict: PredictSettings = field(default_factory=PredictSettings)
 
     def __post_init__(self) -> None:
         """Refuse a broker without a service to believe, and the reverse: both come by hand or both by enrolment."""
