@@ -50,6 +50,7 @@ class ServiceSettings:
     # Kept, they let `edgefold task verify` fold again; without a bound in [service.retention] they only grow.
     keep_folded_updates: bool = False
     retention: RetentionSettings = field(default_factory=RetentionSettings)
+    post_quantum_signatures: bool = False  # sign by ML-DSA-65 too, with a second key beside the first
     fold_workers: Annotated[int, Range(0, MAX_WORKERS)] = 0  # threads for a fold; 0: what pays
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
