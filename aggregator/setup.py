@@ -35,8 +35,8 @@ from aggregator.created_tasks import to_settings, with_created
 from aggregator.evaluations import Evaluations
 from aggregator.noisy_terms import sum_terms_of
 from aggregator.retention import Retention
-from aggregator.sole_service import hold_folder
 from aggregator.service_key import service_key
+from aggregator.sole_service import hold_folder
 from aggregator.steering import Steering
 from aggregator.sum_round import SumParts, check_terms
 from aggregator.task_runner import TaskRunner
