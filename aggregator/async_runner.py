@@ -12,15 +12,13 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Final, Literal
 
-from aggregator.async_settings import async_of
+from aggregator.async_settings import async_of, oldest_welcome
 from aggregator.core.buffer import (
     BufferProgress,
     Slots,
     WaitingRoom,
     WorkOfBuffers,
     due_buffer_event,
-    oldest_version,
-    works_on,
 )
 from aggregator.core.intake import TaskView
 from aggregator.core.records import Change, RoundRecord
@@ -212,6 +210,10 @@ class AsyncRunner:
         """Return the versions without metrics, oldest first; none if the task has no evaluation sets."""
         return self.versions.unevaluated()
 
+    def has_version(self, version: int) -> bool:
+        """Return whether ``version`` is there: it was not retired."""
+        return self.versions.has(version)
+
     def adapter(self, version: int) -> NDArray[np.float32]:
         """Return the adapter of ``version``, float32 [n_params]."""
         return self.versions.adapter(version)
@@ -223,11 +225,11 @@ class AsyncRunner:
         record = store.task(self.task)
         self._state = "open" if record is None else record.state
         before, self._buffer = getattr(self, "_buffer", None), store.latest_round(self.task)
-        oldest = oldest_version(
-            self._buffer.version, restored=store.restored(self.task), max_staleness=self.setup.options.max_staleness
-        )
-        rounds = store.rounds_from(self.task, version=min(oldest, self._buffer.version))
-        self._works = works_on(rounds, oldest=oldest) or {self._buffer.round: self._buffer.version}
+        buffer = self._buffer
+        oldest = oldest_welcome(settings, version=buffer.version, restored=store.restored(self.task)) or 0
+        # After a rollback, until its first buffer opens, nothing is welcome.
+        welcome = {one.round: one.version for one in store.rounds_from(self.task, version=oldest)}
+        self._works = welcome or {buffer.round: buffer.version}
         if not self._world.keep_folded_updates:  # kept updates need their keys
             self.setup.keys.end_before(min(self._works))
         self._n_buffered = len(store.buffered(self.task, self._buffer.round))

@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final
 
+from aggregator.core.buffer import oldest_version
+from aggregator.core.strategy_choice import options_of
 from protocol.fields import FieldError, Range
 
 if TYPE_CHECKING:
     from aggregator.config import TaskSettings
 
-__all__ = ["AsyncSettings", "async_of", "check_mode"]
+__all__ = ["AsyncSettings", "async_of", "check_mode", "oldest_welcome"]
 
 STRATEGY: Final = "fedbuff"
 
@@ -42,6 +44,14 @@ def async_of(task: TaskSettings) -> AsyncSettings | None:
         return None
     given = task.asynchronous or AsyncSettings()
     return AsyncSettings(concurrency=given.concurrency or 2 * task.cohort, slot_s=given.slot_s)
+
+
+def oldest_welcome(task: TaskSettings, *, version: int, restored: int = 0) -> int | None:
+    """Return the oldest version on which an update may be based while ``version`` is the newest; None in rounds."""
+    if task.mode != "async":
+        return None
+    options = options_of(task.strategy, task.strategy_options)
+    return oldest_version(version, restored=restored, max_staleness=options.max_staleness)
 
 
 def check_mode(task: TaskSettings) -> None:

@@ -61,6 +61,9 @@ class Runner(Protocol):
     def unevaluated(self) -> list[int]:
         """Return the versions without metrics, oldest first."""
 
+    def has_version(self, version: int) -> bool:
+        """Return whether ``version`` is there: it was not retired."""
+
     def adapter(self, version: int) -> NDArray[np.float32]:
         """Return the adapter of ``version``, float32 [n_params]."""
 

@@ -238,6 +238,10 @@ class TaskRunner:
         """Return the versions without metrics, oldest first; none if the task has no evaluation sets."""
         return self.versions.unevaluated()
 
+    def has_version(self, version: int) -> bool:
+        """Return whether ``version`` is there: it was not retired."""
+        return self.versions.has(version)
+
     def adapter(self, version: int) -> NDArray[np.float32]:
         """Return the adapter of ``version``, float32 [n_params]."""
         return self.versions.adapter(version)

@@ -84,13 +84,17 @@ class TaskVersions:
 
     @property
     def n_folded(self) -> int:
-        """How many versions are folds."""
-        return sum(one.round is not None for one in self._world.store.versions(self._task))
+        """How many versions are folds, those that were retired among them."""
+        return self._world.store.n_folded(self._task)
 
     @property
     def newest(self) -> VersionRecord:
         """The newest version's record."""
         return self._world.store.latest_version(self._task)
+
+    def has(self, version: int) -> bool:
+        """Return whether ``version`` is there: it was not retired."""
+        return any(one.version == version for one in self._world.store.versions(self._task))
 
     def unevaluated(self) -> list[int]:
         """Return the versions without metrics, oldest first; none if the task has no evaluation sets."""

@@ -15,14 +15,29 @@ from aggregator.core.buffer import Buffered
 from aggregator.core.records import RoundRecord, UpdateRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Connection
 
-__all__ = ["add_to", "at_work_in", "buffered_in", "carry", "is_folded_in", "restored_in", "rounds_from"]
+__all__ = [
+    "add_to",
+    "at_work_in",
+    "buffered_in",
+    "carry",
+    "fold_of",
+    "forget",
+    "is_folded_in",
+    "oldest_work_in",
+    "restored_in",
+    "rounds_from",
+]
 
 
 def add_to(connection: Connection, update: UpdateRecord, buffer: int) -> None:
-    """Keep that ``update`` waits in ``buffer``."""
-    row = {"update_id": update.update_id, "task": update.task, "buffer": buffer}
+    """Keep that ``update`` waits in ``buffer``, and the version that it is based on, which outlives its round's row."""
+    of_work = and_(ROUNDS.c.task == update.task, ROUNDS.c.round == update.round)
+    version = connection.execute(select(ROUNDS.c.version).where(of_work)).scalar_one()
+    row = {"update_id": update.update_id, "task": update.task, "buffer": buffer, "version": version}
     connection.execute(BUFFERED.insert(), row)
 
 
@@ -33,17 +48,29 @@ def carry(connection: Connection, task: str, buffer: int, *, into: int) -> None:
 
 def buffered_in(connection: Connection, task: str, buffer: int) -> tuple[Buffered, ...]:
     """Return the updates of one buffer, each with the version that it is based on, by device and work."""
-    pair = and_(ROUNDS.c.task == UPDATES.c.task, ROUNDS.c.round == UPDATES.c.round)
     columns = [UPDATES.c[name] for name in UpdateRecord.__dataclass_fields__]
     query = (
-        select(*columns, ROUNDS.c.version)
+        select(*columns, BUFFERED.c.version)
         .join_from(UPDATES, BUFFERED, BUFFERED.c.update_id == UPDATES.c.update_id)
-        .join(ROUNDS, pair)
         .where(_of(task, buffer))
         .order_by(UPDATES.c.device, UPDATES.c.round)
     )
     rows = [dict(row) for row in connection.execute(query).mappings()]
     return tuple(Buffered(version=row.pop("version"), update=UpdateRecord(**row)) for row in rows)
+
+
+def oldest_work_in(connection: Connection, task: str, *, since: int) -> int | None:
+    """Return the oldest round whose work is in buffer ``since`` or a later one; None if they are empty."""
+    pair = BUFFERED.c.update_id == UPDATES.c.update_id
+    query = select(func.min(UPDATES.c.round)).join_from(UPDATES, BUFFERED, pair)
+    return connection.execute(query.where(BUFFERED.c.task == task, BUFFERED.c.buffer >= since)).scalar()
+
+
+def forget(connection: Connection, task: str, rounds: Sequence[int]) -> None:
+    """Forget who was in the buffers of these rounds, and where work of these rounds went."""
+    work = select(UPDATES.c.update_id).where(UPDATES.c.task == task, UPDATES.c.round.in_(rounds))
+    these = or_(BUFFERED.c.buffer.in_(rounds), BUFFERED.c.update_id.in_(work))
+    connection.execute(BUFFERED.delete().where(BUFFERED.c.task == task, these))
 
 
 def is_folded_in(task: str, round_: int) -> ColumnElement[bool]:
@@ -52,6 +79,11 @@ def is_folded_in(task: str, round_: int) -> ColumnElement[bool]:
     elsewhere = exists().where(BUFFERED.c.update_id == UPDATES.c.update_id)
     here = UPDATES.c.update_id.in_(select(BUFFERED.c.update_id).where(_of(task, round_)))
     return or_(and_(own, ~elsewhere), here)
+
+
+def fold_of() -> ColumnElement[int]:
+    """Return the number of the round or buffer that an update is in, for queries that outer-join ``BUFFERED``."""
+    return func.coalesce(BUFFERED.c.buffer, UPDATES.c.round)
 
 
 def at_work_in(connection: Connection, task: str, *, since: int) -> tuple[str, ...]:

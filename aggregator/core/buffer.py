@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
-    from aggregator.core.records import RoundRecord, UpdateRecord
+    from aggregator.core.records import UpdateRecord
     from aggregator.core.rounds import RoundEvent, RoundState
     from protocol.sealing import TaskKey
 
@@ -38,7 +38,6 @@ __all__ = [
     "WorkOfBuffers",
     "due_buffer_event",
     "oldest_version",
-    "works_on",
 ]
 
 T = TypeVar("T")
@@ -108,11 +107,6 @@ def oldest_version(version: int, *, restored: int, max_staleness: int) -> int:
     ``restored`` is the newest version that is no fold: what was trained before an operator went back is not wanted.
     """
     return max(restored, version - max_staleness)
-
-
-def works_on(rounds: Sequence[RoundRecord], *, oldest: int) -> dict[int, int]:
-    """Return the rounds whose work is welcome, each with its version."""
-    return {one.round: one.version for one in rounds if one.version >= oldest}
 
 
 class Slots:

@@ -13,6 +13,7 @@ from aggregator.async_settings import AsyncSettings
 from aggregator.dp_settings import DpSettings
 from aggregator.gate_settings import GateSettings
 from aggregator.privacy_settings import PrivacySettings
+from aggregator.retention_settings import RetentionSettings
 from aggregator.selection_settings import SelectionSettings
 from aggregator.verification import verify_task
 from protocol import codec
@@ -351,6 +352,28 @@ def test_a_restart_keeps_who_works_and_what_waits(make_bench: Callable[..., Benc
         send(device)
     assert bench.version == 1
     assert is_proven(bench)
+
+
+def test_retention_keeps_what_a_kept_buffer_or_work_that_is_still_out_needs(make_bench: Callable[..., Bench]) -> None:
+    keep = RetentionSettings(versions=10, rounds=10, folded_rounds=2)
+    bench = make_bench(**asynchronous(max_staleness=15), retention=keep, cohort=1, min_cohort=1)
+    (slow,) = joined(bench, "slow")
+    for number in range(14):
+        fill(bench, f"d{number}")
+    send(slow)
+    assert slow.receipts() == [("accepted", None)]
+    assert bench.store.buffered(TASK, 15)[0].version == 0
+    fill(bench, "last")
+    mark = bench.retention_rows.mark(TASK)
+    assert (mark.updates_since, mark.rounds_since) == (15, 0)  # two buffers are kept, and the round of the first's work
+    found = verify_task(bench.setup, bench.store, bench.blobs, fleet=FLEET, mark=mark)
+    assert found.is_good
+    assert found.versions[-1].version == 16
+    for number in range(20):
+        fill(bench, f"e{number}")
+    assert bench.retention_rows.mark(TASK).rounds_since > 15
+    assert bench.store.n_folded(TASK) == 36
+    assert verify_task(bench.setup, bench.store, bench.blobs, fleet=FLEET, mark=bench.retention_rows.mark(TASK)).is_good
 
 
 @pytest.mark.parametrize(

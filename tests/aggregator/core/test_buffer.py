@@ -15,9 +15,7 @@ from aggregator.core.buffer import (
     WaitingRoom,
     due_buffer_event,
     oldest_version,
-    works_on,
 )
-from aggregator.core.records import RoundRecord
 from aggregator.core.rounds import TABLE
 
 if TYPE_CHECKING:
@@ -58,15 +56,6 @@ def test_nothing_from_before_a_restored_version_is_welcome() -> None:
     assert oldest_version(9, restored=0, max_staleness=20) == 0
     assert oldest_version(9, restored=0, max_staleness=2) == 7
     assert oldest_version(9, restored=8, max_staleness=2) == 8
-
-
-def test_the_works_are_those_of_young_versions_whatever_their_rounds() -> None:
-    versions = {1: 0, 2: 1, 3: 1, 4: 2}
-    rounds = [
-        RoundRecord(task="t", round=number, version=version, state="open", opened_unix_s=0.0, deadline_unix_s=1.0)
-        for number, version in versions.items()
-    ]
-    assert works_on(rounds, oldest=1) == {2: 1, 3: 1, 4: 2}
 
 
 @given(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0008"
-down_revision = "0007"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 
@@ -18,6 +18,7 @@ def upgrade() -> None:
         sa.Column("update_id", sa.LargeBinary(16), primary_key=True),
         sa.Column("task", sa.String(64), nullable=False),
         sa.Column("buffer", sa.Integer, nullable=False),
+        sa.Column("version", sa.Integer, nullable=False),
         sa.ForeignKeyConstraint(["update_id"], ["updates.update_id"]),
         sa.ForeignKeyConstraint(["task", "buffer"], ["rounds.task", "rounds.round"]),
     )
