@@ -46,6 +46,7 @@ class ServiceSettings:
     fleet: Name
     folder: PathText
     key: PathText  # Ed25519, hex; made with mode 0600 if it is missing
+    post_quantum_signatures: bool = False  # sign by ML-DSA-65 too, with a second key beside the first
     keep_folded_updates: bool = False  # kept, they let `edgefold task verify` fold again; they grow without bound
     fold_workers: Annotated[int, Range(0, MAX_WORKERS)] = 0  # threads for a fold; 0: what pays
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -35,16 +35,15 @@ from aggregator.core.strategy_choice import options_of, refuse_unfit
 from aggregator.created_tasks import to_settings, with_created
 from aggregator.evaluations import Evaluations
 from aggregator.noisy_terms import sum_terms_of
+from aggregator.service_key import service_key
 from aggregator.steering import Steering
 from aggregator.sum_round import SumParts, check_terms
 from aggregator.task_runner import TaskRunner
 from aggregator.task_setup import TaskSetup, World
 from host.bundle_folder import open_bundle
 from host.durable import make_folder
-from host.keys import load_signing_key, save_key
 from protocol.bundle import CONTRASTIVE
 from protocol.errors import ConfigError, StorageError
-from protocol.signing import SigningKey
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
     from aggregator.config import Config, TaskSettings
     from host.bundle_folder import Bundle
 
-__all__ = ["Folders", "Workshop", "check_files", "open_task", "service_key", "upgrade"]
+__all__ = ["Folders", "Workshop", "check_files", "open_task", "upgrade"]
 
 _MIGRATION_DEADLINE_S: Final = 60.0  # a start of Python and of Alembic: 0.7 s here, 10 s on a slow card
 
@@ -130,7 +129,7 @@ class Workshop:
         _lock(self.folders.root, self._stack)
         registry = self.config.devices.registry
         file = None if registry is None else DeviceRegistry(Path(registry))
-        self.key = service_key(Path(service.key))
+        self.key = service_key(Path(service.key), with_second=service.post_quantum_signatures)
         upgrade(self.folders.database)
         self._lifecycle = SqlLifecycle(self.folders.database)
         self._stack.callback(self._lifecycle.close)
@@ -266,19 +265,6 @@ def check_files(settings: TaskSettings) -> Bundle:
 def _largest_message(setup: TaskSetup) -> int:
     # An update, the adapter as float32 in a work message, or what a secure sum needs.
     return setup.max_message_bytes + setup.max_answer_bytes
-
-
-def service_key(path: Path) -> SigningKey:
-    """Return the service's signing key, made if it is missing.
-
-    Raises:
-        ConfigError: its folder is missing, or it is no key (the user's fault).
-    """
-    if not path.exists():
-        if not path.parent.is_dir():
-            raise ConfigError(f"service.key: the folder {path.parent} does not exist")
-        save_key(path, SigningKey.generate())
-    return load_signing_key(path)
 
 
 def _lock(folder: Path, stack: ExitStack) -> None:

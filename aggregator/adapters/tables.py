@@ -139,6 +139,7 @@ DEVICES: Final = Table(
     Column("status", String(16), nullable=False),
     Column("since_unix_s", Float, nullable=False),
     Column("is_shut_out", Boolean, nullable=False),
+    Column("second_key", LargeBinary(1952)),  # ML-DSA-65
 )
 CERTIFICATES: Final = Table(
     "certificates",
