@@ -100,7 +100,11 @@ def _keep(device: str, token: Token, welcome: Welcome, answer: ClaimAnswer, iden
         raise TrustError(f"refused: {remedy or 'no reason given'}")
     if answer.chain is not None and answer.broker_url is not None:
         enrolment = Enrolment(
-            fleet=token.fleet, device=device, broker_url=answer.broker_url, service_key=welcome.service_key.hex()
+            fleet=token.fleet,
+            device=device,
+            broker_url=answer.broker_url,
+            service_key=welcome.service_key.hex(),
+            bundle_url=answer.bundle_url,
         )
         identity.keep(enrolment, root=welcome.root, chain=answer.chain)
 

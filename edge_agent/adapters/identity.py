@@ -24,7 +24,7 @@ from host.durable import make_folder, sweep, write_bytes
 from host.keys import load_or_make_signing_key
 from host.tls import TlsFiles
 from protocol.errors import ConfigError, TrustError
-from protocol.fields import Hex, Length, Name
+from protocol.fields import Hex, Length, Name, plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +45,7 @@ class Enrolment:
     device: Name
     broker_url: Annotated[str, Length(1, 512)]
     service_key: Hex
+    bundle_url: Annotated[str, Length(1, 512)] | None = None  # where bundles are fetched, if they can be
 
 
 class FolderKeyStore:
@@ -110,8 +111,7 @@ class IdentityFolder:
         save_pem(self._folder / "root.pem", [anchor])
         save_pem(self._folder / "certificate.pem", certificates)
         # JSON text is a TOML string; none of the values holds DEL, the one difference.
-        values = {name: getattr(enrolment, name) for name in ("fleet", "device", "broker_url", "service_key")}
-        lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items()]
+        lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in plain(enrolment).items()]
         write_bytes(self._folder / "enrolment.toml", "".join(lines).encode())
 
     def keep_certificate(self, chain: Sequence[bytes], *, device: str) -> None:
