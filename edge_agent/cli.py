@@ -128,7 +128,6 @@ def _run(config_path: Path, config: AgentConfig) -> None:
     from edge_agent.adapters.device_folder import DeviceFolder  # noqa: PLC0415
     from edge_agent.app import Agent  # noqa: PLC0415
     from edge_agent.beside import beside_rounds  # noqa: PLC0415
-    from edge_agent.beside import beside_rounds  # noqa: PLC0415
     from edge_agent.bundle_setup import DeviceBundles  # noqa: PLC0415
     from host import logs  # noqa: PLC0415
     from host.mqtt_link import MqttLink  # noqa: PLC0415
