@@ -28,6 +28,7 @@ from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.sql_sums import SqlSums
 from aggregator.adapters.task_keys import FolderTaskKeys
 from aggregator.brokers import Brokers, make_brokers
+from aggregator.bundle_shelf import BundleShelf
 from aggregator.conversation import Conversation
 from aggregator.core.strategies import STRATEGIES
 from aggregator.core.strategy_choice import options_of, refuse_unfit
@@ -109,6 +110,7 @@ class Workshop:
         """
         self.config = config
         self.folders = Folders(root=make_folder(Path(config.service.folder)))
+        self.shelf = BundleShelf()
         self._stack = ExitStack()
         try:
             self._open()
@@ -172,7 +174,7 @@ class Workshop:
             default=service.retention,
             keep_folded_updates=service.keep_folded_updates,
         )
-        self.runners: list[Runner] = [make_runner(setup, self.world) for setup in setups]
+        self.runners: list[Runner] = [self._runner(setup) for setup in setups]
         evaluator = ProcessEvaluator(
             self.folders.evaluation,
             threads=self.config.evaluation.threads,
@@ -190,6 +192,10 @@ class Workshop:
                 f"the broker that runs takes messages of {self.max_packet_bytes} bytes, this task needs {needed}: set "
                 "broker.max_packet_bytes, start the service again, and create the task then"
             )
+        return self._runner(setup)
+
+    def _runner(self, setup: TaskSetup) -> Runner:
+        self.shelf.put(setup.bundle)
         return make_runner(setup, self.world)
 
     def start_brokers(self) -> Brokers:
