@@ -82,7 +82,8 @@ class TaskSetup:
     @property
     def strategy_identity(self) -> str:
         """What can never change about the task's strategy."""
-        return identity(self.settings.strategy, self.options)
+        name = identity(self.settings.strategy, self.options)
+        return name if self.settings.mode == "sync" else f"{name}+async"
 
     def terms(self, device: str, *, version: int) -> DeviceTerms | None:
         """Return what the strategy asks of a device in a round that is based on ``version``."""
@@ -104,6 +105,6 @@ class World:
     conversation: Conversation
     accountant: Accountant
     keep_folded_updates: bool = False
-    fold_workers: int = 0  # threads that open a round's updates; 0: one for each core
+    fold_workers: int = 0  # threads that open a round's updates; 0: what pays
     draw_secret: Callable[[int], bytes] = secrets.token_bytes  # noise; tests pass their own
     sums: SumParts | None = None

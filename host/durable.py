@@ -19,9 +19,10 @@ from protocol.errors import StorageError
 if TYPE_CHECKING:
     from io import FileIO
 
-__all__ = ["TEMP_PREFIX", "make_folder", "open_plain", "read_bytes", "remove", "sweep", "write_bytes"]
+__all__ = ["TEMP_PREFIX", "make_folder", "open_plain", "read_bytes", "remove", "sweep", "sync_folder", "write_bytes"]
 
 TEMP_PREFIX = ".partial-"  # a name that no reader of ours ever opens
+_CHUNK_BYTES = 65_536  # read at least, where a file does not say how long it is (those of /proc)
 
 
 def write_bytes(path: Path, data: bytes, *, mode: int = 0o600) -> None:
@@ -40,7 +41,7 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(temp).replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         if temp is not None:
             with contextlib.suppress(OSError):  # what cannot be removed now is swept later
@@ -76,17 +77,21 @@ def read_bytes(path: Path, *, max_bytes: int, follow_links: bool = True) -> byte
         StorageError: it is longer than the bound, no plain file, or cannot be read.
     """
     with open_plain(path, follow_links=follow_links) as file:
-        if os.fstat(file.fileno()).st_size > max_bytes:
+        n_bytes = os.fstat(file.fileno()).st_size
+        if n_bytes > max_bytes:
             raise StorageError(f"{path}: longer than {max_bytes} bytes")
         chunks, n_left = [], max_bytes + 1
         try:
-            while n_left > 0 and (chunk := file.read(n_left)):
+            # Never asks for the whole bound: a buffer of so much costs more than the reading of a short file.
+            while n_left > 0 and (chunk := file.read(min(n_left, max(n_bytes, _CHUNK_BYTES)))):
                 chunks.append(chunk)
                 n_left -= len(chunk)
         except OSError as error:
             raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
     if n_left == 0:
         raise StorageError(f"{path}: longer than {max_bytes} bytes")
+    if len(chunks) == 1:
+        return chunks[0]
     return b"".join(chunks)
 
 
@@ -111,7 +116,7 @@ def remove(path: Path) -> None:
     """
     try:
         path.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise StorageError(f"{path}: cannot be removed: {error.strerror}") from error
 
@@ -123,7 +128,12 @@ def sweep(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make what was renamed or removed in ``folder`` survive a power cut.
+
+    Raises:
+        OSError: it cannot.
+    """
     fd = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
     try:
         os.fsync(fd)
