@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from aggregator.adapters.authority import make_authority
 from aggregator.adapters.broker import ALL_INTERFACES, LOOPBACK
-from aggregator.setup import service_key
+from aggregator.service_key import service_key
 from host.durable import make_folder, write_bytes
 from protocol.errors import ConfigError
 from protocol.fields import FieldError, Length, Name, Range, structure
@@ -28,6 +28,7 @@ _TEMPLATE = """\
 fleet = "{fleet}"
 folder = "state"               # everything durable: back this up, and service.key and authority/ with it
 key = "service.key"            # devices believe this key: losing it means enrolling all of them again
+# post_quantum_signatures = true    # sign everything by ML-DSA-65 too; set it before the first device enrols
 
 [authority]
 folder = "authority"           # move authority/root.key to a place that no network reaches
@@ -38,6 +39,10 @@ host = "{listen}"           # the address to listen on
 port = {port}                    # devices with a certificate
 claim_port = {claim_port}              # devices that enrol
 claim_service_port = {claim_service_port}      # the service's own way to their claims
+
+[bundles]
+host = "{listen}"           # devices with a certificate fetch the tasks' bundles here, over HTTPS
+port = {bundle_port}
 
 [devices]
 approve = "token"              # "manual": each also waits for `edgefold devices approve`
@@ -61,13 +66,14 @@ class FleetPlan:
     port: Annotated[int, Range(1, 65535)] = 8883  # registered for MQTT with TLS
     claim_port: Annotated[int, Range(1, 65535)] = 8884
     claim_service_port: Annotated[int, Range(1, 65535)] = 8885
+    bundle_port: Annotated[int, Range(1, 65535)] = 8886
 
     def __post_init__(self) -> None:
         """Refuse what would break the settings file or two listeners on one port."""
         if not all(one.isalnum() or one in ".-:" for one in self.host) or not self.host.isascii():
             raise FieldError("host: expected a name or an address")
-        if len({self.port, self.claim_port, self.claim_service_port}) < 3:
-            raise FieldError("port, claim_port, claim_service_port: expected three different ports")
+        if len({self.port, self.claim_port, self.claim_service_port, self.bundle_port}) < 4:
+            raise FieldError("port, claim_port, claim_service_port, bundle_port: expected four different ports")
 
 
 def check_plan(values: dict[str, object]) -> FleetPlan:
@@ -94,7 +100,7 @@ def init_fleet(folder: Path, plan: FleetPlan) -> Path:
         raise ConfigError(f"{settings}: there is a fleet already")
     make_folder(folder)
     make_authority(folder / "authority", fleet=plan.fleet, host=plan.host, now=datetime.now(UTC))
-    service_key(folder / "service.key")
+    service_key(folder / "service.key", with_second=False)
     text = _TEMPLATE.format(
         fleet=plan.fleet,
         host=plan.host,
@@ -102,6 +108,7 @@ def init_fleet(folder: Path, plan: FleetPlan) -> Path:
         port=plan.port,
         claim_port=plan.claim_port,
         claim_service_port=plan.claim_service_port,
+        bundle_port=plan.bundle_port,
     )
     write_bytes(settings, text.encode())
     return settings

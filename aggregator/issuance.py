@@ -57,6 +57,7 @@ class Terms:
     Attributes:
         fleet: whose devices.
         broker_url: where enrolled devices go.
+        bundle_url: where they fetch bundles, None where they cannot.
         approval: whether a token is enough.
         life_s: how long a certificate holds.
         max_skew_s: by how much a device's clock may differ; certificates are backdated by it.
@@ -64,6 +65,7 @@ class Terms:
 
     fleet: str
     broker_url: str
+    bundle_url: str | None = None
     approval: Approval
     life_s: float
     max_skew_s: float
@@ -129,14 +131,15 @@ class Issuance:
 
     def _facts(self, claim: Claim, token: TokenRecord | None, tls_key: bytes, now_unix_s: float) -> ClaimFacts:
         record = self._devices.device(claim.device)
-        known = None
+        known = known_second = None
         if record is not None:
-            known = record.verify_key
+            known, known_second = record.verify_key, record.second_key
         elif (key := self._key_of(claim.device)) is not None:
-            known = key.raw
+            known, known_second = key.raw, key.second
         return ClaimFacts(
             token=token,
             known_key=known,
+            known_second=known_second,
             status=None if record is None else record.status,
             tls_key=tls_key,
             now_unix_s=now_unix_s,
@@ -146,12 +149,17 @@ class Issuance:
 
     def _carry_out(self, decision: ClaimDecision, claim: Claim, token: TokenRecord, now_unix_s: float) -> ClaimAnswer:
         record = DeviceRecord(
-            device=claim.device, verify_key=claim.verify_key, status="pending", since_unix_s=now_unix_s
+            device=claim.device,
+            verify_key=claim.verify_key,
+            status="pending",
+            since_unix_s=now_unix_s,
+            second_key=claim.second_key,
         )
         made: CertificateRecord | None
         match decision:
             case Enrol(serial=str(serial)) if (made := self._devices.certificate(serial)) is not None:
-                pass  # the same claim again
+                if claim.second_key is not None:  # the same claim again, but for a key that is new at most
+                    self._devices.use_token(token, dataclasses.replace(record, status="approved"), None)
             case Enrol():
                 made = self._issuer.issue(
                     claim.device,
@@ -170,6 +178,7 @@ class Issuance:
             status="enrolled",
             unix_s=now_unix_s,
             broker_url=self.terms.broker_url,
+            bundle_url=self.terms.bundle_url,
             chain=self._issuer.chain(made.der),
         )
 

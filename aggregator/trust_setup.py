@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from aggregator.adapters.authority import BACKDATE
 from aggregator.adapters.clock import SystemClock
 from aggregator.app import Trust
+from aggregator.bundle_shelf import bundle_url
 from aggregator.issuance import ClaimDesk, Issuance, Terms
 from aggregator.revocations import Revocations
 from host.certificates import der_of
@@ -44,6 +45,7 @@ def make_trust(workshop: Workshop, brokers: Brokers) -> Trust | None:
     terms = Terms(
         fleet=fleet,
         broker_url=broker_url(config),
+        bundle_url=bundle_url(config),
         approval=config.devices.approve,
         life_s=config.devices.certificate_days * _DAY_S,
         max_skew_s=BACKDATE.total_seconds(),
@@ -71,7 +73,14 @@ def make_trust(workshop: Workshop, brokers: Brokers) -> Trust | None:
 def make_welcome(fleet: str, authority: Authority, key: SigningKey) -> Welcome:
     """Return who the service is, for the claim broker and, as a hash, for tokens."""
     (root,) = der_of([authority.root])
-    return Welcome(fleet=fleet, root=root, service_key=key.public.raw, claim_key=authority.claim_key.public_raw)
+    public = key.public
+    return Welcome(
+        fleet=fleet,
+        root=root,
+        service_key=public.raw,
+        second_key=public.second,
+        claim_key=authority.claim_key.public_raw,
+    )
 
 
 def broker_url(config: Config) -> str:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from edge_agent.ports import Running, StartStep, StartTrainer
     from edge_agent.renewal import Renewal
     from edge_agent.sums import DeviceSums
-    from host.bundle_folder import Bundle
     from host.link import BrokerAddress
     from protocol.errors import EdgefoldError
     from protocol.jobs import Progress, SumStepJob, SumStepResult, TrainJob, TrainResult
@@ -59,10 +58,10 @@ def run(config_path: Path) -> None:
       fleet = "home"
       id = "kitchen-pi"
       key = "device.key"
-      bundles = ["bundle"]
       [data]
       train = "examples.jsonl"
-    Enrol first: edgefold agent enrol. A fleet without certificates, on one machine, says in place of that:
+    Enrol first: edgefold agent enrol; bundles are then fetched from the service, or copied by hand and named in
+    [device] bundles = ["bundle"]. A fleet without certificates, on one machine, says in place of that:
       [device] service_key = "<64 hex digits>"   [broker] url = "mqtt://127.0.0.1:1883"
     """  # noqa: D301 - \b is click's mark for a paragraph kept as it is
     from edge_agent.config import load_config  # noqa: PLC0415 - --help needs none of this
@@ -72,14 +71,20 @@ def run(config_path: Path) -> None:
 
 @agent.command()
 @click.option("--config", "config_path", type=click.Path(path_type=Path), required=True, help="The agent's TOML file.")
-def key(config_path: Path) -> None:
-    """Print this device's line for the aggregator's devices.toml; make its key if there is none yet."""
+@click.option("--post-quantum", is_flag=True, help="Make a second key too, ML-DSA-65, and print its line.")
+def key(config_path: Path, *, post_quantum: bool) -> None:
+    """Print this device's line for the aggregator's devices.toml; make its key if there is none yet.
+
+    A device that enrols needs none of it. With a second key it signs everything twice, and [second_keys] gets a line.
+    """
     from edge_agent.config import load_config  # noqa: PLC0415
     from host.keys import load_or_make_signing_key  # noqa: PLC0415
 
     device = load_config(config_path).device
-    public = load_or_make_signing_key(config_path.parent / device.key).public
+    public = load_or_make_signing_key(config_path.parent / device.key, with_second=post_quantum).public
     click.echo(f'{device.id} = "{public.raw.hex()}"')
+    if public.second is not None:
+        click.echo(f'[second_keys]\n{device.id} = "{public.second.hex()}"')
 
 
 @agent.command()
@@ -123,17 +128,16 @@ def _run(config_path: Path, config: AgentConfig) -> None:
     from edge_agent.adapters.device_folder import DeviceFolder  # noqa: PLC0415
     from edge_agent.app import Agent  # noqa: PLC0415
     from edge_agent.beside import beside_rounds  # noqa: PLC0415
+    from edge_agent.bundle_setup import DeviceBundles  # noqa: PLC0415
     from host import logs  # noqa: PLC0415
-    from host.bundle_folder import open_bundle  # noqa: PLC0415
-    from host.keys import load_or_make_signing_key  # noqa: PLC0415
     from host.mqtt_link import MqttLink  # noqa: PLC0415
     from protocol import topics  # noqa: PLC0415
 
     here, device = config_path.parent, config.device
     way = _way(config_path, config)
-    key = load_or_make_signing_key(here / device.key)
-    bundles = [open_bundle(here / folder) for folder in device.bundles]
+    key = way.key
     logs.configure(level=device.log_level)
+    bundles = DeviceBundles(here, config, url=way.bundle_url)
     folder = DeviceFolder(here / device.folder)
     link = MqttLink(
         way.address,
@@ -154,15 +158,16 @@ def _run(config_path: Path, config: AgentConfig) -> None:
         Agent(
             config,
             data=here / config.data.train,
-            bundles={bundle.id: bundle.folder for bundle in bundles},
+            bundles=bundles.folders,
             key=key,
             link=link,
             folder=folder,
-            start_trainer=_trainer_starter(config, _choose_engines(config, bundles)),
+            start_trainer=_trainer_starter(config, bundles.engines),
             service_key=way.service_key,
             renewal=way.renewal,
             sums=_sums(here, config, way, key),
-            beside=beside_rounds(here, config, bundles),
+            fetch=bundles.fetch(way.tls, link.wake),
+            beside=beside_rounds(here, config, bundles.folders),
         ).run(should_stop)
     finally:
         link.close()
@@ -175,48 +180,43 @@ class _Way:
     """How to reach the broker and whom to believe."""
 
     address: BrokerAddress
+    key: SigningKey
     service_key: VerifyKey
     tls: Callable[[], ssl.SSLContext] | None = None
     renewal: Renewal | None = None
     root: Path | None = None
+    bundle_url: str | None = None
 
 
 def _way(config_path: Path, config: AgentConfig) -> _Way:
+    from edge_agent.parties import believed_service, own_key  # noqa: PLC0415
     from host.link import parse_broker_url  # noqa: PLC0415
     from protocol.errors import ConfigError  # noqa: PLC0415
-    from protocol.signing import VerifyKey  # noqa: PLC0415
 
-    url, service_key = config.broker.url, config.device.service_key
-    if url is not None and service_key is not None and not parse_broker_url(url).is_tls:
-        return _Way(address=parse_broker_url(url), service_key=VerifyKey(bytes.fromhex(service_key)))
+    url, device, here = config.broker.url, config.device, config_path.parent
+    if url is not None and device.service_key is not None and not parse_broker_url(url).is_tls:
+        return _Way(
+            address=parse_broker_url(url),
+            key=own_key(device, here=here, enrolment=None),
+            service_key=believed_service(device, here=here, enrolment=None),
+        )
     from edge_agent.renewal import Renewal  # noqa: PLC0415 - X.509 costs a device without certificates nothing
     from host.tls import client_context  # noqa: PLC0415
 
     keys, identity = _identity(config_path, config)
     files, enrolment = identity.tls_files(), identity.enrolment
-    if enrolment is None or (enrolment.fleet, enrolment.device) != (config.device.fleet, config.device.id):
+    if enrolment is None or (enrolment.fleet, enrolment.device) != (device.fleet, device.id):
         raise ConfigError("device.fleet, device.id: this device enrolled as another; enrol it under the new name")
     client_context(files)  # a damaged file is one line now rather than a link that never comes up
     return _Way(
         address=parse_broker_url(url or enrolment.broker_url),
-        service_key=VerifyKey(bytes.fromhex(service_key or enrolment.service_key)),
+        key=own_key(device, here=here, enrolment=enrolment),
+        service_key=believed_service(device, here=here, enrolment=enrolment),
         tls=lambda: client_context(files),
-        renewal=Renewal(config.device.id, identity, keys),
+        renewal=Renewal(device.id, identity, keys),
         root=files.root,
+        bundle_url=config.bundles.url or enrolment.bundle_url,
     )
-
-
-def _choose_engines(config: AgentConfig, bundles: list[Bundle]) -> dict[str, str]:
-    """Return the engine to train each bundle's folder with, and say so."""
-    from host import logs  # noqa: PLC0415
-    from host.engines import choose_engine  # noqa: PLC0415
-
-    engines = {}
-    for bundle in bundles:
-        name = choose_engine(config.trainer.engine, bundle.manifest.engines)
-        logs.event("engine-chosen", bundle=bundle.id[:12], engine=name, offered=sorted(bundle.manifest.engines))
-        engines[str(bundle.folder)] = name
-    return engines
 
 
 def _sums(here: Path, config: AgentConfig, way: _Way, key: SigningKey) -> DeviceSums:

@@ -17,8 +17,8 @@ __all__ = ["Beside", "KeyStore", "Running", "StartStep", "StartTrainer"]
 class KeyStore(Protocol):
     """Keeps this device's private keys; files today, a TPM or a keyring would fit."""
 
-    def signing_key(self) -> SigningKey:
-        """Return the key that signs messages, made if there is none.
+    def signing_key(self, *, with_second: bool = False) -> SigningKey:
+        """Return the key that signs messages, made if there is none; likewise its second key, if asked for.
 
         Raises:
             ConfigError: it cannot be used.
