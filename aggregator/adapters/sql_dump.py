@@ -11,11 +11,11 @@ import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import MetaData, Table, and_, func, select
+from sqlalchemy import MetaData, Table, select
 
 from aggregator.adapters.sql_database import SqlDatabase, begin_snapshot
-from aggregator.adapters.sql_store import state_blobs
-from aggregator.adapters.tables import METADATA, RETENTION, TASKS, UPDATES
+from aggregator.adapters.sql_store import kept_blobs, state_blobs
+from aggregator.adapters.tables import METADATA, TASKS
 from protocol.errors import TrustError
 
 if TYPE_CHECKING:
@@ -60,10 +60,7 @@ class Snapshot:
         """Return the blobs that a restored service needs: a round that is open now is given up by a restore."""
         names = state_blobs(self._connection)
         if keep_folded:
-            since = func.coalesce(RETENTION.c.updates_since, 0)
-            folded = select(UPDATES.c.blob).outerjoin(RETENTION, RETENTION.c.task == UPDATES.c.task)
-            folded = folded.where(and_(UPDATES.c.status == "folded", UPDATES.c.round >= since))
-            names |= set(self._connection.execute(folded).scalars())
+            names |= kept_blobs(self._connection)
         return sorted(names)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sqlalchemy import and_, select
 
-from aggregator.adapters import migrations, sql_privacy
+from aggregator.adapters import migrations, sql_buffers, sql_privacy
 from aggregator.adapters.sql_database import changed_database
 from aggregator.adapters.sql_dump import LEFT_BEHIND, is_empty, load_table
 from aggregator.adapters.sql_lifecycle import copy_figures
@@ -195,8 +195,7 @@ def _give_up(connection: Connection, task: str, round_: int, *, unix_s: float) -
     """End a round whatever its state: the service from which the backup came may have folded it since."""
     this = and_(ROUNDS.c.task == task, ROUNDS.c.round == round_)
     connection.execute(ROUNDS.update().where(this).values(state="abandoned", closed_unix_s=unix_s))
-    updates = and_(UPDATES.c.task == task, UPDATES.c.round == round_)
-    connection.execute(UPDATES.update().where(updates).values(status="discarded"))
+    connection.execute(UPDATES.update().where(sql_buffers.is_folded_in(task, round_)).values(status="discarded"))
     paid = and_(PRIVACY_LEDGER.c.task == task, PRIVACY_LEDGER.c.round == round_)
     connection.execute(PRIVACY_LEDGER.update().where(paid).values(noise_seed=None))
     for table in (SUM_MESSAGES, SUM_STEPS, SUMS):
