@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from aggregator.bundle_settings import BundleSettings  # noqa: TC001 - read from the annotation at run time
 from aggregator.core.strategy_choice import options_of
 from aggregator.dp_settings import check_dp
 from aggregator.fold_pool import MAX_WORKERS
@@ -159,6 +160,7 @@ class Config:
     devices: DevicesSettings = field(default_factory=DevicesSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     http: HttpSettings | None = None
+    bundles: BundleSettings | None = None
     task: Annotated[tuple[TaskSettings, ...], Length(0, 1000)] = ()  # none: devices may enrol before the first
 
     def __post_init__(self) -> None:
@@ -167,6 +169,8 @@ class Config:
             raise FieldError("devices.registry: missing; without [authority] no device can enrol")
         if self.http is not None and self.http.tls == "authority" and self.authority is None:
             raise FieldError('http.tls: "authority" needs [authority]; edgefold serve init makes one')
+        if self.bundles is not None and self.authority is None:
+            raise FieldError("bundles: needs [authority]; edgefold serve init makes one")
         ids = [task.id for task in self.task]
         twice = sorted({one for one in ids if ids.count(one) > 1})
         if twice:

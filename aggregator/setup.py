@@ -28,6 +28,7 @@ from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.sql_sums import SqlSums
 from aggregator.adapters.task_keys import FolderTaskKeys
 from aggregator.brokers import Brokers, make_brokers
+from aggregator.bundle_shelf import BundleShelf
 from aggregator.conversation import Conversation
 from aggregator.core.strategies import STRATEGIES
 from aggregator.core.strategy_choice import options_of, refuse_unfit
@@ -108,6 +109,7 @@ class Workshop:
         """
         self.config = config
         self.folders = Folders(root=make_folder(Path(config.service.folder)))
+        self.shelf = BundleShelf()
         self._stack = ExitStack()
         try:
             self._open()
@@ -171,7 +173,7 @@ class Workshop:
             default=service.retention,
             keep_folded_updates=service.keep_folded_updates,
         )
-        self.runners = [TaskRunner(setup, self.world) for setup in setups]
+        self.runners = [self._runner(setup) for setup in setups]
         evaluator = ProcessEvaluator(
             self.folders.evaluation,
             threads=self.config.evaluation.threads,
@@ -189,6 +191,10 @@ class Workshop:
                 f"the broker that runs takes messages of {self.max_packet_bytes} bytes, this task needs {needed}: set "
                 "broker.max_packet_bytes, start the service again, and create the task then"
             )
+        return self._runner(setup)
+
+    def _runner(self, setup: TaskSetup) -> TaskRunner:
+        self.shelf.put(setup.bundle)
         return TaskRunner(setup, self.world)
 
     def start_brokers(self) -> Brokers:
