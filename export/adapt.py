@@ -167,7 +167,7 @@ def adapt(source: Source, options: Options) -> Adapted:
 
 
 def task_model(folder: Path, options: Options, *, seed: int) -> tuple[PreTrainedModel, Family]:
-    """Return the model that ``options`` speak of, without an adapter, and its family; what is new is drawn from ``seed``.
+    """Return the model that ``options`` speak of, without an adapter, and its family; ``seed`` draws what is new.
 
     Raises:
         ConfigError: as ``models.task.build``, or names of classes that the model cannot read.

@@ -6,8 +6,8 @@ Read top to bottom, the logit of a picture x for a class named by words::
     text_c = text_projection(text_model([begin, v_1 ... v_m, words of c, end]))     <- v_1 ... v_m are trained
     logit  = exp(logit_scale) * cos(image, text_c)
 
-The names are constants of the graph: devices hold pictures and labels, as in ``models.image_classification``, whose kind
-this task has; only the exporter knows another model for it.
+The names are constants of the graph: devices hold pictures and labels, as in ``models.image_classification``, whose
+kind this task has; only the exporter knows another model for it.
 
 Laws: as ``models.task``; the number of labels is the number of names; there is no new head. Without a prompt the names
 are read as they are, which is CLIP's zero-shot classifier (Radford et al. 2021, section 3.1).
