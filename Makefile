@@ -52,7 +52,7 @@ test: $(STAMPS)/dev ## Run all tests: the parallel-safe ones together, then the 
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not serial" $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m serial $(PYTEST_ARGS) || [ $$? -eq 5 ] # 5: nothing selected
 
-test-kill: $(STAMPS)/dev ## kill -9 broker and aggregator KILLS=200 times while virtual devices work: nothing lost, nothing twice
+test-kill: $(STAMPS)/dev ## kill -9 broker and aggregator KILLS=200 times, half of them with asynchronous tasks: nothing lost, nothing twice
 	$(BIN)/python -m deploy.simulate.kill_matrix --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 test-mutations: $(STAMPS)/dev ## Take each defence of the threat model out and see its test fail

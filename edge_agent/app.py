@@ -414,6 +414,7 @@ class Agent:
             sum_clips_norm=work.secure_sum is not None and work.secure_sum.noise_multiplier is not None,
             threads=self._trainer_settings.n_threads,
             max_examples=self._max_examples,
+            least_pass_s=self._trainer_settings.least_pass_s,
         )
         log("training-started", task=job.task, round=job.round)
         try:

@@ -20,6 +20,7 @@ from edge_agent.trainer.datasets import open_dataset
 from edge_agent.trainer.engines import open_engine
 from edge_agent.trainer.local_terms import LocalTerms, n_work_values
 from edge_agent.trainer.optimizers import clip_norm, l2_norm, make_optimizer
+from edge_agent.trainer.paced import PacedEngine
 from edge_agent.trainer.private_steps import PrivateEpochs, refuse_contrastive
 from edge_agent.trainer.scores import Scores, judge
 from host.arrays import load_npz, load_vector, save_vector
@@ -79,6 +80,8 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
     # A residual may be of training without dp, and would then tell of examples what no noise covers.
     residual = _residual(None if dp is not None else job.residual, n_params)
     engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
+    if job.least_pass_s > 0:
+        engine = PacedEngine(engine=engine, least_pass_s=job.least_pass_s)
     epochs: _Epochs | PrivateEpochs
     if dp is None:
         epochs = _Epochs(job.plan, data, bundle.manifest.task.kind, report)
