@@ -4,37 +4,48 @@ The real wire and real training twice, one after the other: broker, aggregator a
 LoRA, each device with its own part of the same mixed texts, so that speed and data have nothing to do with each other.
 Two devices are quick, two take twice, two four times as long for a pass of forward and backward: their trainers wait
 (``[trainer] least_pass_s``), so the ratio holds whatever else the machine does; the computing itself is the same for
-all and fits its cores. Time is from the first round's opening to the version that, measured beside the rounds, is as
-accurate on held-out texts as the synchronous task's last one.
+all and fits its cores. Time is from the first round's opening to the version that is as accurate on held-out texts as
+the synchronous task's last one; versions are measured afterwards, so that measuring takes no core from training. Both
+tasks run for the same time, and the asynchronous one's history is folded again (``edgefold task verify``).
 
 Settings: EDGEFOLD_ROUNDS (6 synchronous ones), EDGEFOLD_PASS_S (the quick devices' pass, 0.5 s), EDGEFOLD_EXAMPLES (256
-a device).
+a device), EDGEFOLD_BUFFER (2 updates a version).
 """
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.record import Benchmark, Peer
+from deploy.baselines import Scores
 from deploy.demo import DOMAINS, PLAN, export_bundle, prepare_data
 from deploy.local import FleetSpec, LocalFleet
+from host.arrays import load_vector
 from host.durable import make_folder, write_bytes
+from host.trainer_process import run_job
+from protocol import codec
+from protocol.jobs import EvaluateJob
+from protocol.messages import Codec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from deploy.supervised import FleetEvent
     from host.bundle_folder import Bundle
 
 FACTORS: Final = {"quick-1": 1, "quick-2": 1, "medium-1": 2, "medium-2": 2, "slow-1": 4, "slow-2": 4}
-BUFFER: Final = 2
 DEADLINE_S: Final = 900.0
-MOST_VERSIONS: Final = 10  # of the asynchronous task for each synchronous round, before it is given up
+N_TEST: Final = 150  # held-out texts of each domain
+ENDLESS: Final = 10_000  # versions: time ends the asynchronous run
+_FLOAT32: Final = Codec(name="float32")
 # NVIDIA FLARE's edge example publishes two runs with its own simulator: held beside ours, not against them.
 FLARE: Final = Peer(
     "NVIDIA FLARE, 16 simulated devices of three speeds",
@@ -49,66 +60,68 @@ class Run:
 
     name: str
     folded_s: dict[int, float] = field(default_factory=dict)  # by version
-    accuracy: dict[int, float] = field(default_factory=dict)
+    n_updates: dict[int, int] = field(default_factory=dict)
     staleness: list[int] = field(default_factory=list)
-    n_updates: int = 0
-    opened_s: float | None = None
+    accuracy: dict[int, float] = field(default_factory=dict)
+    opened_s: float = 0.0
 
     def take(self, event: FleetEvent) -> None:
         """Note one event."""
-        facts = event.facts
-        match event.name:
-            case "version-folded":
-                at_s = datetime.fromisoformat(facts["at"]).timestamp()
-                if self.opened_s is None:
-                    self.opened_s = at_s - facts["seconds"]
-                self.folded_s[facts["version"]] = at_s - self.opened_s
-                self.n_updates += facts["n_updates"]
-                self.staleness += facts.get("staleness", [])
-            case "version-evaluated":
-                self.accuracy[facts["version"]] = facts["pooled_accuracy"]
+        if event.name != "version-folded":
+            return
+        facts, at_s = event.facts, datetime.fromisoformat(event.facts["at"]).timestamp()
+        if not self.folded_s:
+            self.opened_s = at_s - facts["seconds"]
+        self.folded_s[facts["version"]] = at_s - self.opened_s
+        self.n_updates[facts["version"]] = facts["n_updates"]
+        self.staleness += facts.get("staleness", [])
+        print(f"{self.name}: version {facts['version']} at {self.folded_s[facts['version']]:.0f} s", flush=True)
+
+    @property
+    def last_s(self) -> float:
+        """When the newest version was folded."""
+        return max(self.folded_s.values(), default=0.0)
 
     def first_at(self, accuracy: float) -> int | None:
         """Return the first version that is at least so accurate."""
-        found = [version for version, one in self.accuracy.items() if one >= accuracy and version in self.folded_s]
-        return min(found, default=None)
+        return min((v for v, one in self.accuracy.items() if one >= accuracy and v in self.folded_s), default=None)
 
     @property
     def points(self) -> list[tuple[float, float]]:
-        """Seconds and accuracy of each measured version, the bundle's own first."""
+        """Seconds and accuracy of each version, the bundle's own first."""
         return [(self.folded_s.get(version, 0.0), self.accuracy[version]) for version in sorted(self.accuracy)]
 
 
 def main() -> None:
     """Measure and report."""
     n_rounds, pass_s = int(os.environ.get("EDGEFOLD_ROUNDS", "6")), float(os.environ.get("EDGEFOLD_PASS_S", "0.5"))
-    n_examples = int(os.environ.get("EDGEFOLD_EXAMPLES", "256"))
+    n_examples, size = int(os.environ.get("EDGEFOLD_EXAMPLES", "256")), int(os.environ.get("EDGEFOLD_BUFFER", "2"))
     bundle = export_bundle(Path("out/bench/bundle"))
     parts, sets = _data(n_examples)
-    sync = Run("synchronous")
-    _run(sync, _spec(bundle, parts, sets, pass_s, rounds=n_rounds, settings={"cohort": len(FACTORS)}))
-    goal = sync.accuracy[n_rounds]
-    buffered = Run("asynchronous")
+    sync, buffered = Run("synchronous"), Run("asynchronous")
+    spec = _spec(bundle, parts, pass_s, rounds=n_rounds, settings={"cohort": len(FACTORS)})
+    _run(sync, spec, is_over=lambda: n_rounds in sync.folded_s)
+    _measure(sync, spec, bundle, sets)
     settings = {
         "mode": "async",
         "strategy": "fedbuff",
-        "cohort": BUFFER,
-        "min_cohort": 1,
+        "cohort": size,
         "asynchronous": {"concurrency": len(FACTORS)},
     }
-    spec = _spec(bundle, parts, sets, pass_s, rounds=n_rounds * MOST_VERSIONS, settings=settings)
-    _run(buffered, spec, goal=goal)
+    spec = _spec(bundle, parts, pass_s, rounds=ENDLESS, settings=settings)
+    _run(buffered, spec, is_over=lambda: buffered.last_s >= sync.last_s)
+    _measure(buffered, spec, bundle, sets)
     bench = Benchmark(
         "async", "When is an asynchronous task as good as the synchronous one, at speeds 1 : 2 : 4?", peers=[FLARE]
     )
-    _summarise(bench, sync, buffered, goal, n_rounds)
-    bench.finish(lambda figure: _draw(figure, sync, buffered, goal))
+    _summarise(bench, sync, buffered, n_rounds)
+    bench.finish(lambda figure: _draw(figure, sync, buffered, sync.accuracy[n_rounds]))
 
 
 def _data(n_examples: int) -> tuple[dict[str, Path], dict[str, Path]]:
     """Return each device's file and the held-out sets: a device has every sixth text of each domain."""
     n_train = -(-n_examples * len(FACTORS) // len(DOMAINS))  # of a domain
-    splits = prepare_data(n_train, 250)
+    splits = prepare_data(n_train, N_TEST)
     lines = [splits.train[domain].read_bytes().splitlines(keepends=True) for domain in DOMAINS]
     mixed = [line for together in zip(*lines, strict=True) for line in together]
     folder = make_folder(Path(f"out/data/async-{n_examples}"))
@@ -122,52 +135,71 @@ def _data(n_examples: int) -> tuple[dict[str, Path], dict[str, Path]]:
 
 
 def _spec(
-    bundle: Bundle,
-    parts: Mapping[str, Path],
-    sets: Mapping[str, Path],
-    pass_s: float,
-    *,
-    rounds: int,
-    settings: Mapping[str, Any],
+    bundle: Bundle, parts: Mapping[str, Path], pass_s: float, *, rounds: int, settings: Mapping[str, Any]
 ) -> FleetSpec:
     return FleetSpec(
         folder=Path("out/bench/async-fleet"),
         bundle=bundle.folder,
         devices=parts,
-        sets=sets,
         plan=PLAN,
         rounds=rounds,
+        keep_updates=True,
         task_settings=settings,
         trainer_settings={device: {"least_pass_s": pass_s * factor} for device, factor in FACTORS.items()},
     )
 
 
-def _run(run: Run, spec: FleetSpec, *, goal: float | None = None) -> None:
-    """Run a fleet until its task is over and measured or, with a goal, until a version that is as accurate."""
+def _run(run: Run, spec: FleetSpec, *, is_over: Callable[[], bool]) -> None:
     with LocalFleet(spec) as fleet:
         for event in fleet.events(deadline_s=DEADLINE_S):
             run.take(event)
-            if event.name == "version-evaluated":
-                version = event.facts["version"]
-                at_s, accuracy = run.folded_s.get(version, 0.0), run.accuracy[version]
-                print(f"{run.name}: version {version} at {at_s:.0f} s: {accuracy:.3f}", flush=True)
-                if goal is not None and run.first_at(goal) is not None:
-                    return
-                if version == spec.rounds:
-                    return
+            if is_over():
+                return
     sys.exit(f"{run.name}: not over after {DEADLINE_S:.0f} s; see {spec.folder / 'logs'}")
 
 
-def _summarise(bench: Benchmark, sync: Run, buffered: Run, goal: float, n_rounds: int) -> None:
+def _measure(run: Run, spec: FleetSpec, bundle: Bundle, sets: Mapping[str, Path]) -> None:
+    """Measure every version that the fleet left, two at a time, after its history was folded again."""
+    config = spec.folder / "aggregator" / "aggregator.toml"
+    _ask("verify", spec.task, config)
+    folder = make_folder(spec.folder / "measured")
+
+    def accuracy(version: dict[str, Any]) -> float:
+        blob = spec.folder / "aggregator" / "state" / "blobs" / version["state_blobs"]["adapter"]
+        payload = folder / f"{version['version']}.payload"
+        vector = load_vector(blob, n_values=bundle.layout.n_params)
+        write_bytes(payload, codec.encode(vector, _FLOAT32))
+        paths = {name: str(path) for name, path in sets.items()}
+        job = EvaluateJob(bundle=str(bundle.folder), sets=paths, adapter=str(payload), max_tokens=PLAN.max_tokens)
+        return Scores.of(run_job(job, deadline_s=DEADLINE_S).sets).pooled
+
+    versions = _ask("show", spec.task, config)["versions"]
+    with ThreadPoolExecutor(2, thread_name_prefix="measure") as pool:
+        run.accuracy = dict(zip((one["version"] for one in versions), pool.map(accuracy, versions), strict=True))
+
+
+def _ask(verb: str, task: str, config: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "edgefold", "task", verb, task, "--config", str(config), "--json"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"edgefold task {verb}: {done.stderr or done.stdout}")
+    facts: dict[str, Any] = json.loads(done.stdout)
+    return facts
+
+
+def _summarise(bench: Benchmark, sync: Run, buffered: Run, n_rounds: int) -> None:
+    goal = sync.accuracy[n_rounds]
     reached = buffered.first_at(goal)
-    until_s, sync_s = buffered.folded_s.get(reached or 0, float("inf")), sync.folded_s[n_rounds]
+    until_s = buffered.last_s if reached is None else buffered.folded_s[reached]  # not reached: at least so long
     bench.summary |= {
-        "final_accuracy_fraction": goal,
-        "synchronous_s": sync_s,
-        "asynchronous_s": until_s,
-        "time_ratio": until_s / sync_s,
-        "synchronous_updates": sync.n_updates,
-        "asynchronous_updates": sum(BUFFER for version in buffered.folded_s if version <= (reached or 0)),
+        "synchronous_accuracy_fraction": goal,
+        "synchronous_s": sync.last_s,
+        "asynchronous_s_to_that_accuracy": until_s,
+        "is_reached": reached is not None,
+        "time_ratio": until_s / sync.last_s,
+        "synchronous_updates": sum(sync.n_updates.values()),
+        "asynchronous_updates_to_that_accuracy": sum(n for v, n in buffered.n_updates.items() if v <= (reached or 0)),
+        "asynchronous_accuracy_after_the_same_time_fraction": buffered.accuracy[max(buffered.folded_s)],
         "mean_staleness": sum(buffered.staleness) / max(1, len(buffered.staleness)),
         "most_stale": max(buffered.staleness, default=0),
     }
