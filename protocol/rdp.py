@@ -23,7 +23,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
 __all__ = ["ORDERS", "epsilon_from", "epsilon_of", "rdp_of_step", "rdp_of_steps"]
 
@@ -111,33 +111,31 @@ def _log_sum(a: float, b: float) -> float:
     return max(a, b) + math.log1p(math.exp(-abs(a - b)))
 
 
-def rdp_of_steps(*, sampling_rate: float, noise_multiplier: float, n_steps: int) -> tuple[float, ...]:
-    """Return the Renyi divergence of each of ``ORDERS`` after ``n_steps`` steps; what several runs cost adds up.
+def rdp_of_steps(*, sampling_rate: float, noise_multiplier: float, n_steps: int) -> dict[float, float]:
+    """Return the Renyi divergence after ``n_steps`` steps by order, for ``ORDERS``; what several runs cost adds up.
 
     Raises:
         ValueError: an argument is out of its range (the caller's fault).
     """
     if n_steps < 0:
         raise ValueError(f"{n_steps} steps")
-    return tuple(
-        n_steps * rdp_of_step(order, sampling_rate=sampling_rate, noise_multiplier=noise_multiplier) for order in ORDERS
-    )
+    facts = {"sampling_rate": sampling_rate, "noise_multiplier": noise_multiplier}
+    return {order: n_steps * rdp_of_step(order, **facts) for order in ORDERS}
 
 
-def epsilon_from(rdp: Sequence[float], *, delta: float) -> float:
-    """Return an epsilon such that what has these divergences at ``ORDERS`` is (epsilon, delta)-differentially private.
+def epsilon_from(rdp: Mapping[float, float], *, delta: float) -> float:
+    """Return an epsilon such that what has these divergences, by order, is (epsilon, delta)-differentially private.
+
+    Nothing spent is 0; so is an empty ``rdp``.
 
     Raises:
         ValueError: an argument is out of its range (the caller's fault).
     """
-    if not 0 < delta < 1 or len(rdp) != len(ORDERS):
-        raise ValueError(f"delta {delta}, {len(rdp)} divergences for {len(ORDERS)} orders")
-    if not any(rdp):
+    if not 0 < delta < 1 or any(order <= 1 for order in rdp):
+        raise ValueError(f"delta {delta}, orders {list(rdp)}")
+    if not any(rdp.values()):
         return 0.0
-    found = (
-        one + math.log1p(-1 / order) - math.log(delta * order) / (order - 1)
-        for order, one in zip(ORDERS, rdp, strict=True)
-    )
+    found = (one + math.log1p(-1 / order) - math.log(delta * order) / (order - 1) for order, one in rdp.items())
     return max(0.0, min(found))
 
 
@@ -147,9 +145,5 @@ def epsilon_of(*, sampling_rate: float, noise_multiplier: float, n_steps: int, d
     Raises:
         ValueError: an argument is out of its range (the caller's fault).
     """
-    if not 0 < delta < 1 or n_steps < 0:
-        raise ValueError(f"delta {delta}, {n_steps} steps")
-    if n_steps == 0:
-        return 0.0
     rdp = rdp_of_steps(sampling_rate=sampling_rate, noise_multiplier=noise_multiplier, n_steps=n_steps)
     return epsilon_from(rdp, delta=delta)
