@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from aggregator.evaluations import Evaluations
     from aggregator.issuance import ClaimDesk, Issuance
     from aggregator.ports import Supervisor
+    from aggregator.retention import Retention
     from aggregator.revocations import Revocations
     from aggregator.steering import Steering
     from aggregator.task_runner import TaskRunner
@@ -74,6 +75,7 @@ class Parts:
     supervisors: Sequence[Supervisor] = ()
     trust: Trust | None = None
     steering: Steering | None = None
+    retention: Retention | None = None
     pulse: Pulse = field(default_factory=Pulse)
 
 
@@ -100,6 +102,7 @@ class Service:
         """Begin or resume every task."""
         for runner in self._runners.values():
             runner.resume()
+            self._tidy(runner)
         self._advance()
 
     def run(self, stop: threading.Event, *, exit_when_done: bool = False) -> None:
@@ -234,8 +237,13 @@ class Service:
         for runner in self._runners.values():
             if runner.advance(is_reachable=self._is_up):
                 self._publish(runner.announcement)
+                self._tidy(runner)
             self._parts.evaluations.add_missing(runner)
         self._publish_outgoing()
+
+    def _tidy(self, runner: TaskRunner) -> None:
+        if self._parts.retention is not None and not runner.is_closing:
+            self._parts.retention.tidy(runner.setup.settings)
 
     def _publish_outgoing(self) -> None:
         for runner in self._runners.values():

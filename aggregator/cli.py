@@ -108,6 +108,21 @@ def http_tokens(config_path: Path, *, revoke: str | None, as_json: bool) -> None
         desk.print_tokens(as_json=as_json)
 
 
+@serve.command()
+@CONFIG_OPTION
+@click.option("--dry-run", is_flag=True, help="Only show; works beside a running service.")
+@JSON_OPTION
+def gc(config_path: Path, *, dry_run: bool, as_json: bool) -> None:
+    """Show what is stored and take out what [service.retention] no longer keeps, and blobs that nothing names.
+
+    A running service does this by itself, a little after every round and the rest at its start; docs/storage.md.
+    """
+    from aggregator.config import load_config  # noqa: PLC0415
+    from aggregator.storage_desk import print_gc  # noqa: PLC0415
+
+    print_gc(load_config(config_path), is_dry=dry_run, as_json=as_json)
+
+
 @click.command()
 @CONFIG_OPTION
 def broker(config_path: Path) -> None:

@@ -17,6 +17,7 @@ from aggregator.fold_pool import MAX_WORKERS
 from aggregator.gate_settings import GateSettings  # noqa: TC001 - read from the annotation at run time
 from aggregator.http_settings import HttpSettings  # noqa: TC001 - likewise
 from aggregator.privacy_settings import PrivacySettings
+from aggregator.retention_settings import RetentionSettings
 from aggregator.selection_settings import SelectionSettings
 from host.config import load
 from protocol.fields import FieldError, Length, Name, Range
@@ -46,8 +47,11 @@ class ServiceSettings:
     fleet: Name
     folder: PathText
     key: PathText  # Ed25519, hex; made with mode 0600 if it is missing
-    keep_folded_updates: bool = False  # kept, they let `edgefold task verify` fold again; they grow without bound
-    fold_workers: Annotated[int, Range(0, MAX_WORKERS)] = 0  # threads for a fold; 0: one for each core
+    # Kept, they let `edgefold task verify` fold again; without a bound in [service.retention] they only grow.
+    keep_folded_updates: bool = False
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
+    post_quantum_signatures: bool = False  # sign by ML-DSA-65 too, with a second key beside the first
+    fold_workers: Annotated[int, Range(0, MAX_WORKERS)] = 0  # threads for a fold; 0: what pays
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -127,6 +131,7 @@ class TaskSettings:
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
     gate: GateSettings | None = None
+    retention: RetentionSettings | None = None  # in place of the service's
 
     def __post_init__(self) -> None:
         """Refuse a round that could never close, a gate that measures nothing, and what no strategy can keep."""

@@ -17,7 +17,8 @@ from aggregator.adapters.sql_devices import SqlDevices
 from aggregator.brokers import open_authority
 from aggregator.config import load_config
 from aggregator.core.enrolment import TokenRecord
-from aggregator.setup import Folders, service_key, upgrade
+from aggregator.service_key import service_key
+from aggregator.setup import Folders, upgrade
 from aggregator.trust_setup import make_welcome
 from host.durable import make_folder
 from protocol.enrolment import SECRET_BYTES, Token, fingerprint, pack_welcome, token_text
@@ -76,7 +77,8 @@ class DeviceDesk:
         authority, config = open_authority(self._config), self._config
         if authority is None or config.authority is None:
             raise ConfigError("this fleet has no [authority], so no device can enrol; edgefold serve init makes one")
-        welcome = make_welcome(config.service.fleet, authority, service_key(Path(config.service.key)))
+        key = service_key(Path(config.service.key), with_second=config.service.post_quantum_signatures)
+        welcome = make_welcome(config.service.fleet, authority, key)
         pin, expires_unix_s = fingerprint(pack_welcome(welcome)), time.time() + expires_s
         url = f"mqtts://{config.authority.host}:{config.broker.claim_port}"
         secrets = [os.urandom(SECRET_BYTES) for _ in range(count)]
@@ -147,6 +149,7 @@ class DeviceDesk:
             "status": record.status,
             "since": _when(record.since_unix_s),
             "verify_key": record.verify_key.hex(),
+            "signs_twice": record.second_key is not None,
             "certificate_serial": None if newest is None else newest.serial,
             "certificate_begins": None if issued is None else _when(issued.not_valid_before_utc.timestamp()),
             "certificate_ends": None if newest is None else _when(newest.ends_unix_s),

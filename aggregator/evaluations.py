@@ -76,7 +76,7 @@ class Evaluations:
 
     def _start(self, pending: _Pending) -> None:
         settings = pending.runner.setup.settings
-        if settings.evaluation is None:  # add_missing queues none of these
+        if settings.evaluation is None or not pending.runner.has_version(pending.version):  # retired in the meantime
             return
         request = EvaluationRequest(
             task=pending.runner.task,
@@ -95,6 +95,8 @@ class Evaluations:
             self._failed(pending, error)
 
     def _keep(self, pending: _Pending, outcome: EvaluateResult | EdgefoldError) -> None:
+        if not pending.runner.has_version(pending.version):
+            return
         if isinstance(outcome, EdgefoldError):
             self._failed(pending, outcome)
             return

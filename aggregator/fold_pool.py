@@ -2,8 +2,9 @@
 
 Laws: results come in the order of the items, whoever finished first, so a fold's bytes do not depend on the number of
 workers; at most ``2 * workers`` items are open at once, which bounds memory by so many decoded updates; the first error
-is raised where its item would have come, and what was begun is waited for. Threads are enough: decryption and numpy
-release Python's lock on long inputs.
+is raised where its item would have come, and what was begun is waited for. Threads take turns at Python's lock, which
+numpy and decryption release on long inputs only: below ``WORTH_VALUES`` several are slower than one
+(``make bench-fold``).
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
 
-__all__ = ["MAX_WORKERS", "in_order", "n_cores"]
+__all__ = ["MAX_WORKERS", "WORTH_VALUES", "in_order", "n_cores", "n_workers"]
 
 MAX_WORKERS: Final = 256
+WORTH_VALUES: Final = 1_000_000  # of an update
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -28,6 +30,13 @@ R = TypeVar("R")
 def n_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def n_workers(asked: int, *, n_values: int) -> int:
+    """Return the number of threads for updates of ``n_values``: what was ``asked``, or for 0 what pays."""
+    if asked:
+        return asked
+    return n_cores() if n_values >= WORTH_VALUES else 1
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterator[R]:

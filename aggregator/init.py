@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from aggregator.adapters.authority import make_authority
 from aggregator.adapters.broker import ALL_INTERFACES, LOOPBACK
-from aggregator.setup import service_key
+from aggregator.service_key import service_key
 from host.durable import make_folder, write_bytes
 from protocol.errors import ConfigError
 from protocol.fields import FieldError, Length, Name, Range, structure
@@ -28,6 +28,7 @@ _TEMPLATE = """\
 fleet = "{fleet}"
 folder = "state"               # everything durable: back this up, and service.key and authority/ with it
 key = "service.key"            # devices believe this key: losing it means enrolling all of them again
+# post_quantum_signatures = true    # sign everything by ML-DSA-65 too; set it before the first device enrols
 
 [authority]
 folder = "authority"           # move authority/root.key to a place that no network reaches
@@ -94,7 +95,7 @@ def init_fleet(folder: Path, plan: FleetPlan) -> Path:
         raise ConfigError(f"{settings}: there is a fleet already")
     make_folder(folder)
     make_authority(folder / "authority", fleet=plan.fleet, host=plan.host, now=datetime.now(UTC))
-    service_key(folder / "service.key")
+    service_key(folder / "service.key", with_second=False)
     text = _TEMPLATE.format(
         fleet=plan.fleet,
         host=plan.host,

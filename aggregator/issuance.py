@@ -129,14 +129,15 @@ class Issuance:
 
     def _facts(self, claim: Claim, token: TokenRecord | None, tls_key: bytes, now_unix_s: float) -> ClaimFacts:
         record = self._devices.device(claim.device)
-        known = None
+        known = known_second = None
         if record is not None:
-            known = record.verify_key
+            known, known_second = record.verify_key, record.second_key
         elif (key := self._key_of(claim.device)) is not None:
-            known = key.raw
+            known, known_second = key.raw, key.second
         return ClaimFacts(
             token=token,
             known_key=known,
+            known_second=known_second,
             status=None if record is None else record.status,
             tls_key=tls_key,
             now_unix_s=now_unix_s,
@@ -146,12 +147,17 @@ class Issuance:
 
     def _carry_out(self, decision: ClaimDecision, claim: Claim, token: TokenRecord, now_unix_s: float) -> ClaimAnswer:
         record = DeviceRecord(
-            device=claim.device, verify_key=claim.verify_key, status="pending", since_unix_s=now_unix_s
+            device=claim.device,
+            verify_key=claim.verify_key,
+            status="pending",
+            since_unix_s=now_unix_s,
+            second_key=claim.second_key,
         )
         made: CertificateRecord | None
         match decision:
             case Enrol(serial=str(serial)) if (made := self._devices.certificate(serial)) is not None:
-                pass  # the same claim again
+                if claim.second_key is not None:  # the same claim again, but for a key that is new at most
+                    self._devices.use_token(token, dataclasses.replace(record, status="approved"), None)
             case Enrol():
                 made = self._issuer.issue(
                     claim.device,

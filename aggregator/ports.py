@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         CommandRecord,
         CreatedTask,
         Evaluation,
+        RetentionMark,
         RoundRecord,
         RoundSummary,
         Standing,
@@ -47,6 +48,7 @@ __all__ = [
     "Evaluator",
     "Issuer",
     "LifecycleStore",
+    "RetentionStore",
     "SpentRecord",
     "Store",
     "StoreReader",
@@ -105,6 +107,7 @@ class StoreReader(Protocol):
 
     def task(self, task: str) -> TaskRecord | None: ...  # noqa: D102
     def rounds(self, task: str) -> Sequence[RoundRecord]: ...  # noqa: D102
+    def n_folded(self, task: str) -> int: ...  # noqa: D102
     def latest_round(self, task: str) -> RoundRecord: ...  # noqa: D102
     def latest_version(self, task: str) -> VersionRecord: ...  # noqa: D102
     def versions(self, task: str) -> Sequence[VersionRecord]: ...  # noqa: D102
@@ -215,6 +218,25 @@ class SumStore(Protocol):
 
     def forget(self, task: str, round_: int, *, keep_state: bool) -> None:
         """Drop what only a running sum needs and, unless it is to be folded again later, the sum itself."""
+
+
+class RetentionStore(Protocol):
+    """Takes a task's past out; every method raises ``StorageError`` if nothing of it could be done."""
+
+    def mark(self, task: str) -> RetentionMark: ...  # noqa: D102
+    def folded_bytes(self, task: str) -> Sequence[tuple[int, int]]: ...  # noqa: D102
+
+    def retire_versions(self, task: str, versions: Sequence[int]) -> set[str]:
+        """Forget versions; return the blobs that nothing names any more."""
+
+    def retire_rounds(self, task: str, rounds: Sequence[int]) -> set[str]:
+        """Add up ended rounds and forget their rows; return the blobs of their updates."""
+
+    def retire_updates(self, task: str, *, before_round: int) -> set[str]:
+        """Forget the sums of older folded rounds; return the blobs of those rounds' updates."""
+
+    def retire_commands(self, *, keep: int) -> None:
+        """Forget all but the newest of the commands that were answered."""
 
 
 class LifecycleStore(Protocol):

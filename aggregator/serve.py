@@ -57,6 +57,7 @@ def run_service(config: Config, *, exit_when_done: bool = False) -> None:
             supervisors=brokers.supervisors,
             trust=make_trust(workshop, brokers),
             steering=workshop.steering,
+            retention=workshop.retention,
             pulse=pulse,
         )
         service = Service(parts)

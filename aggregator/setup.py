@@ -6,8 +6,6 @@ runs on a folder at a time.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -25,6 +23,7 @@ from aggregator.adapters.registry import DeviceRegistry, EnrolledDevices
 from aggregator.adapters.spent_file import SpentFile
 from aggregator.adapters.sql_devices import SqlDevices
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
+from aggregator.adapters.sql_retention import SqlRetention
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.sql_sums import SqlSums
 from aggregator.adapters.task_keys import FolderTaskKeys
@@ -35,16 +34,17 @@ from aggregator.core.strategy_choice import options_of, refuse_unfit
 from aggregator.created_tasks import to_settings, with_created
 from aggregator.evaluations import Evaluations
 from aggregator.noisy_terms import sum_terms_of
+from aggregator.retention import Retention
+from aggregator.service_key import service_key
+from aggregator.sole_service import hold_folder
 from aggregator.steering import Steering
 from aggregator.sum_round import SumParts, check_terms
 from aggregator.task_runner import TaskRunner
 from aggregator.task_setup import TaskSetup, World
 from host.bundle_folder import open_bundle
 from host.durable import make_folder
-from host.keys import load_signing_key, save_key
 from protocol.bundle import CONTRASTIVE
 from protocol.errors import ConfigError, StorageError
-from protocol.signing import SigningKey
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from aggregator.config import Config, TaskSettings
     from host.bundle_folder import Bundle
 
-__all__ = ["Folders", "Workshop", "check_files", "open_task", "service_key", "upgrade"]
+__all__ = ["Folders", "Workshop", "check_files", "open_task", "upgrade"]
 
 _MIGRATION_DEADLINE_S: Final = 60.0  # a start of Python and of Alembic: 0.7 s here, 10 s on a slow card
 
@@ -127,10 +127,10 @@ class Workshop:
 
     def _open(self) -> None:
         service = self.config.service
-        _lock(self.folders.root, self._stack)
+        hold_folder(self.folders.root, self._stack)
         registry = self.config.devices.registry
         file = None if registry is None else DeviceRegistry(Path(registry))
-        self.key = service_key(Path(service.key))
+        self.key = service_key(Path(service.key), with_second=service.post_quantum_signatures)
         upgrade(self.folders.database)
         self._lifecycle = SqlLifecycle(self.folders.database)
         self._stack.callback(self._lifecycle.close)
@@ -160,6 +160,16 @@ class Workshop:
             sums=SumParts(
                 store=sums, directory=DeviceDirectory(self.devices), chain_of=chain_source(self.config, self.enrolled)
             ),
+        )
+        retention = SqlRetention(self.folders.database)
+        self._stack.callback(retention.close)
+        self.retention = Retention(
+            retention,
+            store=store,
+            lifecycle=self._lifecycle,
+            blobs=blobs,
+            default=service.retention,
+            keep_folded_updates=service.keep_folded_updates,
         )
         self.runners = [TaskRunner(setup, self.world) for setup in setups]
         evaluator = ProcessEvaluator(
@@ -266,31 +276,6 @@ def check_files(settings: TaskSettings) -> Bundle:
 def _largest_message(setup: TaskSetup) -> int:
     # An update, the adapter as float32 in a work message, or what a secure sum needs.
     return setup.max_message_bytes + setup.max_answer_bytes
-
-
-def service_key(path: Path) -> SigningKey:
-    """Return the service's signing key, made if it is missing.
-
-    Raises:
-        ConfigError: its folder is missing, or it is no key (the user's fault).
-    """
-    if not path.exists():
-        if not path.parent.is_dir():
-            raise ConfigError(f"service.key: the folder {path.parent} does not exist")
-        save_key(path, SigningKey.generate())
-    return load_signing_key(path)
-
-
-def _lock(folder: Path, stack: ExitStack) -> None:
-    # flock(2) ends with the process, however it ends.
-    try:
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        stack.callback(os.close, descriptor)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ConfigError(f"{folder}: another edgefold serve runs on this folder") from error
-    except OSError as error:
-        raise StorageError(f"{folder}/lock: {error.strerror}") from error
 
 
 def upgrade(database: Path) -> None:

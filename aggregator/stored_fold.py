@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from aggregator.core.folding import FoldContext, Member, fold_checked
 from aggregator.core.intake import open_delta
-from aggregator.fold_pool import in_order, n_cores
+from aggregator.fold_pool import in_order, n_workers
 from protocol.codec import payload_bytes
 from protocol.messages import ENVELOPE_OVERHEAD_BYTES, Codec, Update
 
@@ -42,9 +42,10 @@ class StoredRound:
         fleet: str,
         workers: int = 0,
     ) -> None:
-        """Take the updates in the order in which they are to be folded; ``workers`` 0 is one for each core."""
+        """Take the updates in the order in which they are to be folded; ``workers`` 0 is what pays."""
         self._setup, self._round, self._updates = setup, round_, updates
-        self._blobs, self._fleet, self._workers = blobs, fleet, workers or n_cores()
+        self._blobs, self._fleet = blobs, fleet
+        self._workers = n_workers(workers, n_values=setup.max_values)
 
     def fold_into(self, state: State) -> State:
         """Return the strategy's next state.

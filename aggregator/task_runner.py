@@ -297,6 +297,10 @@ class TaskRunner:
         done = self._world.store.evaluations(self.task).keys()
         return [record.version for record in self._world.store.versions(self.task) if record.version not in done]
 
+    def has_version(self, version: int) -> bool:
+        """Return whether ``version`` is there: it was not retired."""
+        return any(one.version == version for one in self._world.store.versions(self.task))
+
     def adapter(self, version: int) -> NDArray[np.float32]:
         """Return the adapter of ``version``, float32 [n_params]."""
         return self._state_of(version)[ADAPTER]
@@ -368,7 +372,7 @@ class TaskRunner:
         return parts is not None and parts.store.state(self.task, self._round.round) is not None
 
     def _n_folded(self) -> int:
-        return sum(one.round is not None for one in self._world.store.versions(self.task))
+        return self._world.store.n_folded(self.task)
 
     def _set_state(self, state: TaskState) -> None:
         now = self._world.clock.unix_s()

@@ -104,6 +104,6 @@ class World:
     conversation: Conversation
     accountant: Accountant
     keep_folded_updates: bool = False
-    fold_workers: int = 0  # threads that open a round's updates; 0: one for each core
+    fold_workers: int = 0  # threads that open a round's updates; 0: what pays
     draw_secret: Callable[[int], bytes] = secrets.token_bytes  # noise; tests pass their own
     sums: SumParts | None = None

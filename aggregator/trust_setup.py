@@ -71,7 +71,14 @@ def make_trust(workshop: Workshop, brokers: Brokers) -> Trust | None:
 def make_welcome(fleet: str, authority: Authority, key: SigningKey) -> Welcome:
     """Return who the service is, for the claim broker and, as a hash, for tokens."""
     (root,) = der_of([authority.root])
-    return Welcome(fleet=fleet, root=root, service_key=key.public.raw, claim_key=authority.claim_key.public_raw)
+    public = key.public
+    return Welcome(
+        fleet=fleet,
+        root=root,
+        service_key=public.raw,
+        second_key=public.second,
+        claim_key=authority.claim_key.public_raw,
+    )
 
 
 def broker_url(config: Config) -> str:

@@ -1,6 +1,7 @@
 """Proves a task's history: each version is the fold of its round's stored updates, and no update is in two folds.
 
 Of a round with a secure sum the sum was stored: that the version follows from it is proven, not what went into it.
+What was retired (``core.retention``) cannot be folded again: the proof begins at the first round with kept updates.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from aggregator.adapters.sql_store import SqlStore
     from aggregator.core.folding import State
     from aggregator.core.privacy.ledger import LedgerEntry
-    from aggregator.core.records import RoundRecord, VersionRecord
+    from aggregator.core.records import RetentionMark, RoundRecord, VersionRecord
     from aggregator.ports import BlobStore, SumStore
     from aggregator.task_setup import TaskSetup
 
@@ -51,7 +52,13 @@ class Verification:
 
 
 def verify_task(
-    setup: TaskSetup, store: SqlStore, blobs: BlobStore, *, fleet: str, sums: SumStore | None = None
+    setup: TaskSetup,
+    store: SqlStore,
+    blobs: BlobStore,
+    *,
+    fleet: str,
+    sums: SumStore | None = None,
+    mark: RetentionMark | None = None,
 ) -> Verification:
     """Fold every version again.
 
@@ -59,16 +66,26 @@ def verify_task(
         StorageError: the database cannot be read.
     """
     task = setup.settings.id
-    versions, rounds = store.versions(task), {one.round: one for one in store.rounds(task)}
+    versions, rounds = _provable(store.versions(task), mark), {one.round: one for one in store.rounds(task)}
     checks = []
     for before, this in zip((None, *versions), versions, strict=False):
         try:
-            problem = _check(setup, store, blobs, fleet=fleet, sums=sums, before=before, this=this, rounds=rounds)
+            problem = _check(
+                setup, store, blobs, fleet=fleet, sums=sums, mark=mark, before=before, this=this, rounds=rounds
+            )
         except StorageError as error:
             problem = str(error)
         check = VersionCheck(version=this.version, round=this.round, n_updates=this.n_updates, problem=problem)
         checks.append(check)
     return Verification(task=task, versions=tuple(checks), problems=_history(task, store, versions))
+
+
+def _provable(versions: tuple[VersionRecord, ...], mark: RetentionMark | None) -> tuple[VersionRecord, ...]:
+    """Return the versions from the last one before the first kept updates on."""
+    if mark is None or mark.updates_since == 0:
+        return versions
+    folded = [at for at, one in enumerate(versions) if one.round is not None and one.round >= mark.updates_since]
+    return versions[max(0, folded[0] - 1) :] if folded else versions[-1:]
 
 
 def _check(  # noqa: PLR0913 - one version and its surroundings
@@ -78,6 +95,7 @@ def _check(  # noqa: PLR0913 - one version and its surroundings
     *,
     fleet: str,
     sums: SumStore | None,
+    mark: RetentionMark | None,
     before: VersionRecord | None,
     this: VersionRecord,
     rounds: dict[int, RoundRecord],
@@ -88,7 +106,8 @@ def _check(  # noqa: PLR0913 - one version and its surroundings
     if this.round is None:  # an older version again: a rollback
         older = [one for one in store.versions(setup.settings.id) if one.version < this.version]
         is_copy = any(one.state == this.state for one in older)
-        return None if is_copy else "it is no fold, and no older version has its content"
+        is_provable = mark is None or mark.versions_since == 0  # else the older one may have been retired
+        return None if is_copy or not is_provable else "it is no fold, and no older version has its content"
     round_ = rounds[this.round]
     if round_.version != before.version or this.version != before.version + 1:
         return f"round {this.round} was on version {round_.version}, expected {before.version}"
@@ -113,7 +132,8 @@ def _again(stored: StoredRound, state: State, entry: LedgerEntry | None, *, n_pa
 
 def _history(task: str, store: SqlStore, versions: tuple[VersionRecord, ...]) -> tuple[str, ...]:
     problems = []
-    if [one.version for one in versions] != list(range(len(versions))):
+    numbers = [one.version for one in versions]
+    if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
         problems.append("versions are not numbered without gaps")
     folded_rounds = [one.round for one in versions if one.round is not None]
     seen: dict[str, int] = {}  # sealed bytes are new for each update, so equal ones are one update

@@ -85,6 +85,7 @@ def _measure(folder: Path, size: int, repeats: int) -> Times:
     things: dict[str, Callable[[], object]] = {
         "fold_1_worker": lambda: stored.fold(workers=1),
         "fold_all_cores": lambda: stored.fold(workers=n_cores()),
+        "fold_default": lambda: stored.fold(workers=0),
         "memory_copy": copy,
         "aes_gcm": lambda: [cipher.decrypt(nonce, one, None) for one in encrypted],
         "sha256": lambda: [hashlib.sha256(one).digest() for one in sealed],
@@ -174,10 +175,11 @@ def _summarise(bench: Benchmark, size: int, row: Times) -> None:
     gb = row["sealed_bytes"] / 1e9
     bench.summary |= {
         f"folded_per_s_per_core_{size}": 1 / row["fold_1_worker"],
-        f"folded_per_s_{size}": 1 / row["fold_all_cores"],
-        f"gb_per_s_{size}": gb / row["fold_all_cores"],
+        f"folded_per_s_all_cores_{size}": 1 / row["fold_all_cores"],
+        f"folded_per_s_{size}": 1 / row["fold_default"],
+        f"gb_per_s_{size}": gb / row["fold_default"],
         **{f"{name}_gb_per_s_{size}": gb / seconds for name, seconds in limits.items()},
-        f"of_slowest_limit_ratio_{size}": slowest / row["fold_all_cores"],
+        f"of_slowest_limit_ratio_{size}": slowest / row["fold_default"],
     }
     bench.goals[f"of_slowest_limit_ratio_{size}"] = (0.6, float("inf"))
     bench.details["cores"] = os.cpu_count()

@@ -68,6 +68,7 @@ class FleetSpec:
         privacy: the table ``[task.privacy]`` of the task; empty for its defaults.
         device_privacy: the table ``[privacy]`` of every device.
         secure: certificates, enrolment and mutual TLS, as a real fleet has them; needs Mosquitto.
+        post_quantum: with ``secure``, everybody signs by ML-DSA-65 too.
         more_bundles: that devices have too, for tasks that are created later.
         task_settings: more keys of the task's table, such as ``selection``.
         http: serve the page on a free loopback port.
@@ -87,6 +88,7 @@ class FleetSpec:
     threads: int = 1
     keep_updates: bool = False
     secure: bool = False
+    post_quantum: bool = False
     privacy: Mapping[str, Any] = field(default_factory=dict)
     device_privacy: Mapping[str, Any] = field(default_factory=dict)
     more_bundles: tuple[Path, ...] = ()
@@ -262,6 +264,7 @@ class LocalFleet:
                 "folder": "state",
                 "key": "service.key",
                 "keep_folded_updates": self.spec.keep_updates,
+                "post_quantum_signatures": self.spec.secure and self.spec.post_quantum,
             },
             "task": [task],
         }

@@ -76,7 +76,7 @@ if TYPE_CHECKING:
 
     from edge_agent.adapters.device_folder import DeviceFolder
     from edge_agent.config import AgentConfig
-    from edge_agent.ports import Running, StartTrainer
+    from edge_agent.ports import Beside, Running, StartTrainer
     from edge_agent.renewal import Renewal
     from edge_agent.sums import DeviceSums
     from host.link import Link
@@ -108,6 +108,7 @@ class Agent:
         service_key: VerifyKey,
         renewal: Renewal | None = None,
         sums: DeviceSums | None = None,
+        beside: Beside | None = None,
     ) -> None:
         """Take up the saved state.
 
@@ -122,6 +123,7 @@ class Agent:
             service_key: whom to believe.
             renewal: looks after the certificate of a device that has one.
             sums: takes part in secure sums; without it such rounds are left alone.
+            beside: what the device does beside its rounds.
         """
         self._device, self._trainer_settings, self._max_examples = (
             config.device,
@@ -129,7 +131,7 @@ class Agent:
             config.data.max_examples,
         )
         self._data, self._bundles, self._key = data, bundles, key
-        self._service, self._renewal, self._sums = service_key, renewal, sums
+        self._service, self._renewal, self._sums, self._beside = service_key, renewal, sums, beside
         self._link, self._folder, self._start_trainer = link, folder, start_trainer
         self._state = folder.load_state()
         self._seal_of_adapter = AdapterSeal(fleet=config.device.fleet, device=config.device.id)
@@ -146,6 +148,8 @@ class Agent:
 
     def run(self, should_stop: queue.SimpleQueue[None]) -> None:
         """Work until something is put into ``should_stop`` (and the link is woken)."""
+        if self._beside is not None:
+            self._beside.turn(is_idle=False)
         log("agent-ready", device=self._device.id, phase=self._state.phase, pid=os.getpid())
         if self._state.phase in ("training", "summing"):
             self._apply(Resume())
@@ -156,6 +160,8 @@ class Agent:
                 self.turn()
         finally:
             self._stop_trainer()
+            if self._beside is not None:
+                self._beside.close()
 
     def turn(self) -> None:
         """Wait for one event and handle it."""
@@ -178,6 +184,8 @@ class Agent:
         self._give_up_if_due()
         self._send_what_is_due()
         self._renew_if_due()
+        if self._beside is not None:
+            self._beside.turn(is_idle=self._state.phase == "idle" and self._running is None)
 
     def _on_message(self, message: Received) -> None:
         try:

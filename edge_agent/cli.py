@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edge_agent.health_cli import doctor, status
+from edge_agent.predict_cli import predict
 
 if TYPE_CHECKING:
     import ssl
@@ -44,6 +45,7 @@ def agent() -> None:
 
 agent.add_command(doctor)
 agent.add_command(status)
+agent.add_command(predict)
 
 
 @agent.command()
@@ -70,14 +72,20 @@ def run(config_path: Path) -> None:
 
 @agent.command()
 @click.option("--config", "config_path", type=click.Path(path_type=Path), required=True, help="The agent's TOML file.")
-def key(config_path: Path) -> None:
-    """Print this device's line for the aggregator's devices.toml; make its key if there is none yet."""
+@click.option("--post-quantum", is_flag=True, help="Make a second key too, ML-DSA-65, and print its line.")
+def key(config_path: Path, *, post_quantum: bool) -> None:
+    """Print this device's line for the aggregator's devices.toml; make its key if there is none yet.
+
+    A device that enrols needs none of it. With a second key it signs everything twice, and [second_keys] gets a line.
+    """
     from edge_agent.config import load_config  # noqa: PLC0415
     from host.keys import load_or_make_signing_key  # noqa: PLC0415
 
     device = load_config(config_path).device
-    public = load_or_make_signing_key(config_path.parent / device.key).public
+    public = load_or_make_signing_key(config_path.parent / device.key, with_second=post_quantum).public
     click.echo(f'{device.id} = "{public.raw.hex()}"')
+    if public.second is not None:
+        click.echo(f'[second_keys]\n{device.id} = "{public.second.hex()}"')
 
 
 @agent.command()
@@ -120,15 +128,15 @@ def _identity(config_path: Path, config: AgentConfig) -> tuple[FolderKeyStore, I
 def _run(config_path: Path, config: AgentConfig) -> None:
     from edge_agent.adapters.device_folder import DeviceFolder  # noqa: PLC0415
     from edge_agent.app import Agent  # noqa: PLC0415
+    from edge_agent.beside import beside_rounds  # noqa: PLC0415
     from host import logs  # noqa: PLC0415
     from host.bundle_folder import open_bundle  # noqa: PLC0415
-    from host.keys import load_or_make_signing_key  # noqa: PLC0415
     from host.mqtt_link import MqttLink  # noqa: PLC0415
     from protocol import topics  # noqa: PLC0415
 
     here, device = config_path.parent, config.device
     way = _way(config_path, config)
-    key = load_or_make_signing_key(here / device.key)
+    key = way.key
     bundles = [open_bundle(here / folder) for folder in device.bundles]
     logs.configure(level=device.log_level)
     folder = DeviceFolder(here / device.folder)
@@ -159,6 +167,7 @@ def _run(config_path: Path, config: AgentConfig) -> None:
             service_key=way.service_key,
             renewal=way.renewal,
             sums=_sums(here, config, way, key),
+            beside=beside_rounds(here, config, bundles),
         ).run(should_stop)
     finally:
         link.close()
@@ -171,6 +180,7 @@ class _Way:
     """How to reach the broker and whom to believe."""
 
     address: BrokerAddress
+    key: SigningKey
     service_key: VerifyKey
     tls: Callable[[], ssl.SSLContext] | None = None
     renewal: Renewal | None = None
@@ -178,26 +188,31 @@ class _Way:
 
 
 def _way(config_path: Path, config: AgentConfig) -> _Way:
+    from edge_agent.parties import believed_service, own_key  # noqa: PLC0415
     from host.link import parse_broker_url  # noqa: PLC0415
     from protocol.errors import ConfigError  # noqa: PLC0415
-    from protocol.signing import VerifyKey  # noqa: PLC0415
 
-    url, service_key = config.broker.url, config.device.service_key
-    if url is not None and service_key is not None and not parse_broker_url(url).is_tls:
-        return _Way(address=parse_broker_url(url), service_key=VerifyKey(bytes.fromhex(service_key)))
+    url, device, here = config.broker.url, config.device, config_path.parent
+    if url is not None and device.service_key is not None and not parse_broker_url(url).is_tls:
+        return _Way(
+            address=parse_broker_url(url),
+            key=own_key(device, here=here, enrolment=None),
+            service_key=believed_service(device, here=here, enrolment=None),
+        )
     from edge_agent.renewal import Renewal  # noqa: PLC0415 - X.509 costs a device without certificates nothing
     from host.tls import client_context  # noqa: PLC0415
 
     keys, identity = _identity(config_path, config)
     files, enrolment = identity.tls_files(), identity.enrolment
-    if enrolment is None or (enrolment.fleet, enrolment.device) != (config.device.fleet, config.device.id):
+    if enrolment is None or (enrolment.fleet, enrolment.device) != (device.fleet, device.id):
         raise ConfigError("device.fleet, device.id: this device enrolled as another; enrol it under the new name")
     client_context(files)  # a damaged file is one line now rather than a link that never comes up
     return _Way(
         address=parse_broker_url(url or enrolment.broker_url),
-        service_key=VerifyKey(bytes.fromhex(service_key or enrolment.service_key)),
+        key=own_key(device, here=here, enrolment=enrolment),
+        service_key=believed_service(device, here=here, enrolment=enrolment),
         tls=lambda: client_context(files),
-        renewal=Renewal(config.device.id, identity, keys),
+        renewal=Renewal(device.id, identity, keys),
         root=files.root,
     )
 

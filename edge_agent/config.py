@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from edge_agent.predict_settings import PredictSettings
 from edge_agent.privacy_settings import PrivacySettings
 from host import config
 from protocol.errors import ConfigError
@@ -28,6 +29,7 @@ class DeviceSettings:
     id: Name
     key: _PathText  # the device's Ed25519 private key, mode 0600
     service_key: Hex | None = None  # the aggregator's Ed25519 public key; an enrolled device knows it
+    service_second_key: _PathText | None = None  # a file: its ML-DSA-65 public key, likewise
     identity: _PathText = "identity"  # what `edgefold agent enrol` brings: certificate, its key, root, broker
     bundles: Annotated[tuple[_PathText, ...], Length(1, 64)]
     folder: _PathText = "state"  # everything the agent writes
@@ -80,6 +82,7 @@ class AgentConfig:
     data: DataSettings
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
+    predict: PredictSettings = field(default_factory=PredictSettings)
 
     def __post_init__(self) -> None:
         """Refuse a broker without a service to believe, and the reverse: both come by hand or both by enrolment."""

@@ -65,11 +65,12 @@ def enrol(device: str, token: Token, *, keys: KeyStore, identity: IdentityFolder
     welcome = _fetch_welcome(token, until_s)
     claim_key = TaskKey.generate()
     claim_id = os.urandom(16).hex()
-    signing_key = keys.signing_key()
+    signing_key = keys.signing_key(with_second=welcome.second_key is not None)
     claim = Claim(
         device=device,
         secret=token.secret,
         verify_key=signing_key.public.raw,
+        second_key=signing_key.public.second,
         answer_key=claim_key.public_raw,
         request=keys.certificate_request(device),
         unix_s=time.time(),
@@ -84,7 +85,7 @@ def enrol(device: str, token: Token, *, keys: KeyStore, identity: IdentityFolder
             claim_id=claim_id,
             claim=sealed,
             answer_key=claim_key,
-            service_key=VerifyKey(welcome.service_key),
+            service_key=VerifyKey(welcome.service_key, second=welcome.second_key),
         )
     except RemoteProtocolError as error:
         raise TrustError(f"the answer is not from the service that the token names: {error}") from error
@@ -100,7 +101,11 @@ def _keep(device: str, token: Token, welcome: Welcome, answer: ClaimAnswer, iden
         raise TrustError(f"refused: {remedy or 'no reason given'}")
     if answer.chain is not None and answer.broker_url is not None:
         enrolment = Enrolment(
-            fleet=token.fleet, device=device, broker_url=answer.broker_url, service_key=welcome.service_key.hex()
+            fleet=token.fleet,
+            device=device,
+            broker_url=answer.broker_url,
+            service_key=welcome.service_key.hex(),
+            service_second_key=None if welcome.second_key is None else welcome.second_key.hex(),
         )
         identity.keep(enrolment, root=welcome.root, chain=answer.chain)
 

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from protocol.jobs import Progress, SumStepJob, SumStepResult, TrainJob, TrainResult
     from protocol.signing import SigningKey
 
-__all__ = ["KeyStore", "Running", "StartStep", "StartTrainer"]
+__all__ = ["Beside", "KeyStore", "Running", "StartStep", "StartTrainer"]
 
 
 class KeyStore(Protocol):
     """Keeps this device's private keys; files today, a TPM or a keyring would fit."""
 
-    def signing_key(self) -> SigningKey:
-        """Return the key that signs messages, made if there is none.
+    def signing_key(self, *, with_second: bool = False) -> SigningKey:
+        """Return the key that signs messages, made if there is none; likewise its second key, if asked for.
 
         Raises:
             ConfigError: it cannot be used.
@@ -54,6 +54,20 @@ class StartTrainer(Protocol):
         Raises:
             EngineError: it cannot be started.
         """
+
+
+class Beside(Protocol):
+    """What a device does beside its rounds: answers programs of this machine, learns for itself."""
+
+    def turn(self, *, is_idle: bool) -> None:
+        """Do what is due; called at least every half minute.
+
+        Args:
+            is_idle: no round of this device is being trained, and none is about to be.
+        """
+
+    def close(self) -> None:
+        """End what runs, and wait for it."""
 
 
 class StartStep(Protocol):

@@ -82,7 +82,7 @@ def export() -> None:
     """Turn a foundation model into a bundle that devices can train.
 
     \b
-    MODEL is a Hugging Face folder, a hub id (owner/name) or a packaged sample (minilm):
+    MODEL is a Hugging Face folder, a hub id (owner/name) or a packaged sample (minilm, dinov2-small):
       edgefold export minilm --task text-classification --labels 2 --adapter lora --rank 8 --out bundle
       edgefold export verify bundle
       edgefold export inspect bundle

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_CONFIG_BYTES", "MAX_REGISTRY_BYTES", "load"]
 
 MAX_CONFIG_BYTES = 256 * 1024  # a fleet's settings fit in a few kB
-MAX_REGISTRY_BYTES = 16 * 2**20  # a device's line has about 85 bytes, so this is 190,000 of them
+MAX_REGISTRY_BYTES = 16 * 2**20  # a device's line has about 85 bytes, so this is 190,000 of them; 4,000 that sign twice
 
 T = TypeVar("T")
 

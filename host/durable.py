@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["TEMP_PREFIX", "make_folder", "open_plain", "read_bytes", "remove", "sweep", "write_bytes"]
 
 TEMP_PREFIX = ".partial-"  # a name that no reader of ours ever opens
+_CHUNK_BYTES = 65_536  # read at least, where a file does not say how long it is (those of /proc)
 
 
 def write_bytes(path: Path, data: bytes, *, mode: int = 0o600) -> None:
@@ -76,17 +77,21 @@ def read_bytes(path: Path, *, max_bytes: int, follow_links: bool = True) -> byte
         StorageError: it is longer than the bound, no plain file, or cannot be read.
     """
     with open_plain(path, follow_links=follow_links) as file:
-        if os.fstat(file.fileno()).st_size > max_bytes:
+        n_bytes = os.fstat(file.fileno()).st_size
+        if n_bytes > max_bytes:
             raise StorageError(f"{path}: longer than {max_bytes} bytes")
         chunks, n_left = [], max_bytes + 1
         try:
-            while n_left > 0 and (chunk := file.read(n_left)):
+            # Never asks for the whole bound: a buffer of so much costs more than the reading of a short file.
+            while n_left > 0 and (chunk := file.read(min(n_left, max(n_bytes, _CHUNK_BYTES)))):
                 chunks.append(chunk)
                 n_left -= len(chunk)
         except OSError as error:
             raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
     if n_left == 0:
         raise StorageError(f"{path}: longer than {max_bytes} bytes")
+    if len(chunks) == 1:
+        return chunks[0]
     return b"".join(chunks)
 
 

@@ -6,8 +6,9 @@
     service   answer     sealed to the device: certificates and the broker, or why not; signed with the service's key
 
 Laws: whoever carries these learns neither token nor device nor certificate; an answer names the very claim that it
-answers (hash of the sealed bytes), so that one cannot stand for another; a claim proves that both private keys exist
-(signature, PKCS #10); everything is bounded before it is decoded. Repeating a claim must be harmless at the receiver.
+answers (hash of the sealed bytes), so that one cannot stand for another; a claim proves that all its private keys exist
+(signatures, PKCS #10); a second key of the service, which the token pins with the welcome, must have signed the answer
+too; everything is bounded before it is decoded. Repeating a claim must be harmless at the receiver.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from protocol.fields import Bytes, FieldError, Length, Name, Range, plain, struc
 from protocol.messages import PROTOCOL_VERSION
 from protocol.sealing import PUBLIC_KEY_BYTES as SEAL_KEY_BYTES
 from protocol.sealing import TaskKey, seal
+from protocol.second_signature import SECOND_KEY_BYTES, SECOND_SIGNATURE_BYTES
 from protocol.signing import PUBLIC_KEY_BYTES, SigningKey, VerifyKey
 
 __all__ = [
@@ -49,7 +51,7 @@ __all__ = [
 
 SECRET_BYTES: Final = 16  # 128 random bits: no guessing, and so a plain SHA-256 is enough to store it by
 MAX_CERTIFICATE_BYTES: Final = 4096  # DER; ours have 450 to 650
-MAX_CLAIM_BYTES: Final = 16 * 2**10  # a claim has 3.1 kB, an answer of three certificates 3.5 kB
+MAX_CLAIM_BYTES: Final = 16 * 2**10  # a claim has 3.1 kB, an answer of three certificates 3.5; 8.4, 6.8 signed twice
 MAX_WELCOME_BYTES: Final = 8 * 2**10
 _MAX_TOKEN_CHARS: Final = 1024
 _TOKEN_PREFIX: Final = "edgefold1-"  # noqa: S105 - names the format, is no secret
@@ -87,6 +89,7 @@ class Welcome:
     fleet: Name
     root: _Certificate  # DER
     service_key: Annotated[bytes, Bytes(PUBLIC_KEY_BYTES)]  # Ed25519
+    second_key: Annotated[bytes, Bytes(SECOND_KEY_BYTES)] | None = None  # ML-DSA-65: the service signs all twice
     claim_key: Annotated[bytes, Bytes(SEAL_KEY_BYTES)]  # HPKE, as a task's
 
 
@@ -97,6 +100,7 @@ class Claim:
     device: Name
     secret: Annotated[bytes, Bytes(SECRET_BYTES)]
     verify_key: Annotated[bytes, Bytes(PUBLIC_KEY_BYTES)]
+    second_key: Annotated[bytes, Bytes(SECOND_KEY_BYTES)] | None = None  # from now on the device signs all twice
     answer_key: Annotated[bytes, Bytes(SEAL_KEY_BYTES)]  # made for this claim
     request: _Certificate  # PKCS #10, DER
     unix_s: Annotated[float, Range(0.0, 1e11)]  # the device's clock
@@ -123,6 +127,7 @@ class ClaimAnswer:
 class _Signed:
     body: Annotated[bytes, Length(1, MAX_CLAIM_BYTES)]
     signature: Annotated[bytes, Bytes(64)]
+    second_signature: Annotated[bytes, Bytes(SECOND_SIGNATURE_BYTES)] | None = None
 
 
 T = TypeVar("T")
@@ -177,7 +182,7 @@ def seal_claim(claim: Claim, *, fleet: str, claim_id: str, claim_key: bytes, key
 
 
 def open_claim(sealed: bytes, *, fleet: str, claim_id: str, key: TaskKey) -> Claim:
-    """Return the claim in ``sealed``, made by whoever holds the private half of its ``verify_key``.
+    """Return the claim in ``sealed``, signed by its ``verify_key`` and, if it brings one, its ``second_key``.
 
     Raises:
         RemoteProtocolError: not sealed to ``key`` for this claim, malformed, or its signature does not hold.
@@ -187,7 +192,7 @@ def open_claim(sealed: bytes, *, fleet: str, claim_id: str, key: TaskKey) -> Cla
     context = _context("edgefold claim", fleet, claim_id)
     signed = _unpack(_Signed, key.open(sealed, info=context), max_bytes=MAX_CLAIM_BYTES)
     claim = _unpack(Claim, signed.body, max_bytes=MAX_CLAIM_BYTES)
-    _check(signed, context, _key_of(claim.verify_key))
+    _check(signed, context, _key_of(claim))
     return claim
 
 
@@ -221,19 +226,24 @@ def _context(purpose: str, fleet: str, claim_id: str) -> bytes:
 
 
 def _sign(body: bytes, context: bytes, key: SigningKey) -> bytes:
-    return cbor.dumps(plain(_Signed(body=body, signature=key.sign(cbor.dumps([context, body])))))
+    message = cbor.dumps([context, body])
+    signed = _Signed(body=body, signature=key.sign(message), second_signature=key.sign_second(message))
+    return cbor.dumps(plain(signed))
 
 
 def _check(signed: _Signed, context: bytes, key: VerifyKey) -> None:
-    if not key.verify(signed.signature, cbor.dumps([context, signed.body])):
+    message = cbor.dumps([context, signed.body])
+    if not key.verify(signed.signature, message):
         raise BadSignatureError("the signature inside the seal does not hold")
+    if not key.verify_second(signed.second_signature, message):
+        raise BadSignatureError("the second signature inside the seal does not hold, or is missing")
 
 
-def _key_of(raw: bytes) -> VerifyKey:
+def _key_of(claim: Claim) -> VerifyKey:
     try:
-        return VerifyKey(raw)
+        return VerifyKey(claim.verify_key, second=claim.second_key)
     except ValueError as error:
-        raise MalformedMessageError("verify_key: not an Ed25519 public key") from error
+        raise MalformedMessageError("verify_key, second_key: not public keys") from error
 
 
 def _unpack(cls: type[T], data: bytes, *, max_bytes: int) -> T:

@@ -4,18 +4,21 @@ A changed file is noticed while the service runs; the database comes first, so t
 
 [devices]
 kitchen-pi = "64 hex digits of its Ed25519 public key"
+[second_keys]
+kitchen-pi = "3,904 hex digits of its ML-DSA-65 public key, if it signs twice"
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
 
 from host.config import MAX_REGISTRY_BYTES, load
 from host.logs import event
 from protocol.errors import ConfigError, RemoteProtocolError
-from protocol.fields import FieldError, Hex, Name
+from protocol.fields import FieldError, Hex, Length, Name
+from protocol.second_signature import SECOND_KEY_BYTES
 from protocol.signing import SERVICE, VerifyKey
 
 if TYPE_CHECKING:
@@ -30,8 +33,14 @@ __all__ = ["DeviceRegistry", "EnrolledDevices"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _File:
     devices: dict[Name, Hex]
+    second_keys: dict[Name, Annotated[str, Length(2 * SECOND_KEY_BYTES, 2 * SECOND_KEY_BYTES)]] = field(
+        default_factory=dict
+    )
 
     def __post_init__(self) -> None:
+        strangers = sorted(self.second_keys.keys() - self.devices.keys())
+        if strangers:
+            raise FieldError(f"second_keys.{strangers[0]}: there is no such device under [devices]")
         if SERVICE in self.devices:
             raise FieldError(f"devices.{SERVICE}: this name is the aggregator's own")
 
@@ -54,7 +63,7 @@ class EnrolledDevices:
             return None if self._file is None else self._file.key_of(device)
         if record.status == "revoked":
             raise RemoteProtocolError(f"{device} was revoked", reason="revoked")
-        return VerifyKey(record.verify_key) if record.status == "approved" else None
+        return VerifyKey(record.verify_key, second=record.second_key) if record.status == "approved" else None
 
 
 class DeviceRegistry:
@@ -103,10 +112,11 @@ class DeviceRegistry:
 
 
 def _read(path: Path) -> Mapping[str, VerifyKey]:
-    keys = {}
-    for device, key in load(_File, path, max_bytes=MAX_REGISTRY_BYTES).devices.items():
+    keys, registry = {}, load(_File, path, max_bytes=MAX_REGISTRY_BYTES)
+    for device, key in registry.devices.items():
+        second = registry.second_keys.get(device)
         try:
-            keys[device] = VerifyKey(bytes.fromhex(key))
+            keys[device] = VerifyKey(bytes.fromhex(key), second=None if second is None else bytes.fromhex(second))
         except ValueError as error:
-            raise ConfigError(f"{path}: devices.{device}: not an Ed25519 public key") from error
+            raise ConfigError(f"{path}: {device}: not public keys, Ed25519 in hex and ML-DSA-65 in hex") from error
     return keys

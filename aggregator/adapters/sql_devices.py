@@ -73,9 +73,15 @@ class SqlDevices(SqlDatabase):
             connection.execute(TOKENS.insert(), [_row(one) for one in tokens])
 
     def use_token(self, token: TokenRecord, device: DeviceRecord, certificate: CertificateRecord | None) -> None:
-        """Keep that ``device`` came with ``token`` and, if it was enrolled, its certificate; an approval stays."""
+        """Keep that ``device`` came with ``token`` and, if it was enrolled, its certificate; an approval stays.
+
+        A second key is kept where there was none; one that is there stays.
+        """
         with self._writing() as connection:
             connection.execute(insert(DEVICES).values(_row(device)).on_conflict_do_nothing())
+            if device.second_key is not None:
+                first = (DEVICES.c.device == device.device) & DEVICES.c.second_key.is_(None)
+                connection.execute(DEVICES.update().where(first).values(second_key=device.second_key))
             if device.status == "approved":
                 pending = (DEVICES.c.device == device.device) & (DEVICES.c.status == "pending")
                 connection.execute(DEVICES.update().where(pending).values(status="approved"))

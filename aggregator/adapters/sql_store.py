@@ -13,7 +13,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from aggregator.adapters import sql_privacy
 from aggregator.adapters.sql_database import SqlDatabase
-from aggregator.adapters.tables import EVALUATIONS, PARTICIPANTS, REFUSALS, ROUNDS, TASKS, UPDATES, VERSIONS
+from aggregator.adapters.tables import EVALUATIONS, PARTICIPANTS, REFUSALS, RETENTION, ROUNDS, TASKS, UPDATES, VERSIONS
 from aggregator.core.records import (
     Evaluation,
     RoundRecord,
@@ -45,6 +45,7 @@ __all__ = [
     "fire_round",
     "of_device",
     "of_round",
+    "state_blobs",
     "version_row",
 ]
 
@@ -67,6 +68,13 @@ class SqlStore(SqlDatabase):
     def rounds(self, task: str) -> tuple[RoundRecord, ...]:
         """Return the task's rounds, oldest first."""
         return tuple(self._records(RoundRecord, ROUNDS, ROUNDS.c.task == task, order=ROUNDS.c.round))
+
+    def n_folded(self, task: str) -> int:
+        """Return how many rounds the task folded, retired ones included."""
+        folded = self._count(ROUNDS, and_(ROUNDS.c.task == task, ROUNDS.c.state == "folded"))
+        with self._reading() as connection:
+            retired = connection.execute(select(RETENTION.c.n_folded).where(RETENTION.c.task == task)).scalar()
+        return folded + (retired or 0)
 
     def latest_round(self, task: str) -> RoundRecord:
         """Return the task's newest round."""
@@ -136,8 +144,8 @@ class SqlStore(SqlDatabase):
             n_updates=n_taken or n_folded or 0,  # of a secure sum no single update is known
             train_s_max=train_s or 0.0,
             loss=loss / n if n else None,
-            bytes_up=up or 0,
-            bytes_down=down or 0,
+            bytes_up=int(up or 0),
+            bytes_down=int(down or 0),
         )
 
     def evaluations(self, task: str, *, since: int = 0) -> dict[int, Evaluation]:
@@ -171,12 +179,11 @@ class SqlStore(SqlDatabase):
     def blobs_in_use(self, *, keep_folded: bool) -> set[str]:
         """Return the names of the blobs that rows need."""
         needed = ["accepted", "folded"] if keep_folded else ["accepted"]
-        updates = select(UPDATES.c.blob).where(UPDATES.c.status.in_(needed))
+        since = func.coalesce(RETENTION.c.updates_since, 0)
+        updates = select(UPDATES.c.blob).outerjoin(RETENTION, RETENTION.c.task == UPDATES.c.task)
+        updates = updates.where(UPDATES.c.status.in_(needed), UPDATES.c.round >= since)
         with self._reading() as connection:
-            names = {name for (name,) in connection.execute(updates)}
-            for (state,) in connection.execute(select(VERSIONS.c.state)):
-                names |= set(json.loads(state).values())
-        return names
+            return set(connection.execute(updates).scalars()) | state_blobs(connection)
 
     # -- transactions ------------------------------------------------------------------------------------------------
 
@@ -327,6 +334,12 @@ def of_device(table: Table, task: str, round_: int, device: str) -> ColumnElemen
 def version_row(version: VersionRecord) -> Mapping[str, object]:
     """Return a version as a row."""
     return {**plain(version), "round": version.round, "state": json.dumps(plain(version.state), sort_keys=True)}
+
+
+def state_blobs(connection: Connection) -> set[str]:
+    """Return the names of the blobs that versions need, of all tasks."""
+    states = connection.execute(select(VERSIONS.c.state)).scalars()
+    return {name for state in states for name in json.loads(state).values()}
 
 
 def count_traffic(connection: Connection, task: str, round_: int, device: str, traffic: Traffic) -> None:

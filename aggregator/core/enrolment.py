@@ -1,7 +1,8 @@
 """Decides on a claim: enrolled, waiting for a person, answered as before, or refused for one counted reason.
 
 Laws: a token lets in one device with one pair of keys, once; the same claim again gets the same certificate again and
-changes nothing; a revoked device never comes back under its name; a name belongs to the signing key that had it first.
+changes nothing; a revoked device never comes back under its name; a name belongs to the signing key that had it first,
+and once it has a second key to that pair.
 No IO, no clock, no X.509: facts and time are arguments.
 """
 
@@ -41,6 +42,7 @@ class DeviceRecord:
     status: DeviceStatus
     since_unix_s: float  # of this status
     is_shut_out: bool = False  # revoked, and the broker made to know it
+    second_key: bytes | None = None  # ML-DSA-65, raw; from then on nothing is taken that it did not sign
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,7 @@ class ClaimFacts:
     Attributes:
         token: the token with the claim's secret.
         known_key: the signing key that has the claimed name, from the database or from devices.toml.
+        known_second: the second key of that name, likewise; None if it has none so far.
         status: of the device in the database.
         tls_key: SHA-256 of the public key in the claim's certificate request.
         now_unix_s: our clock.
@@ -81,6 +84,7 @@ class ClaimFacts:
 
     token: TokenRecord | None
     known_key: bytes | None
+    known_second: bytes | None = None
     status: DeviceStatus | None
     tls_key: bytes
     now_unix_s: float
@@ -140,4 +144,5 @@ def _refusal(claim: Claim, facts: ClaimFacts) -> ClaimReason | None:
         return "used-token"
     if facts.status == "revoked":
         return "device-revoked"
-    return "name-taken" if facts.known_key not in (None, claim.verify_key) else None
+    is_own = facts.known_key in (None, claim.verify_key) and facts.known_second in (None, claim.second_key)
+    return None if is_own else "name-taken"

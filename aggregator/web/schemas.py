@@ -145,6 +145,7 @@ DEVICES: Final = _object(devices=_list(_object(**_DEVICE)), n_devices=_COUNT, ne
 DEVICE: Final = _object(
     **_DEVICE,
     verify_key=_or_null(_TEXT),
+    signs_twice=_BOOL,
     certificate_serial=_or_null(_TEXT),
     certificate_ends_unix_s=_or_null(_NUMBER),
 )

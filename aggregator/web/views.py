@@ -155,6 +155,7 @@ def device_view(sources: Sources, device: str) -> dict[str, Any]:
     return {
         **_device(device, record, activity),
         "verify_key": record.verify_key.hex() if record is not None else None,
+        "signs_twice": record is not None and record.second_key is not None,
         "certificate_serial": certificate.serial if certificate is not None else None,
         "certificate_ends_unix_s": certificate.ends_unix_s if certificate is not None else None,
     }

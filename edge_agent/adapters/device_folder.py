@@ -2,6 +2,7 @@
 
     state.cbor           the session state, replaced whole; names the files below that count
     work.cbor            the work of the current round
+    served-<task>.cbor   the newest adapter of a task, for predictions (``served_work``)
     receipt.cbor         the last receipt, for `edgefold agent status`
     outbox-<id>.cbor     a signed, sealed update that waits for its receipt
     residual-<id>.f32    what encoding that update rounded away
@@ -19,6 +20,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING, Final
 
+from edge_agent.adapters.served_work import keep_served
 from edge_agent.core.session import SessionState
 from host.durable import make_folder, read_bytes, remove, sweep, write_bytes
 from protocol import cbor
@@ -30,7 +32,7 @@ from protocol.messages import MAX_MESSAGE_BYTES, Receipt, Work, pack_body, unpac
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["DeviceFolder", "is_held", "read_receipt", "read_state"]
+__all__ = ["DeviceFolder", "is_held", "kept_file", "read_receipt", "read_state"]
 
 _MAX_STATE_BYTES: Final = 1 << 20
 
@@ -69,6 +71,7 @@ class DeviceFolder:
     def save_work(self, work: Work) -> None:
         """Keep the work of the current round."""
         write_bytes(self._folder / "work.cbor", pack_body(work))
+        keep_served(self._folder, work)
 
     def load_work(self) -> Work:
         """Return the work of the current round.
@@ -115,7 +118,7 @@ class DeviceFolder:
 
     def kept_path(self, update_id: bytes) -> Path:
         """Return where what the device keeps with an update is, if there is anything."""
-        return self._folder / f"kept-{update_id.hex()}.f32"
+        return kept_file(self._folder, update_id)
 
     def clear_scratch(self) -> None:
         """Give the next trainer an empty folder."""
@@ -147,6 +150,11 @@ class DeviceFolder:
         for pattern in ("outbox-*.cbor", "residual-*.f32", "kept-*.f32"):
             for path in set(self._folder.glob(pattern)) - named:
                 remove(path)
+
+
+def kept_file(folder: Path, update_id: bytes) -> Path:
+    """Return where what the device keeps with an update is, if there is anything."""
+    return folder / f"kept-{update_id.hex()}.f32"
 
 
 def read_state(folder: Path) -> SessionState:

@@ -1,6 +1,7 @@
 """A device's identity on disk: ``FolderKeyStore`` keeps the private keys, ``IdentityFolder`` what enrolment brought.
 
     device.key                 Ed25519, signs messages (where ``device.key`` says)
+    device.key.mldsa65         ML-DSA-65, signs them too in a fleet that asks for it
     identity/tls.key           EC P-256, for TLS alone
     identity/certificate.pem   the device's certificate and its issuers
     identity/root.pem          the fleet's root: the only one that is believed
@@ -24,7 +25,8 @@ from host.durable import make_folder, sweep, write_bytes
 from host.keys import load_or_make_signing_key
 from host.tls import TlsFiles
 from protocol.errors import ConfigError, TrustError
-from protocol.fields import Hex, Length, Name
+from protocol.fields import Hex, Length, Name, plain
+from protocol.second_signature import SECOND_KEY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +47,7 @@ class Enrolment:
     device: Name
     broker_url: Annotated[str, Length(1, 512)]
     service_key: Hex
+    service_second_key: Annotated[str, Length(2 * SECOND_KEY_BYTES, 2 * SECOND_KEY_BYTES)] | None = None  # ML-DSA-65
 
 
 class FolderKeyStore:
@@ -54,13 +57,13 @@ class FolderKeyStore:
         """Keep the TLS key in ``folder``, made if it is missing."""
         self._signing_key, self._tls_key = signing_key, make_folder(folder) / "tls.key"
 
-    def signing_key(self) -> SigningKey:
-        """Return the Ed25519 key, made if there is none.
+    def signing_key(self, *, with_second: bool = False) -> SigningKey:
+        """Return the Ed25519 key, made if there is none; likewise the ML-DSA-65 key, if asked for.
 
         Raises:
             ConfigError: readable by others, or no such key.
         """
-        return load_or_make_signing_key(self._signing_key)
+        return load_or_make_signing_key(self._signing_key, with_second=with_second)
 
     def certificate_request(self, device: str) -> bytes:
         """Return a PKCS #10 request by the TLS key, made if there is none.
@@ -110,8 +113,7 @@ class IdentityFolder:
         save_pem(self._folder / "root.pem", [anchor])
         save_pem(self._folder / "certificate.pem", certificates)
         # JSON text is a TOML string; none of the values holds DEL, the one difference.
-        values = {name: getattr(enrolment, name) for name in ("fleet", "device", "broker_url", "service_key")}
-        lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items()]
+        lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in plain(enrolment).items()]
         write_bytes(self._folder / "enrolment.toml", "".join(lines).encode())
 
     def keep_certificate(self, chain: Sequence[bytes], *, device: str) -> None:

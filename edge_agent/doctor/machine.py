@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from edge_agent.adapters.device_folder import read_state
 from edge_agent.adapters.identity import Enrolment
 from edge_agent.doctor.finding import Finding
+from edge_agent.parties import believed_service, own_key
 from edge_agent.renewal import AT_FRACTION
 from edge_agent.trainer.examples import read_rows
 from host.bundle_folder import open_bundle
@@ -27,7 +28,6 @@ from host.tls import TlsFiles, client_context
 from host.trainer_process import Launch, run_job
 from protocol.errors import BundleError, ConfigError, EdgefoldError, EngineError, StorageError
 from protocol.jobs import EvaluateJob
-from protocol.signing import VerifyKey
 
 if TYPE_CHECKING:
     from edge_agent.doctor.finding import Device
@@ -84,6 +84,7 @@ def check_identity(device: Device) -> Finding:
             device.tls = TlsFiles(**{key: folder / name for key, name in names.items()})
             client_context(device.tls)
         load_signing_key(device.here / settings.key)
+        own_key(settings, here=device.here, enrolment=device.enrolment)
     except (EdgefoldError, ValueError) as error:
         is_by_hand = device.enrolment is None and device.config.broker.url is not None
         fix = "edgefold agent key --config agent.toml makes the key" if is_by_hand else f"enrol: {_ENROL}"
@@ -98,8 +99,8 @@ def _take_address(device: Device) -> None:
     if enrolment is not None and (enrolment.fleet, enrolment.device) != (config.device.fleet, config.device.id):
         raise ConfigError(f"enrolled as {enrolment.fleet}/{enrolment.device}, agent.toml says another name")
     url = config.broker.url or ("" if enrolment is None else enrolment.broker_url)
-    key = config.device.service_key or ("" if enrolment is None else enrolment.service_key)
-    device.address, device.service_key = parse_broker_url(url), VerifyKey(bytes.fromhex(key))
+    device.address = parse_broker_url(url)
+    device.service_key = believed_service(config.device, here=device.here, enrolment=enrolment)
 
 
 def check_clock(device: Device) -> Finding:

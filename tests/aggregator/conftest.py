@@ -10,6 +10,7 @@ import pytest
 import edgefold
 from aggregator.adapters.sql_database import upgrade_database
 from tests.aggregator.front_door import Ran
+from tests.aggregator.office import Applicant, Office
 from tests.aggregator.workbench import Bench
 
 if TYPE_CHECKING:
@@ -45,6 +46,32 @@ def make_bench(tmp_path: Path, empty_database: Path) -> Iterator[Callable[..., B
 def bench(make_bench: Callable[..., Bench]) -> Bench:
     """A service with one task of two rounds, two devices a round."""
     return make_bench()
+
+
+@pytest.fixture
+def make_office(tmp_path: Path, empty_database: Path) -> Iterator[Callable[..., Office]]:
+    """Make a service's side of enrolment; its database is closed at the end."""
+    made: list[Office] = []
+
+    def make(**terms: Any) -> Office:
+        made.append(Office(tmp_path, empty_database, **terms))
+        return made[-1]
+
+    yield make
+    for office in made:
+        office.close()
+
+
+@pytest.fixture
+def office(make_office: Callable[..., Office]) -> Office:
+    """One whose tokens are enough, with a token given out."""
+    return make_office()
+
+
+@pytest.fixture
+def pi(tmp_path: Path) -> Applicant:
+    """A device that claims."""
+    return Applicant(tmp_path, "pi")
 
 
 @pytest.fixture

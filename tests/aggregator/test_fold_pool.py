@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aggregator.fold_pool import in_order, n_cores
+from aggregator.fold_pool import WORTH_VALUES, in_order, n_cores, n_workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,3 +61,9 @@ def test_a_fold_has_the_same_bytes_for_any_number_of_workers(tmp_path: object) -
     expected = stored.reference().tobytes()
     for workers in (1, 2, 3, 7):
         assert stored.fold(workers=workers).tobytes() == expected
+
+
+def test_short_updates_are_opened_by_one_thread_unless_more_are_asked_for() -> None:
+    assert n_workers(0, n_values=WORTH_VALUES - 1) == 1
+    assert n_workers(0, n_values=WORTH_VALUES) == n_cores()
+    assert n_workers(3, n_values=1) == 3

@@ -20,6 +20,7 @@ import numpy as np
 from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.adapters.sql_database import upgrade_database
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
+from aggregator.adapters.sql_retention import SqlRetention
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.sql_sums import SqlSums
 from aggregator.app import Parts, Service
@@ -28,6 +29,8 @@ from aggregator.conversation import Conversation
 from aggregator.core.privacy.accounting import epsilon_of, noise_for
 from aggregator.created_tasks import to_settings
 from aggregator.evaluations import Evaluations
+from aggregator.retention import Retention
+from aggregator.retention_settings import RetentionSettings
 from aggregator.setup import Folders, open_task
 from aggregator.steering import LOOK_EVERY_S, Steering
 from aggregator.sum_round import SumParts
@@ -315,6 +318,7 @@ STORE_EFFECTS = (
     "open_round",
     "add_evaluation",
 )
+RETENTION_EFFECTS = ("retire_versions", "retire_rounds", "retire_updates")
 SUM_EFFECTS = ("accept", "close_step", "forget")
 BLOB_EFFECTS = ("put", "remove")
 LINK_EFFECTS = ("publish", "acknowledge")
@@ -338,6 +342,7 @@ class Bench:
         self.service_key = signing.SigningKey(bytes(32))
         self.link = self.broker.link([topics.all_up(FLEET)])
         self.keep_folded_updates = True
+        self.retention = RetentionSettings()
         self.chain_of: Callable[[str], tuple[bytes, ...]] | None = None
         self.service: Service
         self.world: World
@@ -373,6 +378,16 @@ class Bench:
             ),
         )
         self.setup = open_task(self.settings, self.folders, make_key=True)
+        self.retention_rows = SqlRetention(self.folders.database)
+        hooked_rows: Any = Hooked(self.retention_rows, RETENTION_EFFECTS, self.hooks)
+        retention = Retention(
+            hooked_rows,
+            store=self.store,
+            lifecycle=self.lifecycle,
+            blobs=hooked_blobs,
+            default=self.retention,
+            keep_folded_updates=self.keep_folded_updates,
+        )
         link: Link = hooked_link
         self.runner = TaskRunner(self.setup, self.world)
         self.evaluations = Evaluations(self.evaluator, hooked_store)
@@ -383,6 +398,7 @@ class Bench:
             runners=[self.runner],
             evaluations=self.evaluations,
             steering=Steering(hooked_lifecycle, self.open_created),
+            retention=retention,
         )
         self.service = Service(parts)
         self.service.start()
@@ -410,6 +426,7 @@ class Bench:
         self.store.close()
         self.sums.close()
         self.lifecycle.close()
+        self.retention_rows.close()
 
     def restart(self) -> None:
         """Kill the service and start it again on the same folder; unacknowledged messages come again."""

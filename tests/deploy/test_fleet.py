@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(600)]
 
 PLAN = Plan(epochs=4, batch_size=16, max_tokens=32, optimizer=Optimizer(learning_rate=5e-3), codec=Codec())
+PRIVATE = ("device.key", "device.key.mldsa65", "identity/tls.key")
 
 
 def spec(tmp_path: Path, bundle: Path, devices: dict[str, Path], **changes: Any) -> FleetSpec:
@@ -102,9 +103,11 @@ def test_an_idle_agent_is_small_and_holds_no_runtime_not_even_numpy(
 def test_a_secure_fleet_enrols_by_tokens_and_betters_the_model_over_mutual_tls(
     tmp_path: Path, tiny_bundle: Path, devices: dict[str, Path], test_set: Path
 ) -> None:
-    with LocalFleet(spec(tmp_path, tiny_bundle, devices, sets={"all": test_set}, rounds=2, secure=True)) as fleet:
+    plan = spec(tmp_path, tiny_bundle, devices, sets={"all": test_set}, rounds=2, secure=True, post_quantum=True)
+    with LocalFleet(plan) as fleet:
         events = run_to_end(fleet, last_version=2, evaluated=True)
     assert fleet.broker_kind == "mosquitto"
+    assert {event.facts["bytes"] > 3300 for event in events if event.name == "join-sent"} == {True}  # signed twice
     accuracy = {e.facts["version"]: e.facts["pooled_accuracy"] for e in events if e.name == "version-evaluated"}
     assert accuracy[2] > accuracy[0] + 0.1
     assert [event.facts["n_updates"] for event in events if event.name == "version-folded"] == [4, 4]
@@ -112,7 +115,7 @@ def test_a_secure_fleet_enrols_by_tokens_and_betters_the_model_over_mutual_tls(
     assert verify(fleet).returncode == 0
     for device in devices:
         folder = tmp_path / "fleet" / "devices" / device
-        assert [(folder / name).stat().st_mode & 0o777 for name in ("device.key", "identity/tls.key")] == [0o600] * 2
+        assert [(folder / name).stat().st_mode & 0o777 for name in PRIVATE] == [0o600] * 3
 
 
 def test_nothing_readable_crosses_the_broker(tmp_path: Path, tiny_bundle: Path, devices: dict[str, Path]) -> None:

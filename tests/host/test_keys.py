@@ -7,6 +7,7 @@ import pytest
 from host import keys
 from protocol.errors import ConfigError
 from protocol.sealing import TaskKey
+from protocol.second_signature import SecondSigningKey
 from protocol.signing import SigningKey
 
 if TYPE_CHECKING:
@@ -36,3 +37,25 @@ def test_what_is_no_key_is_a_config_error_that_does_not_show_it(tmp_path: Path, 
 def test_a_missing_key_file_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such key file"):
         keys.load_signing_key(tmp_path / "none.key")
+
+
+def test_a_second_key_lies_beside_the_first_and_is_found_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "device.key"
+    first = keys.load_or_make_signing_key(path)
+    assert first.public.second is None
+    both = keys.load_or_make_signing_key(path, with_second=True)
+    assert (both.raw, keys.load_signing_key(path).public.second) == (first.raw, both.public.second)
+    assert {one.stat().st_mode & 0o777 for one in tmp_path.iterdir()} == {0o600}
+    keys.second_key_file(path).chmod(0o644)
+    with pytest.raises(ConfigError, match="others can read"):
+        keys.load_signing_key(path)
+
+
+def test_a_public_second_key_reads_back_from_its_file(tmp_path: Path) -> None:
+    raw, path = SecondSigningKey.generate().public.raw, tmp_path / "service.pub"
+    path.write_text(raw.hex() + "\n")
+    assert keys.load_second_public(path) == raw
+    for text in (raw.hex()[2:], "no hex", ""):
+        path.write_text(text)
+        with pytest.raises(ConfigError):
+            keys.load_second_public(path)

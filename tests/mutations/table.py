@@ -17,6 +17,8 @@ _COUNTED: Final = f"{_TEST_INTAKE}::test_a_refused_message_is_counted_and_the_ro
 _ATTACKS: Final = "tests/attacks/test_attacks.py"
 _LYING: Final = "tests/protocol/secure_sum/test_lying_server.py"
 _STEPS: Final = "tests/edge_agent/trainer/test_private_steps.py"
+_SECOND: Final = "tests/attacks/test_second_signature.py"
+_SECOND_KEYS: Final = "tests/aggregator/test_second_keys.py"
 _REPLAY: Final = "tests/attacks/test_replay.py"
 _DEVICE: Final = "protocol/secure_sum/device.py"
 
@@ -41,6 +43,17 @@ MUTANTS: Final = (
         old="if not key.verify(envelope.signature, message):",
         new="if False:",
         tests=("tests/protocol/test_signing.py::test_any_flipped_bit_is_refused", f"{_COUNTED}[bad-signature]"),
+    ),
+    Mutant(
+        name="second-signature",
+        row="make, change or strip a message of a party that signs twice",
+        file="protocol/signing.py",
+        old="        return signature is not None and self._second.verify(signature, message)",
+        new="        return signature is None or self._second.verify(signature, message)",
+        tests=(
+            f"{_SECOND}::test_an_update_without_its_devices_second_signature_is_not_taken[left-out]",
+            f"{_SECOND}::test_a_device_that_knows_the_services_second_key_believes_nothing_without_it[left-out]",
+        ),
     ),
     Mutant(
         name="seal-binding",
@@ -204,9 +217,12 @@ MUTANTS: Final = (
         name="name-taken",
         row="take another device's name, or the service's",
         file="aggregator/core/enrolment.py",
-        old='return "name-taken" if facts.known_key not in (None, claim.verify_key) else None',
+        old='return None if is_own else "name-taken"',
         new="return None",
-        tests=("tests/aggregator/test_issuance.py::test_a_name_belongs_to_the_key_that_had_it_first",),
+        tests=(
+            "tests/aggregator/test_issuance.py::test_a_name_belongs_to_the_key_that_had_it_first",
+            f"{_SECOND_KEYS}::test_a_device_that_enrolled_with_a_second_key_cannot_be_made_one_without[left-out]",
+        ),
     ),
     Mutant(
         name="answer-of-claim",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAD", "is_current", "upgrade"]
 
-HEAD: Final = "0006"
+HEAD: Final = "0008"
 
 
 def is_current(database: Path) -> bool:

@@ -1,0 +1,67 @@
+"""The local process: its settings from standard input, one JSON line; then it serves until its parent is gone.
+
+state/local/endpoint.json    {"port": ..., "pid": ...}: where it listens, for commands on this machine
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from edge_agent.local.endpoint import write_endpoint
+from edge_agent.local.loopback_http import start_server
+from edge_agent.local.orders import Orders
+from edge_agent.local.prediction_routes import prediction_routes
+from edge_agent.local.serving import Serving
+from host import logs
+from host.parent import die_with_parent
+from protocol.errors import EdgefoldError
+from protocol.fields import FieldError, structure
+
+if TYPE_CHECKING:
+    from edge_agent.local.loopback_http import Routes
+
+_MAX_LINE_BYTES: Final = 1 << 20
+_EXIT_FAILED: Final = 4
+
+
+def main() -> int:
+    """Serve; ends when standard input does, which is when the agent goes."""
+    try:
+        orders = structure(Orders, json.loads(sys.stdin.buffer.readline(_MAX_LINE_BYTES)), lenient_floats=True)
+    except (FieldError, ValueError, RecursionError) as error:
+        sys.stderr.write(f"edgefold: not orders for a local process: {error}\n")
+        return _EXIT_FAILED
+    die_with_parent(orders.parent)
+    os.nice(orders.nice)
+    logs.configure(level=orders.log_level)
+    try:
+        _serve(orders)
+    except EdgefoldError as error:
+        logs.event("local-process-failed", error=str(error))
+        return _EXIT_FAILED
+    return 0
+
+
+def _serve(orders: Orders) -> None:
+    predict, folder = orders.predict, Path(orders.folder)
+    serving = Serving(folder, bundles=orders.bundles, task=predict.task, labels=predict.labels, threads=predict.threads)
+    routes: Routes = prediction_routes(serving, max_inputs=predict.max_inputs)
+    server = start_server(
+        predict.port or 0,
+        routes,
+        max_body_bytes=predict.max_body_bytes,
+        max_connections=predict.max_connections,
+    )
+    write_endpoint(folder, port=server.server_address[1])
+    logs.event("local-process-ready", port=server.server_address[1])
+    while sys.stdin.buffer.read(1):
+        pass
+    server.shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,25 @@
+"""What the agent tells its local process at start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from edge_agent.predict_settings import PredictSettings  # noqa: TC001 - structure() resolves the annotations
+from protocol.fields import Hex, Length, Range
+
+__all__ = ["Orders"]
+
+_PathText = Annotated[str, Length(1, 4096)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orders:
+    """All that a local process needs; paths are absolute or relative to its working folder, which is the agent's."""
+
+    parent: int = 0  # process id to die with; whoever starts the process fills it in
+    folder: _PathText  # the agent's
+    bundles: Annotated[dict[Hex, _PathText], Length(0, 64)]  # checked folders by id
+    predict: PredictSettings
+    nice: Annotated[int, Range(0, 19)] = 0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
