@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_agent.adapters.sample_record import SampleRecord
+from edge_agent.adapters.sample_record import SampleRecord, why_beyond
 from protocol.jobs import SampleCharge
 
 if TYPE_CHECKING:
@@ -39,12 +39,9 @@ class SampleBudget:
         if work.plan.dp is None:
             return "its training adds no noise (plan.dp), privacy.max_sample_epsilon is set"
         epsilon = self._record.epsilon_after(work.plan, task=work.task, data=self._data, delta=self._delta)
-        if epsilon is None or epsilon <= self._max_epsilon:
+        if epsilon is None:
             return None
-        return (
-            f"this device's examples: epsilon would be {epsilon:.4g} at delta {self._delta:g}, "
-            f"privacy.max_sample_epsilon is {self._max_epsilon:g}"
-        )
+        return why_beyond(epsilon, max_epsilon=self._max_epsilon, delta=self._delta)
 
     def charge(self, work: Work, training_id: bytes) -> SampleCharge | None:
         """Return what the trainer is to count before its first step; None for a training without noise."""

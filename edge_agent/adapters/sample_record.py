@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from host.durable import make_folder, read_bytes, write_bytes
 from protocol import cbor
 from protocol.errors import ConfigError, MalformedMessageError, StorageError
-from protocol.fields import Bytes, FieldError, Length, Name, Range, plain, structure
+from protocol.fields import FieldError, Length, Name, Range, plain, structure
 from protocol.rdp import epsilon_from, rdp_of_steps
 
 if TYPE_CHECKING:
@@ -27,14 +27,15 @@ if TYPE_CHECKING:
     from protocol.jobs import SampleCharge
     from protocol.messages import Plan
 
-__all__ = ["DataStamp", "SampleRecord", "stamp_of"]
+__all__ = ["SampleRecord", "why_beyond"]
 
 _MAX_BYTES: Final = 1 << 22
+_DEFAULT_DELTA: Final = 1e-5  # to show what was spent where the owner named none
 _Figures = Annotated[tuple[Annotated[float, Range(0, 1e300)], ...], Length(0, 1000)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataStamp:
+class _DataStamp:
     """A data file's size and time of change: as long as both stay, its number of examples does."""
 
     n_bytes: Annotated[int, Range(0, 2**53)]
@@ -48,7 +49,7 @@ class _Last:
     training_id: Annotated[bytes, Length(0, 16)]
     cost: _Figures  # of it alone, at the file's orders
     n_examples: Annotated[int, Range(1, 10**9)]
-    data: DataStamp
+    data: _DataStamp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,15 +58,6 @@ class _File:
     spent: _Figures = ()
     n_steps: Annotated[int, Range(0, 2**53)] = 0
     tasks: Annotated[dict[Name, _Last], Length(0, 10_000)] = field(default_factory=dict)
-
-
-def stamp_of(data: Path) -> DataStamp | None:
-    """Return how the file stands now; None if it is not there."""
-    try:
-        found = data.stat()
-    except OSError:
-        return None
-    return DataStamp(n_bytes=found.st_size, changed_ns=found.st_mtime_ns)
 
 
 class SampleRecord:
@@ -91,6 +83,18 @@ class SampleRecord:
         """
         return self._read().n_steps
 
+    def summary(self, *, max_epsilon: float | None, delta: float | None) -> str | None:
+        """Return in one sentence what was spent, of what is allowed; None if neither is there.
+
+        Raises:
+            StorageError: the file is damaged.
+        """
+        n_steps, at = self.n_steps(), delta or _DEFAULT_DELTA
+        if n_steps == 0 and max_epsilon is None:
+            return None
+        of = "no bound is set" if max_epsilon is None else f"of {max_epsilon:g} that privacy.max_sample_epsilon allows"
+        return f"{n_steps} noisy steps, epsilon {self.epsilon(delta=at):.4g} at delta {at:g}, {of}"
+
     def epsilon_after(self, plan: Plan, *, task: str, data: Path, delta: float) -> float | None:
         """Return what ``epsilon`` would be after one more training of ``task``; None if its examples are not counted.
 
@@ -99,7 +103,7 @@ class SampleRecord:
         """
         known = self._read()
         last = known.tasks.get(task)
-        if last is None or last.data != stamp_of(data):
+        if last is None or last.data != _stamp_of(data):
             return None
         cost = _cost(plan, last.n_examples)
         return epsilon_from(_sum(self._spent(known), cost), delta=delta)
@@ -111,7 +115,7 @@ class SampleRecord:
             ConfigError: it would cost more than the device's owner allows; nothing was charged.
             StorageError: the file is damaged or cannot be written; nothing may begin.
         """
-        known, stamp = self._read(), stamp_of(data)
+        known, stamp = self._read(), _stamp_of(data)
         if stamp is None:
             raise ConfigError(f"{data}: no such data file")
         cost, spent, last = _cost(plan, n_examples), self._spent(known), known.tasks.get(terms.task)
@@ -158,6 +162,15 @@ class SampleRecord:
         )
 
 
+def _stamp_of(data: Path) -> _DataStamp | None:
+    """Return how the file stands now; None if it is not there."""
+    try:
+        found = data.stat()
+    except OSError:
+        return None
+    return _DataStamp(n_bytes=found.st_size, changed_ns=found.st_mtime_ns)
+
+
 def _n_steps(plan: Plan, n_examples: int) -> int:
     return plan.epochs * math.ceil(n_examples / plan.batch_size)
 
@@ -178,13 +191,17 @@ def _sum(spent: Mapping[float, float], cost: Mapping[float, float]) -> dict[floa
     return {order: spent.get(order, 0.0) + one for order, one in cost.items() if not spent or order in spent}
 
 
+def why_beyond(epsilon: float, *, max_epsilon: float, delta: float) -> str | None:
+    """Return why a training that would bring the account to ``epsilon`` is refused; None if it is not."""
+    if epsilon <= max_epsilon:
+        return None
+    return (
+        f"this device's examples: epsilon would be {epsilon:.4g} at delta {delta:g}, "
+        f"privacy.max_sample_epsilon is {max_epsilon:g}"
+    )
+
+
 def _refusal(terms: SampleCharge, total: Mapping[float, float]) -> str | None:
     if terms.max_epsilon is None or terms.delta is None:
         return None
-    epsilon = epsilon_from(total, delta=terms.delta)
-    if epsilon <= terms.max_epsilon:
-        return None
-    return (
-        f"this device's examples: epsilon would be {epsilon:.4g} at delta {terms.delta:g}, "
-        f"privacy.max_sample_epsilon is {terms.max_epsilon:g}"
-    )
+    return why_beyond(epsilon_from(total, delta=terms.delta), max_epsilon=terms.max_epsilon, delta=terms.delta)
