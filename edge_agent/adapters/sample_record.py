@@ -135,7 +135,7 @@ class SampleRecord:
         after = replace(known, tasks={**known.tasks, terms.task: counted})
         if not refusal:
             n_steps = known.n_steps + _n_steps(plan, n_examples)
-            after = replace(after, orders=tuple(total), spent=tuple(total.values()), n_steps=n_steps)
+            after = replace(after, orders=tuple(map(float, total)), spent=tuple(total.values()), n_steps=n_steps)
         make_folder(self._folder)
         write_bytes(self._path, cbor.dumps(plain(after)))
         if refusal:
