@@ -65,6 +65,7 @@ def serve(ctx: click.Context, config_path: Path | None, *, exit_when_done: bool)
 @click.option("--port", default=8883, show_default=True, help="For devices with a certificate.")
 @click.option("--claim-port", default=8884, show_default=True, help="For devices that enrol.")
 @click.option("--claim-service-port", default=8885, show_default=True, help="For the service's way to their claims.")
+@click.option("--bundle-port", default=8886, show_default=True, help="Where devices fetch bundles, by HTTPS.")
 def init(folder: Path, **values: object) -> None:
     """Make a fleet: certificate authority, keys, the broker's certificate and aggregator.toml."""
     from aggregator.init import check_plan, init_fleet  # noqa: PLC0415

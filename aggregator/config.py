@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from aggregator.async_settings import AsyncSettings, check_mode
+from aggregator.bundle_settings import BundleSettings  # noqa: TC001 - read from the annotation at run time
 from aggregator.core.strategy_choice import options_of
 from aggregator.dp_settings import check_dp
 from aggregator.fold_pool import MAX_WORKERS
@@ -131,6 +133,8 @@ class TaskSettings:
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
     gate: GateSettings | None = None
+    mode: Literal["sync", "async"] = "sync"  # by rounds, or by buffers that devices fill when they are done
+    asynchronous: AsyncSettings | None = None
     retention: RetentionSettings | None = None  # in place of the service's
 
     def __post_init__(self) -> None:
@@ -147,6 +151,7 @@ class TaskSettings:
         if self.plan.terms is not None:
             raise FieldError("plan.terms: they are the strategy's to set, see strategy_options")
         check_dp(self)
+        check_mode(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +164,7 @@ class Config:
     devices: DevicesSettings = field(default_factory=DevicesSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     http: HttpSettings | None = None
+    bundles: BundleSettings | None = None
     task: Annotated[tuple[TaskSettings, ...], Length(0, 1000)] = ()  # none: devices may enrol before the first
 
     def __post_init__(self) -> None:
@@ -167,6 +173,8 @@ class Config:
             raise FieldError("devices.registry: missing; without [authority] no device can enrol")
         if self.http is not None and self.http.tls == "authority" and self.authority is None:
             raise FieldError('http.tls: "authority" needs [authority]; edgefold serve init makes one')
+        if self.bundles is not None and self.authority is None:
+            raise FieldError("bundles: needs [authority]; edgefold serve init makes one")
         ids = [task.id for task in self.task]
         twice = sorted({one for one in ids if ids.count(one) > 1})
         if twice:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.adapters.device_folder import is_held, read_receipt, read_state
+from edge_agent.adapters.fetched_bundles import begun_bytes, whole_folders
 from edge_agent.adapters.refusal import read_refusal
 from edge_agent.adapters.sample_record import SampleRecord
 from edge_agent.config import AgentConfig
@@ -61,6 +62,7 @@ class Status:
         done: the last finished round of each task.
         outbox_bytes: of each message that waits for a receipt.
         bundles: id by folder, None where there is no manifest; not verified.
+        fetching_bytes: how much of each bundle that is being fetched is here.
         certificate_end_unix_s: None for a device without a certificate.
         last_refusal: the last round that this device would not or could not train.
         examples_paid: what trainings with noise have cost its examples, in one sentence; None before the first.
@@ -78,6 +80,7 @@ class Status:
     last_receipt: LastReceipt | None
     outbox_bytes: tuple[int, ...]
     bundles: dict[str, str | None]
+    fetching_bytes: dict[str, int]
     certificate_end_unix_s: float | None
     last_refusal: Refusal | None = None
     examples_paid: str | None = None
@@ -109,7 +112,8 @@ def read_status(config_path: Path) -> Status:
         done={} if state is None else dict(state.done),
         last_receipt=_last_receipt(folder),
         outbox_bytes=tuple(sorted(path.stat().st_size for path in folder.glob("outbox-*.cbor"))),
-        bundles={name: _bundle_id(here / name) for name in device.bundles},
+        bundles={name: _bundle_id(here / name) for name in (*device.bundles, *_fetched(config, here))},
+        fetching_bytes=begun_bytes(here / config.bundles.folder),
         certificate_end_unix_s=end_unix_s,
         last_refusal=refusal,
         examples_paid=_examples_paid(folder, config.privacy),
@@ -140,6 +144,10 @@ def _why_idle(state: SessionState, refusal: Refusal | None) -> str:
         return f"it isn't training: it left round {refusal.round} of {refusal.task} out: {refusal.why}"
     latest = ", ".join(f"{task} (round {heard.round})" for task, heard in sorted(state.heard.items()))
     return f"it isn't training: it waits for the next round it can take part in; last heard: {latest}"
+
+
+def _fetched(config: AgentConfig, here: Path) -> list[str]:
+    return [f"{config.bundles.folder}/{path.name}" for path in whole_folders(here / config.bundles.folder)]
 
 
 def _last_receipt(folder: Path) -> LastReceipt | None:

@@ -37,6 +37,7 @@ __all__ = [
     "TierFacts",
     "TokenFacts",
     "bundle_id",
+    "file_url_path",
 ]
 
 MANIFEST: Final = "manifest.json"
@@ -222,3 +223,8 @@ class Manifest:
 def bundle_id(manifest_bytes: bytes) -> str:
     """Return the id under which devices and service speak of a bundle."""
     return hashlib.sha256(manifest_bytes).hexdigest()
+
+
+def file_url_path(bundle_id: str, name: str) -> str:
+    """Return where a file of a bundle is below the address that bundles are fetched from."""
+    return f"{bundle_id}/{name}"

@@ -112,6 +112,7 @@ Reason: TypeAlias = Literal[
     "wrong-bundle",  # trained with another bundle than the task's
     "wrong-round",  # a round that has not opened yet
     "late",  # the round has closed
+    "stale",  # trained on an older version than an asynchronous task takes
     "wrong-version",  # based on another adapter version than the round's
     "not-selected",  # the cohort is full
     "not-joined",  # an update without a join: no work was handed out for it
@@ -158,6 +159,8 @@ class Announce:
     bundle_id: Hex
     spread_s: Annotated[float, Range(0.0, MAX_SPREAD_S)] | None = None  # wait a random part of it before joining
     seal_adapter: bool | None = None  # a join must bring a key, to which the adapter is sealed
+    # Of an asynchronous task: work since this round is still welcome, so go on with it whatever opens meanwhile.
+    oldest_round: Annotated[int, Range(1, MAX_ROUND)] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

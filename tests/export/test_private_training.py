@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
+import queue
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from host.arrays import save_vector
 from host.trainer_process import TrainerProcess, run_job
 from protocol import codec
 from protocol.errors import ConfigError
-from protocol.jobs import UPDATE_FILE, SampleCharge, TrainJob
+from protocol.jobs import UPDATE_FILE, Progress, SampleCharge, TrainJob
 from protocol.messages import Codec, Optimizer, Plan, SampleDp
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def test_a_private_update_has_the_noise_of_its_plan_and_nothing_of_an_earlier_re
 def test_a_training_that_is_killed_was_counted_whole_and_one_beyond_the_bound_never_begins(
     exported: Exported, tmp_path: Path
 ) -> None:
-    plan = Plan(epochs=2000, batch_size=4, dp=SampleDp(clip=1.0, noise_multiplier=30.0))
+    plan = Plan(epochs=1000, batch_size=4, dp=SampleDp(clip=1.0, noise_multiplier=30.0))
     terms = SampleCharge(folder=str(tmp_path), task="t", training_id="0" * 32, max_epsilon=30.0, delta=1e-5)
     job = TrainJob(
         bundle=str(exported.folder),
@@ -79,13 +79,13 @@ def test_a_training_that_is_killed_was_counted_whole_and_one_beyond_the_bound_ne
         plan=plan,
         sample_charge=terms,
     )
-    stepped = threading.Event()
-    process = TrainerProcess(job, on_end=lambda _: stepped.set(), on_progress=lambda _: stepped.set())
-    assert stepped.wait(120)
+    said: queue.SimpleQueue[object] = queue.SimpleQueue()
+    process = TrainerProcess(job, on_end=said.put, on_progress=said.put)
+    assert isinstance(said.get(timeout=120), Progress)
     process.close()
-    assert SampleRecord(tmp_path).n_steps() == 6000
+    assert SampleRecord(tmp_path).n_steps() == 3000
     assert not (tmp_path / UPDATE_FILE).exists()
     bound = replace(terms, training_id="1" * 32, max_epsilon=SampleRecord(tmp_path).epsilon(delta=1e-5))
     with pytest.raises(ConfigError, match="max_sample_epsilon"):
         run_job(replace(job, sample_charge=bound), deadline_s=120)
-    assert SampleRecord(tmp_path).n_steps() == 6000
+    assert SampleRecord(tmp_path).n_steps() == 3000
