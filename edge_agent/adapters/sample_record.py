@@ -18,7 +18,7 @@ from host.durable import make_folder, read_bytes, write_bytes
 from protocol import cbor
 from protocol.errors import ConfigError, MalformedMessageError, StorageError
 from protocol.fields import FieldError, Length, Name, Range, plain, structure
-from protocol.rdp import epsilon_from, rdp_of_steps
+from protocol.rdp import ORDERS, epsilon_from, rdp_of_steps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,7 +120,11 @@ class SampleRecord:
             raise ConfigError(f"{data}: no such data file")
         cost, spent, last = _cost(plan, n_examples), self._spent(known), known.tasks.get(terms.task)
         this = bytes.fromhex(terms.training_id)
-        if last is not None and last.training_id == this and last.cost == tuple(cost[order] for order in known.orders):
+        if (
+            last is not None
+            and last.training_id == this
+            and last.cost == tuple(cost.get(order) for order in known.orders)
+        ):
             return
         total = _sum(spent, cost)
         refusal = _refusal(terms, total)
@@ -154,6 +158,8 @@ class SampleRecord:
             raise self._damaged(error) from error
         if len(found.orders) != len(found.spent) or any(order <= 1 for order in found.orders):
             raise self._damaged(FieldError("spent: a figure for each order, all above 1"))
+        if bool(found.n_steps) != any(found.spent) or (found.orders and not set(found.orders) & set(ORDERS)):
+            raise self._damaged(FieldError("spent: nothing for its steps, or at orders that nobody knows"))
         return found
 
     def _damaged(self, error: Exception) -> StorageError:
