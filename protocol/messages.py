@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
 from protocol import cbor
+from protocol.continual import ContinualTerms  # noqa: TC001 - structure() resolves the annotations
 from protocol.errors import MalformedMessageError
 from protocol.fields import Bytes, FieldError, Hex, Length, Name, Range, plain, structure
 from protocol.layout import Role
@@ -239,6 +240,7 @@ class Plan:
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     dp: SampleDp | None = None
     terms: DeviceTerms | None = None  # absent for plain federated averaging
+    continual: ContinualTerms | None = None  # absent: each round is learnt as it comes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
