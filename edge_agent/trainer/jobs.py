@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from edge_agent.adapters.sample_record import SampleRecord
 from edge_agent.trainer.accumulation import loss_and_gradient
 from edge_agent.trainer.batches import batches_in_order, shuffled_batches
 from edge_agent.trainer.continual.remembering import Remembering, load_memory, save_memory
@@ -84,6 +85,9 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
     engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
     if job.least_pass_s > 0:
         engine = PacedEngine(engine=engine, least_pass_s=job.least_pass_s)
+    if dp is not None and job.sample_charge is not None:  # last of all that may fail before the first step
+        record = SampleRecord(Path(job.sample_charge.folder))
+        record.charge(job.sample_charge, job.plan, n_examples=len(data), data=Path(job.data))
     epochs: _Epochs | PrivateEpochs
     remembering = _remembering(job, bundle, engine)
     if dp is None:
