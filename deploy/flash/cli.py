@@ -166,5 +166,27 @@ def _setup(options: _Options) -> Any:  # noqa: ANN401 - a DeviceSetup, whose mod
     )
 
 
+@click.command()
+@click.option("--arch", type=click.Choice(["arm64", "amd64"]), required=True, help="Debian's name of the architecture.")
+@click.option("--python", default="3.11", show_default=True, help="The machines' Python: 3.11 is Debian 12's.")
+@click.option("--out", type=_PATH, default=Path(), help="A folder; the present one without.")
+def deb(arch: str, python: str, out: Path) -> None:
+    """Make a Debian package of the agent with all that it needs."""
+    from importlib.metadata import version  # noqa: PLC0415 - --help needs none of this
+
+    from deploy.flash.deb import PROGRAMS, deb_steps  # noqa: PLC0415
+    from deploy.flash.programs import require_programs  # noqa: PLC0415
+    from deploy.flash.workshop import carry_out  # noqa: PLC0415
+    from host.durable import make_folder  # noqa: PLC0415
+
+    programs, number = require_programs(PROGRAMS), version("edgefold")
+    path = make_folder(out.resolve()) / f"edgefold-agent_{number}_{arch}.deb"
+    with tempfile.TemporaryDirectory(prefix="edgefold-deb-") as name:
+        steps = deb_steps(arch, python, version=number, work=Path(name), out=path, programs=programs)
+        carry_out(steps, watch=_tell)
+    click.echo(f"{path}: {path.stat().st_size / 1e6:.0f} MB; next: apt install {path}")
+
+
+flash.add_command(deb)
 flash.add_command(write)
 flash.add_command(wheelhouse)
