@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from protocol.messages import Plan
 
-__all__ = ["BrokerKind", "FleetSpec", "LocalFleet", "Storm"]
+__all__ = ["LOOPBACK", "BrokerKind", "FleetSpec", "LocalFleet", "Storm", "free_ports"]
 
 BrokerKind = Literal["auto", "mosquitto", "embedded"]
 
