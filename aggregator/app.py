@@ -40,9 +40,10 @@ if TYPE_CHECKING:
     from aggregator.evaluations import Evaluations
     from aggregator.issuance import ClaimDesk, Issuance
     from aggregator.ports import Supervisor
+    from aggregator.retention import Retention
     from aggregator.revocations import Revocations
+    from aggregator.runner import Runner
     from aggregator.steering import Steering
-    from aggregator.task_runner import TaskRunner
     from aggregator.task_setup import World
     from aggregator.trust_upkeep import TrustUpkeep
     from host.link import Link
@@ -71,11 +72,12 @@ class Parts:
     world: World
     link: Link
     devices: Devices
-    runners: Sequence[TaskRunner]
+    runners: Sequence[Runner]
     evaluations: Evaluations
     supervisors: Sequence[Supervisor] = ()
     trust: Trust | None = None
     steering: Steering | None = None
+    retention: Retention | None = None
     pulse: Pulse = field(default_factory=Pulse)
 
 
@@ -102,6 +104,7 @@ class Service:
         """Begin or resume every task."""
         for runner in self._runners.values():
             runner.resume()
+            self._tidy(runner)
         self._advance()
 
     def run(self, stop: threading.Event, *, exit_when_done: bool = False) -> None:
@@ -237,8 +240,13 @@ class Service:
         for runner in self._runners.values():
             if runner.advance(is_reachable=self._is_up):
                 self._publish(runner.announcement)
+                self._tidy(runner)
             self._parts.evaluations.add_missing(runner)
         self._publish_outgoing()
+
+    def _tidy(self, runner: Runner) -> None:
+        if self._parts.retention is not None and not runner.is_closing:
+            self._parts.retention.tidy(runner.setup.settings)
 
     def _publish_outgoing(self) -> None:
         for runner in self._runners.values():
@@ -250,7 +258,7 @@ class Service:
             for runner in self._parts.steering.tick(now_s, self._runners, add=self._add):
                 self._publish(runner.announcement)
 
-    def _add(self, runner: TaskRunner) -> None:
+    def _add(self, runner: Runner) -> None:
         runner.resume()
         self._runners[runner.task] = runner
         self._intake = self._context()
@@ -271,7 +279,7 @@ def _issuance(parts: Parts) -> Issuance:
 class _StoreLedger:
     """Implements ``core.intake.Ledger`` over the store and the running tasks."""
 
-    def __init__(self, world: World, runners: dict[str, TaskRunner]) -> None:
+    def __init__(self, world: World, runners: dict[str, Runner]) -> None:
         self._store, self._runners = world.store, runners
 
     def view(self, task: str) -> TaskView | None:

@@ -65,6 +65,7 @@ def serve(ctx: click.Context, config_path: Path | None, *, exit_when_done: bool)
 @click.option("--port", default=8883, show_default=True, help="For devices with a certificate.")
 @click.option("--claim-port", default=8884, show_default=True, help="For devices that enrol.")
 @click.option("--claim-service-port", default=8885, show_default=True, help="For the service's way to their claims.")
+@click.option("--bundle-port", default=8886, show_default=True, help="Where devices fetch bundles, by HTTPS.")
 def init(folder: Path, **values: object) -> None:
     """Make a fleet: certificate authority, keys, the broker's certificate and aggregator.toml."""
     from aggregator.init import check_plan, init_fleet  # noqa: PLC0415
@@ -106,6 +107,21 @@ def http_tokens(config_path: Path, *, revoke: str | None, as_json: bool) -> None
         if revoke is not None:
             desk.revoke(revoke)
         desk.print_tokens(as_json=as_json)
+
+
+@serve.command()
+@CONFIG_OPTION
+@click.option("--dry-run", is_flag=True, help="Only show; works beside a running service.")
+@JSON_OPTION
+def gc(config_path: Path, *, dry_run: bool, as_json: bool) -> None:
+    """Show what is stored and take out what [service.retention] no longer keeps, and blobs that nothing names.
+
+    A running service does this by itself, a little after every round and the rest at its start; docs/storage.md.
+    """
+    from aggregator.config import load_config  # noqa: PLC0415
+    from aggregator.storage_desk import print_gc  # noqa: PLC0415
+
+    print_gc(load_config(config_path), is_dry=dry_run, as_json=as_json)
 
 
 @click.command()

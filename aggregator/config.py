@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from aggregator.async_settings import AsyncSettings, check_mode
+from aggregator.bundle_settings import BundleSettings  # noqa: TC001 - read from the annotation at run time
 from aggregator.core.strategy_choice import options_of
 from aggregator.dp_settings import check_dp
 from aggregator.fold_pool import MAX_WORKERS
 from aggregator.gate_settings import GateSettings  # noqa: TC001 - read from the annotation at run time
 from aggregator.http_settings import HttpSettings  # noqa: TC001 - likewise
 from aggregator.privacy_settings import PrivacySettings
+from aggregator.retention_settings import RetentionSettings
 from aggregator.selection_settings import SelectionSettings
 from host.config import load
 from protocol.fields import FieldError, Length, Name, Range
@@ -46,8 +49,10 @@ class ServiceSettings:
     fleet: Name
     folder: PathText
     key: PathText  # Ed25519, hex; made with mode 0600 if it is missing
+    # Kept, they let `edgefold task verify` fold again; without a bound in [service.retention] they only grow.
+    keep_folded_updates: bool = False
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
     post_quantum_signatures: bool = False  # sign by ML-DSA-65 too, with a second key beside the first
-    keep_folded_updates: bool = False  # kept, they let `edgefold task verify` fold again; they grow without bound
     fold_workers: Annotated[int, Range(0, MAX_WORKERS)] = 0  # threads for a fold; 0: what pays
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -128,6 +133,9 @@ class TaskSettings:
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
     gate: GateSettings | None = None
+    mode: Literal["sync", "async"] = "sync"  # by rounds, or by buffers that devices fill when they are done
+    asynchronous: AsyncSettings | None = None
+    retention: RetentionSettings | None = None  # in place of the service's
 
     def __post_init__(self) -> None:
         """Refuse a round that could never close, a gate that measures nothing, and what no strategy can keep."""
@@ -143,6 +151,7 @@ class TaskSettings:
         if self.plan.terms is not None:
             raise FieldError("plan.terms: they are the strategy's to set, see strategy_options")
         check_dp(self)
+        check_mode(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +164,7 @@ class Config:
     devices: DevicesSettings = field(default_factory=DevicesSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     http: HttpSettings | None = None
+    bundles: BundleSettings | None = None
     task: Annotated[tuple[TaskSettings, ...], Length(0, 1000)] = ()  # none: devices may enrol before the first
 
     def __post_init__(self) -> None:
@@ -163,6 +173,8 @@ class Config:
             raise FieldError("devices.registry: missing; without [authority] no device can enrol")
         if self.http is not None and self.http.tls == "authority" and self.authority is None:
             raise FieldError('http.tls: "authority" needs [authority]; edgefold serve init makes one')
+        if self.bundles is not None and self.authority is None:
+            raise FieldError("bundles: needs [authority]; edgefold serve init makes one")
         ids = [task.id for task in self.task]
         twice = sorted({one for one in ids if ids.count(one) > 1})
         if twice:

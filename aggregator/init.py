@@ -40,6 +40,10 @@ port = {port}                    # devices with a certificate
 claim_port = {claim_port}              # devices that enrol
 claim_service_port = {claim_service_port}      # the service's own way to their claims
 
+[bundles]
+host = "{listen}"           # devices with a certificate fetch the tasks' bundles here, over HTTPS
+port = {bundle_port}
+
 [devices]
 approve = "token"              # "manual": each also waits for `edgefold devices approve`
 certificate_days = 7.0         # renewed by devices when half of it is over
@@ -62,13 +66,14 @@ class FleetPlan:
     port: Annotated[int, Range(1, 65535)] = 8883  # registered for MQTT with TLS
     claim_port: Annotated[int, Range(1, 65535)] = 8884
     claim_service_port: Annotated[int, Range(1, 65535)] = 8885
+    bundle_port: Annotated[int, Range(1, 65535)] = 8886
 
     def __post_init__(self) -> None:
         """Refuse what would break the settings file or two listeners on one port."""
         if not all(one.isalnum() or one in ".-:" for one in self.host) or not self.host.isascii():
             raise FieldError("host: expected a name or an address")
-        if len({self.port, self.claim_port, self.claim_service_port}) < 3:
-            raise FieldError("port, claim_port, claim_service_port: expected three different ports")
+        if len({self.port, self.claim_port, self.claim_service_port, self.bundle_port}) < 4:
+            raise FieldError("port, claim_port, claim_service_port, bundle_port: expected four different ports")
 
 
 def check_plan(values: dict[str, object]) -> FleetPlan:
@@ -103,6 +108,7 @@ def init_fleet(folder: Path, plan: FleetPlan) -> Path:
         port=plan.port,
         claim_port=plan.claim_port,
         claim_service_port=plan.claim_service_port,
+        bundle_port=plan.bundle_port,
     )
     write_bytes(settings, text.encode())
     return settings

@@ -57,6 +57,7 @@ class Terms:
     Attributes:
         fleet: whose devices.
         broker_url: where enrolled devices go.
+        bundle_url: where they fetch bundles, None where they cannot.
         approval: whether a token is enough.
         life_s: how long a certificate holds.
         max_skew_s: by how much a device's clock may differ; certificates are backdated by it.
@@ -64,6 +65,7 @@ class Terms:
 
     fleet: str
     broker_url: str
+    bundle_url: str | None = None
     approval: Approval
     life_s: float
     max_skew_s: float
@@ -180,6 +182,7 @@ class Issuance:
             status="enrolled",
             unix_s=now_unix_s,
             broker_url=self.terms.broker_url,
+            bundle_url=self.terms.bundle_url,
             chain=self._issuer.chain(made.der),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import click
 
 from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
+from aggregator.adapters.sql_retention import SqlRetention
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.sql_sums import SqlSums
 from aggregator.config import load_config
@@ -91,11 +92,9 @@ class Desk:
             )
         setup = open_task(settings, self._folders, make_key=False)
         blobs = FolderBlobStore(self._folders.blobs)
-        sums = SqlSums(self._folders.database)
-        try:
-            found = verify_task(setup, self._store, blobs, fleet=self._config.service.fleet, sums=sums)
-        finally:
-            sums.close()
+        with closing(SqlSums(self._folders.database)) as sums, closing(SqlRetention(self._folders.database)) as past:
+            mark = past.mark(task)
+            found = verify_task(setup, self._store, blobs, fleet=self._config.service.fleet, sums=sums, mark=mark)
         if as_json:
             _print_json({**plain(found), "ok": found.is_good})
         else:
@@ -127,9 +126,12 @@ class Desk:
         """
         self._known(task)
         versions = self._store.versions(task)
-        if version >= len(versions):
-            raise ConfigError(f"task {task}: there is no version {version}; the newest is {len(versions) - 1}")
-        return versions[version]
+        found = next((one for one in versions if one.version == version), None)
+        if found is None:
+            newest = versions[-1].version
+            why = f"the newest is {newest}" if version > newest else "it was retired (service.retention.versions)"
+            raise ConfigError(f"task {task}: there is no version {version}; {why}")
+        return found
 
     def _known(self, task: str) -> TaskRecord:
         known = self._store.task(task)

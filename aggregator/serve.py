@@ -57,10 +57,11 @@ def run_service(config: Config, *, exit_when_done: bool = False) -> None:
             supervisors=brokers.supervisors,
             trust=make_trust(workshop, brokers),
             steering=workshop.steering,
+            retention=workshop.retention,
             pulse=pulse,
         )
         service = Service(parts)
-        with _web(workshop, brokers, pulse), contextlib.closing(service):
+        with _web(workshop, brokers, pulse), _bundles(workshop, brokers), contextlib.closing(service):
             service.start()
             _await_broker(service, stop, brokers.fleet, deadline_s=config.broker.connect_deadline_s)
             key = workshop.world.conversation.public_key
@@ -96,6 +97,15 @@ def _web(workshop: Workshop, brokers: Brokers, pulse: Pulse) -> contextlib.Abstr
     from aggregator.web.server import WebServer  # noqa: PLC0415 - a service without [http] does without it
 
     return WebServer(workshop.config, workshop.folders, pulse=pulse, authority=brokers.authority)
+
+
+def _bundles(workshop: Workshop, brokers: Brokers) -> contextlib.AbstractContextManager[object]:
+    settings = workshop.config.bundles
+    if settings is None or settings.url is not None or brokers.authority is None:
+        return contextlib.nullcontext()
+    from aggregator.web.bundle_server import BundleServer  # noqa: PLC0415 - as above
+
+    return BundleServer(settings, workshop.shelf, brokers.authority)
 
 
 def _stop_on_signals() -> threading.Event:

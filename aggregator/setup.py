@@ -6,8 +6,6 @@ runs on a folder at a time.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -26,20 +24,24 @@ from aggregator.adapters.spent_file import SpentFile
 from aggregator.adapters.sql_devices import SqlDevices
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_pruning import SqlPruning
+from aggregator.adapters.sql_retention import SqlRetention
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.sql_sums import SqlSums
 from aggregator.adapters.task_keys import FolderTaskKeys
 from aggregator.brokers import Brokers, make_brokers
+from aggregator.bundle_shelf import BundleShelf
 from aggregator.conversation import Conversation
 from aggregator.core.strategies import STRATEGIES
 from aggregator.core.strategy_choice import options_of, refuse_unfit
 from aggregator.created_tasks import to_settings, with_created
 from aggregator.evaluations import Evaluations
 from aggregator.noisy_terms import sum_terms_of
+from aggregator.retention import Retention
+from aggregator.runner import make_runner
 from aggregator.service_key import service_key
+from aggregator.sole_service import hold_folder
 from aggregator.steering import Steering
 from aggregator.sum_round import SumParts, check_terms
-from aggregator.task_runner import TaskRunner
 from aggregator.task_setup import TaskSetup, World
 from host.bundle_folder import open_bundle
 from host.durable import make_folder
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from aggregator.config import Config, TaskSettings
+    from aggregator.runner import Runner
     from host.bundle_folder import Bundle
 
 __all__ = ["Folders", "Workshop", "check_files", "open_task", "upgrade"]
@@ -108,6 +111,7 @@ class Workshop:
         """
         self.config = config
         self.folders = Folders(root=make_folder(Path(config.service.folder)))
+        self.shelf = BundleShelf()
         self._stack = ExitStack()
         try:
             self._open()
@@ -127,7 +131,7 @@ class Workshop:
 
     def _open(self) -> None:
         service = self.config.service
-        _lock(self.folders.root, self._stack)
+        hold_folder(self.folders.root, self._stack)
         registry = self.config.devices.registry
         file = None if registry is None else DeviceRegistry(Path(registry))
         self.key = service_key(Path(service.key), with_second=service.post_quantum_signatures)
@@ -165,7 +169,17 @@ class Workshop:
                 chain_of=chain_source(self.config, self.enrolled, SystemClock()),
             ),
         )
-        self.runners = [TaskRunner(setup, self.world) for setup in setups]
+        retention = SqlRetention(self.folders.database)
+        self._stack.callback(retention.close)
+        self.retention = Retention(
+            retention,
+            store=store,
+            lifecycle=self._lifecycle,
+            blobs=blobs,
+            default=service.retention,
+            keep_folded_updates=service.keep_folded_updates,
+        )
+        self.runners: list[Runner] = [self._runner(setup) for setup in setups]
         evaluator = ProcessEvaluator(
             self.folders.evaluation,
             threads=self.config.evaluation.threads,
@@ -174,7 +188,7 @@ class Workshop:
         self.evaluations = Evaluations(evaluator, store)
         self.steering = Steering(self._lifecycle, self._open_created)
 
-    def _open_created(self, task: str) -> TaskRunner:
+    def _open_created(self, task: str) -> Runner:
         record = next(one for one in self._lifecycle.created() if one.task == task)
         setup = open_task(to_settings(record), self.folders, make_key=True)
         needed = 2 * _largest_message(setup)
@@ -183,7 +197,11 @@ class Workshop:
                 f"the broker that runs takes messages of {self.max_packet_bytes} bytes, this task needs {needed}: set "
                 "broker.max_packet_bytes, start the service again, and create the task then"
             )
-        return TaskRunner(setup, self.world)
+        return self._runner(setup)
+
+    def _runner(self, setup: TaskSetup) -> Runner:
+        self.shelf.put(setup.bundle)
+        return make_runner(setup, self.world)
 
     def start_brokers(self) -> Brokers:
         """Return where the brokers are, after starting them if they are ours.
@@ -270,18 +288,6 @@ def check_files(settings: TaskSettings) -> Bundle:
 def _largest_message(setup: TaskSetup) -> int:
     # An update, the adapter as float32 in a work message, or what a secure sum needs.
     return setup.max_message_bytes + setup.max_answer_bytes
-
-
-def _lock(folder: Path, stack: ExitStack) -> None:
-    # flock(2) ends with the process, however it ends.
-    try:
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        stack.callback(os.close, descriptor)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ConfigError(f"{folder}: another edgefold serve runs on this folder") from error
-    except OSError as error:
-        raise StorageError(f"{folder}/lock: {error.strerror}") from error
 
 
 def upgrade(database: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from aggregator.adapters.authority import BACKDATE
 from aggregator.adapters.clock import SystemClock
 from aggregator.app import Trust
+from aggregator.bundle_shelf import bundle_url
 from aggregator.issuance import ClaimDesk, Issuance, Terms
 from aggregator.revocations import Revocations
 from aggregator.trust_upkeep import TrustUpkeep
@@ -45,6 +46,7 @@ def make_trust(workshop: Workshop, brokers: Brokers) -> Trust | None:
     terms = Terms(
         fleet=fleet,
         broker_url=broker_url(config),
+        bundle_url=bundle_url(config),
         approval=config.devices.approve,
         life_s=config.devices.certificate_days * _DAY_S,
         max_skew_s=BACKDATE.total_seconds(),

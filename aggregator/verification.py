@@ -1,6 +1,7 @@
 """Proves a task's history: each version is the fold of its round's stored updates, and no update is in two folds.
 
 Of a round with a secure sum the sum was stored: that the version follows from it is proven, not what went into it.
+What was retired (``core.retention``) cannot be folded again: the proof begins at the first round with kept updates.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from aggregator.core.folding import canonical_order
 from aggregator.privacy import fold_privately
+from aggregator.round_fold import stored_buffer
 from aggregator.stored_fold import StoredRound
 from aggregator.sum_round import fold_sum
 from aggregator.vectors import load_state, to_bytes
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from aggregator.adapters.sql_store import SqlStore
     from aggregator.core.folding import State
     from aggregator.core.privacy.ledger import LedgerEntry
-    from aggregator.core.records import RoundRecord, VersionRecord
+    from aggregator.core.records import RetentionMark, RoundRecord, VersionRecord
     from aggregator.ports import BlobStore, SumStore
     from aggregator.task_setup import TaskSetup
 
@@ -51,7 +53,13 @@ class Verification:
 
 
 def verify_task(
-    setup: TaskSetup, store: SqlStore, blobs: BlobStore, *, fleet: str, sums: SumStore | None = None
+    setup: TaskSetup,
+    store: SqlStore,
+    blobs: BlobStore,
+    *,
+    fleet: str,
+    sums: SumStore | None = None,
+    mark: RetentionMark | None = None,
 ) -> Verification:
     """Fold every version again.
 
@@ -59,16 +67,26 @@ def verify_task(
         StorageError: the database cannot be read.
     """
     task = setup.settings.id
-    versions, rounds = store.versions(task), {one.round: one for one in store.rounds(task)}
+    versions, rounds = _provable(store.versions(task), mark), {one.round: one for one in store.rounds(task)}
     checks = []
     for before, this in zip((None, *versions), versions, strict=False):
         try:
-            problem = _check(setup, store, blobs, fleet=fleet, sums=sums, before=before, this=this, rounds=rounds)
+            problem = _check(
+                setup, store, blobs, fleet=fleet, sums=sums, mark=mark, before=before, this=this, rounds=rounds
+            )
         except StorageError as error:
             problem = str(error)
         check = VersionCheck(version=this.version, round=this.round, n_updates=this.n_updates, problem=problem)
         checks.append(check)
     return Verification(task=task, versions=tuple(checks), problems=_history(task, store, versions))
+
+
+def _provable(versions: tuple[VersionRecord, ...], mark: RetentionMark | None) -> tuple[VersionRecord, ...]:
+    """Return the versions from the last one before the first kept updates on."""
+    if mark is None or mark.updates_since == 0:
+        return versions
+    folded = [at for at, one in enumerate(versions) if one.round is not None and one.round >= mark.updates_since]
+    return versions[max(0, folded[0] - 1) :] if folded else versions[-1:]
 
 
 def _check(  # noqa: PLR0913 - one version and its surroundings
@@ -78,6 +96,7 @@ def _check(  # noqa: PLR0913 - one version and its surroundings
     *,
     fleet: str,
     sums: SumStore | None,
+    mark: RetentionMark | None,
     before: VersionRecord | None,
     this: VersionRecord,
     rounds: dict[int, RoundRecord],
@@ -88,10 +107,17 @@ def _check(  # noqa: PLR0913 - one version and its surroundings
     if this.round is None:  # an older version again: a rollback
         older = [one for one in store.versions(setup.settings.id) if one.version < this.version]
         is_copy = any(one.state == this.state for one in older)
-        return None if is_copy else "it is no fold, and no older version has its content"
+        is_provable = mark is None or mark.versions_since == 0  # else the older one may have been retired
+        return None if is_copy or not is_provable else "it is no fold, and no older version has its content"
     round_ = rounds[this.round]
     if round_.version != before.version or this.version != before.version + 1:
         return f"round {this.round} was on version {round_.version}, expected {before.version}"
+    if setup.settings.mode == "async":
+        within = store.buffered(setup.settings.id, this.round)
+        again = stored_buffer(setup, round_, within, blobs=blobs, fleet=fleet).fold_into(
+            load_state(before.state, blobs)
+        )
+        return _difference(this, kept, again, n_updates=len(within))
     updates = canonical_order(store.updates(setup.settings.id, this.round))
     summed = None if sums is None else sums.state(setup.settings.id, this.round)
     entry = next((one for one in store.ledger(setup.settings.id) if one.round == this.round), None)
@@ -101,6 +127,10 @@ def _check(  # noqa: PLR0913 - one version and its surroundings
     else:
         stored = StoredRound(setup, round_, updates, blobs=blobs, fleet=fleet)
         again, n_updates = _again(stored, state, entry, n_params=setup.n_params), len(updates)
+    return _difference(this, kept, again, n_updates=n_updates)
+
+
+def _difference(this: VersionRecord, kept: State, again: State, *, n_updates: int) -> str | None:
     if n_updates != this.n_updates:
         return f"{this.n_updates} updates were folded, {n_updates} are known"
     differing = [name for name in kept if to_bytes(kept[name]) != to_bytes(again[name])]
@@ -113,12 +143,14 @@ def _again(stored: StoredRound, state: State, entry: LedgerEntry | None, *, n_pa
 
 def _history(task: str, store: SqlStore, versions: tuple[VersionRecord, ...]) -> tuple[str, ...]:
     problems = []
-    if [one.version for one in versions] != list(range(len(versions))):
+    numbers = [one.version for one in versions]
+    if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
         problems.append("versions are not numbered without gaps")
     folded_rounds = [one.round for one in versions if one.round is not None]
     seen: dict[str, int] = {}  # sealed bytes are new for each update, so equal ones are one update
     for round_ in folded_rounds:
-        for update in store.updates(task, round_):
+        buffered = store.buffered(task, round_)  # of a round none is
+        for update in [one.update for one in buffered] or store.updates(task, round_):
             if update.status != "folded":
                 problems.append(f"update {update.update_id.hex()} of round {round_} is {update.status}, not folded")
             if seen.setdefault(update.blob, round_) != round_:

@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_agent.adapters.device_folder import DeviceFolder
+    from edge_agent.bundle_fetch import BundleFetch
     from edge_agent.config import AgentConfig
     from edge_agent.ports import Beside, Running, StartTrainer
     from edge_agent.renewal import Renewal
@@ -108,6 +109,7 @@ class Agent:
         service_key: VerifyKey,
         renewal: Renewal | None = None,
         sums: DeviceSums | None = None,
+        fetch: BundleFetch | None = None,
         beside: Beside | None = None,
     ) -> None:
         """Take up the saved state.
@@ -123,6 +125,7 @@ class Agent:
             service_key: whom to believe.
             renewal: looks after the certificate of a device that has one.
             sums: takes part in secure sums; without it such rounds are left alone.
+            fetch: brings bundles that are not here; without it their tasks are left alone.
             beside: what the device does beside its rounds.
         """
         self._device, self._trainer_settings, self._max_examples = (
@@ -130,7 +133,7 @@ class Agent:
             config.trainer,
             config.data.max_examples,
         )
-        self._data, self._bundles, self._key = data, bundles, key
+        self._data, self._bundles, self._key, self._fetch = data, dict(bundles), key, fetch
         self._service, self._renewal, self._sums, self._beside = service_key, renewal, sums, beside
         self._link, self._folder, self._start_trainer = link, folder, start_trainer
         self._state = folder.load_state()
@@ -184,6 +187,7 @@ class Agent:
         self._give_up_if_due()
         self._send_what_is_due()
         self._renew_if_due()
+        self._fetch_bundles()
         if self._beside is not None:
             self._beside.turn(is_idle=self._state.phase == "idle" and self._running is None)
 
@@ -304,10 +308,11 @@ class Agent:
             self._resend = self._sending = None
         for action in actions:
             self._do(action)
-        if after.phase == "idle":
-            self._look_for_work()
+        self._look_for_work()
 
     def _look_for_work(self) -> None:
+        if self._state.phase != "idle":
+            return
         for announce in self._announced.values():
             if announce.bundle_id not in self._bundles:
                 continue
@@ -361,6 +366,12 @@ class Agent:
         if renew is not None:
             self._publish("renew", sign(renew, fleet=self._device.fleet, sender=self._device.id, key=self._key))
 
+    def _fetch_bundles(self) -> None:
+        needed = {one.bundle_id for one in self._announced.values() if one.state == "open"}
+        job = self._state.job
+        if self._fetch is not None and self._fetch.turn(needed | ({job.bundle_id} if job else set()), self._bundles):
+            self._look_for_work()
+
     def _send_update(self, update_id: bytes) -> None:
         try:
             self._publish("update", self._folder.load_update(update_id))
@@ -382,6 +393,9 @@ class Agent:
             log(f"{kind}-sent", bytes=len(envelope))
 
     def _train(self, job: Job) -> None:
+        if job.bundle_id not in self._bundles:  # removed by hand, or damaged, since the work came
+            self._ends.put((job, EngineError(f"bundle {job.bundle_id[:12]} is no longer here")))
+            return
         work = self._folder.load_work()
         self._folder.clear_scratch()
         adapter = self._folder.scratch / "adapter.payload"
@@ -542,4 +556,5 @@ def _announced(announce: Announce) -> Announced:
         bundle_id=announce.bundle_id,
         is_open=announce.state == "open",
         seal_adapter=announce.seal_adapter or False,
+        oldest_round=announce.oldest_round,
     )

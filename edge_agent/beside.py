@@ -8,11 +8,10 @@ from edge_agent.local.orders import Orders
 from edge_agent.local_process import LocalProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from edge_agent.config import AgentConfig
-    from host.bundle_folder import Bundle
 
 __all__ = ["BesideRounds", "beside_rounds"]
 
@@ -33,19 +32,19 @@ class BesideRounds:
         self._process.close()
 
 
-def beside_rounds(here: Path, config: AgentConfig, bundles: Sequence[Bundle]) -> BesideRounds | None:
+def beside_rounds(here: Path, config: AgentConfig, bundles: Mapping[str, Path]) -> BesideRounds | None:
     """Return what ``config`` asks for beside rounds, None if it is nothing.
 
     Args:
         here: the folder of the configuration.
         config: the device's.
-        bundles: checked, the first one serves until the service has handed out a version.
+        bundles: folders of the checked ones by id, the first one serves until the service has handed out a version.
     """
     if config.predict.port is None:
         return None
     orders = Orders(
         folder=str((here / config.device.folder).resolve()),
-        bundles={bundle.id: str(bundle.folder.resolve()) for bundle in bundles},
+        bundles={one: str(folder.resolve()) for one, folder in bundles.items()},
         predict=config.predict,
         nice=config.trainer.nice,
         log_level=config.device.log_level,

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from edge_agent.ports import Running, StartStep, StartTrainer
     from edge_agent.renewal import Renewal
     from edge_agent.sums import DeviceSums
-    from host.bundle_folder import Bundle
     from host.link import BrokerAddress
     from protocol.errors import EdgefoldError
     from protocol.jobs import Progress, SumStepJob, SumStepResult, TrainJob, TrainResult
@@ -59,10 +58,10 @@ def run(config_path: Path) -> None:
       fleet = "home"
       id = "kitchen-pi"
       key = "device.key"
-      bundles = ["bundle"]
       [data]
       train = "examples.jsonl"
-    Enrol first: edgefold agent enrol. A fleet without certificates, on one machine, says in place of that:
+    Enrol first: edgefold agent enrol; bundles are then fetched from the service, or copied by hand and named in
+    [device] bundles = ["bundle"]. A fleet without certificates, on one machine, says in place of that:
       [device] service_key = "<64 hex digits>"   [broker] url = "mqtt://127.0.0.1:1883"
     """  # noqa: D301 - \b is click's mark for a paragraph kept as it is
     from edge_agent.config import load_config  # noqa: PLC0415 - --help needs none of this
@@ -129,16 +128,16 @@ def _run(config_path: Path, config: AgentConfig) -> None:
     from edge_agent.adapters.device_folder import DeviceFolder  # noqa: PLC0415
     from edge_agent.app import Agent  # noqa: PLC0415
     from edge_agent.beside import beside_rounds  # noqa: PLC0415
+    from edge_agent.bundle_setup import DeviceBundles  # noqa: PLC0415
     from host import logs  # noqa: PLC0415
-    from host.bundle_folder import open_bundle  # noqa: PLC0415
     from host.mqtt_link import MqttLink  # noqa: PLC0415
     from protocol import topics  # noqa: PLC0415
 
     here, device = config_path.parent, config.device
     way = _way(config_path, config)
     key = way.key
-    bundles = [open_bundle(here / folder) for folder in device.bundles]
     logs.configure(level=device.log_level)
+    bundles = DeviceBundles(here, config, url=way.bundle_url)
     folder = DeviceFolder(here / device.folder)
     link = MqttLink(
         way.address,
@@ -159,15 +158,16 @@ def _run(config_path: Path, config: AgentConfig) -> None:
         Agent(
             config,
             data=here / config.data.train,
-            bundles={bundle.id: bundle.folder for bundle in bundles},
+            bundles=bundles.folders,
             key=key,
             link=link,
             folder=folder,
-            start_trainer=_trainer_starter(config, _choose_engines(config, bundles)),
+            start_trainer=_trainer_starter(config, bundles.engines),
             service_key=way.service_key,
             renewal=way.renewal,
             sums=_sums(here, config, way, key),
-            beside=beside_rounds(here, config, bundles),
+            fetch=bundles.fetch(way.tls, link.wake),
+            beside=beside_rounds(here, config, bundles.folders),
         ).run(should_stop)
     finally:
         link.close()
@@ -185,6 +185,7 @@ class _Way:
     tls: Callable[[], ssl.SSLContext] | None = None
     renewal: Renewal | None = None
     root: Path | None = None
+    bundle_url: str | None = None
 
 
 def _way(config_path: Path, config: AgentConfig) -> _Way:
@@ -214,20 +215,8 @@ def _way(config_path: Path, config: AgentConfig) -> _Way:
         tls=lambda: client_context(files),
         renewal=Renewal(device.id, identity, keys),
         root=files.root,
+        bundle_url=config.bundles.url or enrolment.bundle_url,
     )
-
-
-def _choose_engines(config: AgentConfig, bundles: list[Bundle]) -> dict[str, str]:
-    """Return the engine to train each bundle's folder with, and say so."""
-    from host import logs  # noqa: PLC0415
-    from host.engines import choose_engine  # noqa: PLC0415
-
-    engines = {}
-    for bundle in bundles:
-        name = choose_engine(config.trainer.engine, bundle.manifest.engines)
-        logs.event("engine-chosen", bundle=bundle.id[:12], engine=name, offered=sorted(bundle.manifest.engines))
-        engines[str(bundle.folder)] = name
-    return engines
 
 
 def _sums(here: Path, config: AgentConfig, way: _Way, key: SigningKey) -> DeviceSums:

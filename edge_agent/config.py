@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from edge_agent.bundle_settings import BundleSettings
 from edge_agent.predict_settings import PredictSettings
 from edge_agent.privacy_settings import PrivacySettings
 from host import config
@@ -31,7 +32,7 @@ class DeviceSettings:
     service_key: Hex | None = None  # the aggregator's Ed25519 public key; an enrolled device knows it
     service_second_key: _PathText | None = None  # a file: its ML-DSA-65 public key, likewise
     identity: _PathText = "identity"  # what `edgefold agent enrol` brings: certificate, its key, root, broker
-    bundles: Annotated[tuple[_PathText, ...], Length(1, 64)]
+    bundles: Annotated[tuple[_PathText, ...], Length(0, 64)] = ()  # copied here by hand; others are fetched
     folder: _PathText = "state"  # everything the agent writes
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -80,6 +81,7 @@ class AgentConfig:
     device: DeviceSettings
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     data: DataSettings
+    bundles: BundleSettings = field(default_factory=BundleSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     predict: PredictSettings = field(default_factory=PredictSettings)

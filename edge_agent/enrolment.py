@@ -105,6 +105,7 @@ def _keep(device: str, token: Token, welcome: Welcome, answer: ClaimAnswer, iden
             device=device,
             broker_url=answer.broker_url,
             service_key=welcome.service_key.hex(),
+            bundle_url=answer.bundle_url,
             service_second_key=None if welcome.second_key is None else welcome.second_key.hex(),
         )
         identity.keep(enrolment, root=welcome.root, chain=answer.chain)

@@ -80,9 +80,18 @@ def _lines(found: Status) -> list[tuple[str, str]]:
         ("done", done),
         ("last receipt", receipt),
         ("outbox", ", ".join(f"{n_bytes} bytes" for n_bytes in found.outbox_bytes) or "empty"),
-        ("bundles", ", ".join(f"{name} {(one or 'missing')[:12]}" for name, one in found.bundles.items())),
+        ("bundles", _bundles(found)),
         ("certificate", end),
     ]
+
+
+def _bundles(found: Status) -> str:
+    here = [
+        name[:-52] if one is not None and name.endswith(one) else f"{name} {(one or 'missing')[:12]}"
+        for name, one in found.bundles.items()
+    ]
+    fetching = [f"{one[:12]} is being fetched: {n / 1e6:.1f} MB" for one, n in found.fetching_bytes.items()]
+    return ", ".join(here + fetching) or "none yet"
 
 
 def _date(unix_s: float) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.adapters.device_folder import is_held, read_receipt, read_state
+from edge_agent.adapters.fetched_bundles import begun_bytes, whole_folders
 from edge_agent.config import AgentConfig
 from host.certificates import load_pem
 from host.config import load
@@ -57,6 +58,7 @@ class Status:
         done: the last finished round of each task.
         outbox_bytes: of each message that waits for a receipt.
         bundles: id by folder, None where there is no manifest; not verified.
+        fetching_bytes: how much of each bundle that is being fetched is here.
         certificate_end_unix_s: None for a device without a certificate.
     """
 
@@ -72,6 +74,7 @@ class Status:
     last_receipt: LastReceipt | None
     outbox_bytes: tuple[int, ...]
     bundles: dict[str, str | None]
+    fetching_bytes: dict[str, int]
     certificate_end_unix_s: float | None
 
 
@@ -101,7 +104,8 @@ def read_status(config_path: Path) -> Status:
         done={} if state is None else dict(state.done),
         last_receipt=_last_receipt(folder),
         outbox_bytes=tuple(sorted(path.stat().st_size for path in folder.glob("outbox-*.cbor"))),
-        bundles={name: _bundle_id(here / name) for name in device.bundles},
+        bundles={name: _bundle_id(here / name) for name in (*device.bundles, *_fetched(config, here))},
+        fetching_bytes=begun_bytes(here / config.bundles.folder),
         certificate_end_unix_s=end_unix_s,
     )
 
@@ -119,6 +123,10 @@ def _why(state: SessionState | None, *, is_running: bool, end_unix_s: float | No
         return f"it isn't training: it has heard of no task; {_DOCTOR}"
     latest = ", ".join(f"{task} (round {heard.round})" for task, heard in sorted(state.heard.items()))
     return f"it isn't training: it waits for the next round it can take part in; last heard: {latest}"
+
+
+def _fetched(config: AgentConfig, here: Path) -> list[str]:
+    return [f"{config.bundles.folder}/{path.name}" for path in whole_folders(here / config.bundles.folder)]
 
 
 def _last_receipt(folder: Path) -> LastReceipt | None:

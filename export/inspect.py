@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # comes with onnx, without types
+from google.protobuf.message import DecodeError
 
 from host.bundle_folder import Bundle, open_bundle
 from protocol.bundle import Manifest

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from protocol.bundle import FileFacts
 
-__all__ = ["Bundle", "open_bundle"]
+__all__ = ["Bundle", "check_file", "open_bundle"]
 
 _CHUNK_BYTES = 1 << 20
 _MAX_LAYOUT_BYTES = 32 * 2**20
@@ -65,7 +65,7 @@ def open_bundle(folder: Path, *, expected_id: str | None = None) -> Bundle:
     manifest = Manifest.from_bytes(manifest_bytes)
     _refuse_unnamed(folder, manifest)
     for name, facts in manifest.files.items():
-        _check_file(folder / name, facts)
+        check_file(folder / name, facts)
     layout = Layout.from_bytes(_read(folder / LAYOUT, max_bytes=_MAX_LAYOUT_BYTES))
     if layout.n_params != manifest.adapter.n_params:
         raise BundleError(
@@ -110,7 +110,12 @@ def _check_graphs(folder: Path, manifest: Manifest) -> None:
                 raise BundleError(f"{folder / name}: {error}") from error
 
 
-def _check_file(path: Path, facts: FileFacts) -> None:
+def check_file(path: Path, facts: FileFacts) -> None:
+    """Hash a file and compare.
+
+    Raises:
+        BundleError: it is missing, a link, or not what ``facts`` say.
+    """
     digest = hashlib.sha256()
     try:
         with open_plain(path, follow_links=False) as file:

@@ -19,7 +19,7 @@ from protocol.errors import StorageError
 if TYPE_CHECKING:
     from io import FileIO
 
-__all__ = ["TEMP_PREFIX", "make_folder", "open_plain", "read_bytes", "remove", "sweep", "write_bytes"]
+__all__ = ["TEMP_PREFIX", "make_folder", "open_plain", "read_bytes", "remove", "sweep", "sync_folder", "write_bytes"]
 
 TEMP_PREFIX = ".partial-"  # a name that no reader of ours ever opens
 _CHUNK_BYTES = 65_536  # read at least, where a file does not say how long it is (those of /proc)
@@ -41,7 +41,7 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(temp).replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         if temp is not None:
             with contextlib.suppress(OSError):  # what cannot be removed now is swept later
@@ -116,7 +116,7 @@ def remove(path: Path) -> None:
     """
     try:
         path.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise StorageError(f"{path}: cannot be removed: {error.strerror}") from error
 
@@ -128,7 +128,12 @@ def sweep(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make what was renamed or removed in ``folder`` survive a power cut.
+
+    Raises:
+        OSError: it cannot.
+    """
     fd = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
     try:
         os.fsync(fd)

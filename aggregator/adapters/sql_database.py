@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from aggregator.adapters import migrations
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Table
 
-__all__ = ["SqlDatabase", "upgrade_database"]
+__all__ = ["SqlDatabase", "insert_into", "upgrade_database"]
 
 _BUSY_TIMEOUT_MS: Final = 5000  # a reader never blocks us; only a checkpoint or a backup does, for milliseconds
 
@@ -52,6 +53,11 @@ class SqlDatabase:
     def _writing(self) -> Iterator[Connection]:
         with _translated(self._database), self._engine.begin() as connection:
             yield connection
+
+
+def insert_into(_connection: Connection, table: Table) -> sqlite.Insert:
+    """Return an insertion that may say what to do about a row that is there already."""
+    return sqlite.insert(table)
 
 
 def upgrade_database(database: Path) -> None:

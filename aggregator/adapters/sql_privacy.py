@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import and_, func, select
 
-from aggregator.adapters.tables import PRIVACY_LEDGER, UPDATES
+from aggregator.adapters.tables import PAST_DEVICES, PRIVACY_LEDGER, UPDATES
 from aggregator.core.privacy.ledger import LedgerEntry
 
 if TYPE_CHECKING:
@@ -26,11 +26,15 @@ def entries_of(connection: Connection, task: str) -> tuple[LedgerEntry, ...]:
 
 
 def participation_in(connection: Connection, task: str) -> dict[str, int]:
-    """Return in how many folds each device's update was."""
-    count = func.count(UPDATES.c.update_id)
+    """Return in how many folds each device's update was, retired rounds included."""
+    past = PAST_DEVICES.c
+    retired = select(past.device, past.n_folded).where(past.task == task, past.n_folded > 0)
+    counts = {device: int(n_folded) for device, n_folded in connection.execute(retired)}
     is_folded = and_(UPDATES.c.task == task, UPDATES.c.status == "folded")
-    query = select(UPDATES.c.device, count).where(is_folded).group_by(UPDATES.c.device)
-    return {row.device: row[1] for row in connection.execute(query)}
+    query = select(UPDATES.c.device, func.count(UPDATES.c.update_id)).where(is_folded).group_by(UPDATES.c.device)
+    for device, n_folded in connection.execute(query):
+        counts[device] = counts.get(device, 0) + n_folded
+    return counts
 
 
 def add_entry(connection: Connection, entry: LedgerEntry) -> None:

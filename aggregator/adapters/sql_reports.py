@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, func, select, union
 
 from aggregator.adapters.sql_database import SqlDatabase
-from aggregator.adapters.tables import COMMANDS, DEVICES, PARTICIPANTS, REFUSALS, ROUNDS, UPDATES, VERSIONS
+from aggregator.adapters.tables import (
+    COMMANDS,
+    DEVICES,
+    PARTICIPANTS,
+    PAST_DEVICES,
+    REFUSALS,
+    RETENTION,
+    ROUNDS,
+    UPDATES,
+    VERSIONS,
+)
 from aggregator.core.records import CommandRecord, RoundRecord, RoundSummary, VersionRecord
 
 if TYPE_CHECKING:
@@ -42,7 +52,18 @@ class DeviceActivity:
     n_examples: int
     bytes_up: int
     bytes_down: int
-    last_seen_unix_s: float | None
+    last_seen_unix_s: float
+
+    def and_then(self, newer: DeviceActivity) -> DeviceActivity:
+        """Return both together."""
+        return DeviceActivity(
+            n_joined=self.n_joined + newer.n_joined,
+            n_updates=self.n_updates + newer.n_updates,
+            n_examples=self.n_examples + newer.n_examples,
+            bytes_up=self.bytes_up + newer.bytes_up,
+            bytes_down=self.bytes_down + newer.bytes_down,
+            last_seen_unix_s=max(self.last_seen_unix_s, newer.last_seen_unix_s),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,11 +112,13 @@ class SqlReports(SqlDatabase):
         traffic = select(func.sum(p.up_bytes), func.sum(p.down_bytes)).where(p.task == task)
         with self._reading() as connection:
             up, down = connection.execute(traffic).one()
+            past = _past_totals(connection).get(task, _Past())
+            retired = connection.execute(select(RETENTION.c.n_folded).where(RETENTION.c.task == task)).scalar()
             return {
-                "n_folded": connection.execute(folded).scalar_one(),
-                "n_updates": connection.execute(taken).scalar_one(),
-                "bytes_up": up or 0,
-                "bytes_down": down or 0,
+                "n_folded": connection.execute(folded).scalar_one() + (retired or 0),
+                "n_updates": connection.execute(taken).scalar_one() + past.n_updates,
+                "bytes_up": int(up or 0) + past.up_bytes,
+                "bytes_down": int(down or 0) + past.down_bytes,
             }
 
     def commands(self, task: str, *, limit: int) -> list[CommandRecord]:
@@ -119,23 +142,27 @@ class SqlReports(SqlDatabase):
             of = connection.execute(taken.where(u.device.in_(devices)).group_by(u.device))
             updates = {device: (count, examples, last) for device, count, examples, last in of}
             found = connection.execute(joined.where(p.device.in_(devices)).group_by(p.device)).all()
+            past = _past_activity(connection, devices)
         activity = {}
         for device, n_joined, up, down, last_joined in found:
             n_updates, n_examples, last_taken = updates.get(device, (0, 0, 0.0))
             activity[device] = DeviceActivity(
                 n_joined=n_joined,
                 n_updates=n_updates,
-                n_examples=n_examples,
-                bytes_up=up,
-                bytes_down=down,
+                n_examples=int(n_examples),
+                bytes_up=int(up),
+                bytes_down=int(down),
                 last_seen_unix_s=max(last_joined, last_taken),
             )
+        for device, older in past.items():
+            activity[device] = older.and_then(activity[device]) if device in activity else older
         return activity
 
     def participants(self) -> list[str]:
         """Return every device that ever took part, by name: those of ``devices.toml`` have no row of their own."""
+        both = union(select(PARTICIPANTS.c.device), select(PAST_DEVICES.c.device)).subquery()
         with self._reading() as connection:
-            return list(connection.execute(select(PARTICIPANTS.c.device).distinct().order_by("device")).scalars())
+            return list(connection.execute(select(both.c.device).order_by(both.c.device)).scalars())
 
     def totals(self) -> Totals:
         """Return the counts that the metrics show."""
@@ -145,20 +172,77 @@ class SqlReports(SqlDatabase):
             def counted(*keys: Any) -> list[Any]:  # noqa: ANN401 - SQLAlchemy's columns and rows
                 return list(connection.execute(select(*keys, func.count()).group_by(*keys)).all())
 
-            traffic = connection.execute(
-                select(p.task, func.sum(p.up_bytes), func.sum(p.down_bytes)).group_by(p.task)
-            ).all()
+            rounds = {(task, state): n for task, state, n in counted(ROUNDS.c.task, ROUNDS.c.state)}
+            for task, n_folded, n_abandoned in connection.execute(_RETIRED_ROUNDS):
+                for state, count in (("folded", n_folded), ("abandoned", n_abandoned)):
+                    if count:
+                        rounds[task, state] = rounds.get((task, state), 0) + count
             waiting = select(func.count()).select_from(COMMANDS).where(COMMANDS.c.status == "waiting")
             refused = connection.execute(select(REFUSALS.c.task, REFUSALS.c.reason, REFUSALS.c["count"]))
-            return Totals(
-                rounds={(task, state): n for task, state, n in counted(ROUNDS.c.task, ROUNDS.c.state)},
+            traffic = select(p.task, func.sum(p.up_bytes), func.sum(p.down_bytes)).group_by(p.task)
+            sums = _with_past(
+                _past_totals(connection),
                 updates=dict(tuple(row) for row in counted(UPDATES.c.task)),
-                bytes_up={task: up for task, up, _ in traffic},
-                bytes_down={task: down for task, _, down in traffic},
+                traffic={task: (int(up), int(down)) for task, up, down in connection.execute(traffic)},
+            )
+            return Totals(
+                rounds=rounds,
+                updates={task: one.n_updates for task, one in sums.items() if one.n_updates},
+                bytes_up={task: one.up_bytes for task, one in sums.items()},
+                bytes_down={task: one.down_bytes for task, one in sums.items()},
                 refusals={(task, reason): n for task, reason, n in refused},
                 devices=dict(tuple(row) for row in counted(DEVICES.c.status)),
                 n_waiting_commands=connection.execute(waiting).scalar_one(),
             )
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """Sums over a task's updates and participants."""
+
+    n_updates: int = 0
+    up_bytes: int = 0
+    down_bytes: int = 0
+
+
+_RETIRED_ROUNDS: Final = select(RETENTION.c.task, RETENTION.c.n_folded, RETENTION.c.n_abandoned)
+
+
+def _past_totals(connection: Connection) -> dict[str, _Past]:
+    past = PAST_DEVICES.c
+    query = select(past.task, func.sum(past.n_updates), func.sum(past.up_bytes), func.sum(past.down_bytes))
+    rows = connection.execute(query.group_by(past.task))
+    return {task: _Past(int(n_updates), int(up), int(down)) for task, n_updates, up, down in rows}
+
+
+def _with_past(
+    past: dict[str, _Past], *, updates: dict[str, int], traffic: dict[str, tuple[int, int]]
+) -> dict[str, _Past]:
+    sums = {}
+    for task in sorted(past.keys() | traffic.keys()):
+        old, (up, down) = past.get(task, _Past()), traffic.get(task, (0, 0))
+        sums[task] = _Past(old.n_updates + updates.get(task, 0), old.up_bytes + up, old.down_bytes + down)
+    return sums
+
+
+def _past_activity(connection: Connection, devices: Sequence[str]) -> dict[str, DeviceActivity]:
+    past = PAST_DEVICES.c
+    columns = (past.n_joined, past.n_updates, past.n_examples, past.up_bytes, past.down_bytes)
+    sums = (func.sum(one) for one in columns)
+    query = select(past.device, func.max(past.last_seen_unix_s), *sums).where(past.device.in_(devices))
+    return {
+        device: DeviceActivity(
+            n_joined=int(n_joined),
+            n_updates=int(n_updates),
+            n_examples=int(n_examples),
+            bytes_up=int(up),
+            bytes_down=int(down),
+            last_seen_unix_s=last_seen,
+        )
+        for device, last_seen, n_joined, n_updates, n_examples, up, down in connection.execute(
+            query.group_by(past.device)
+        )
+    }
 
 
 def _summaries(connection: Connection, task: str, rounds: Sequence[int]) -> dict[int, RoundSummary]:
@@ -178,7 +262,7 @@ def _summaries(connection: Connection, task: str, rounds: Sequence[int]) -> dict
             n_updates=n_taken,
             train_s_max=train_s,
             loss=loss / n_examples if n_examples else None,
-            bytes_up=up,
-            bytes_down=down,
+            bytes_up=int(up),
+            bytes_down=int(down),
         )
     return summaries

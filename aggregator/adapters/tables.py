@@ -10,6 +10,7 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKeyConstraint,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -20,6 +21,7 @@ from sqlalchemy import (
 )
 
 __all__ = [
+    "BUFFERED",
     "CERTIFICATES",
     "COMMANDS",
     "CREATED_TASKS",
@@ -28,9 +30,12 @@ __all__ = [
     "HTTP_TOKENS",
     "METADATA",
     "PARTICIPANTS",
+    "PAST_DEVICES",
     "PRIVACY_LEDGER",
     "REFUSALS",
+    "RETENTION",
     "ROUNDS",
+    "SERVICE_FACTS",
     "STANDINGS",
     "SUMS",
     "SUM_MESSAGES",
@@ -97,6 +102,18 @@ UPDATES: Final = Table(
     ForeignKeyConstraint(
         ["task", "round", "device"], ["participants.task", "participants.round", "participants.device"]
     ),
+)
+# Asynchronous updates: the buffer that folds each, and no other can.
+BUFFERED: Final = Table(
+    "buffered",
+    METADATA,
+    Column("update_id", LargeBinary(16), primary_key=True),
+    Column("task", NAME, nullable=False),
+    Column("buffer", Integer, nullable=False),
+    Column("version", Integer, nullable=False),  # that the update is based on
+    ForeignKeyConstraint(["update_id"], ["updates.update_id"]),
+    ForeignKeyConstraint(["task", "buffer"], ["rounds.task", "rounds.round"]),
+    Index("buffered_by_buffer", "task", "buffer"),
 )
 VERSIONS: Final = Table(
     "versions",
@@ -255,4 +272,38 @@ HTTP_TOKENS: Final = Table(
     Column("role", String(16), nullable=False),
     Column("created_unix_s", Float, nullable=False),
     Column("expires_unix_s", Float, nullable=False),
+)
+# What was retired of a task: rows below these numbers are gone, and how many rounds they were.
+RETENTION: Final = Table(
+    "retention",
+    METADATA,
+    Column("task", NAME, primary_key=True),
+    Column("versions_since", Integer, nullable=False),
+    Column("rounds_since", Integer, nullable=False),
+    Column("updates_since", Integer, nullable=False),  # the first round whose folded updates may still have blobs
+    Column("n_folded", Integer, nullable=False),
+    Column("n_abandoned", Integer, nullable=False),
+    ForeignKeyConstraint(["task"], ["tasks.task"]),
+)
+# The retired rounds' participants and updates, added up.
+PAST_DEVICES: Final = Table(
+    "past_devices",
+    METADATA,
+    Column("task", NAME, primary_key=True),
+    Column("device", NAME, primary_key=True),
+    Column("n_joined", BigInteger, nullable=False),
+    Column("n_updates", BigInteger, nullable=False),
+    Column("n_folded", BigInteger, nullable=False),
+    Column("n_examples", BigInteger, nullable=False),
+    Column("up_bytes", BigInteger, nullable=False),
+    Column("down_bytes", BigInteger, nullable=False),
+    Column("last_seen_unix_s", Float, nullable=False),
+    ForeignKeyConstraint(["task"], ["tasks.task"]),
+)
+# Facts about this database as a whole, such as which blobs are its own.
+SERVICE_FACTS: Final = Table(
+    "service_facts",
+    METADATA,
+    Column("name", String(32), primary_key=True),
+    Column("value", Text, nullable=False),
 )

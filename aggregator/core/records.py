@@ -16,6 +16,7 @@ __all__ = [
     "CommandRecord",
     "CreatedTask",
     "Evaluation",
+    "RetentionMark",
     "RoundRecord",
     "RoundSummary",
     "SetScore",
@@ -144,6 +145,17 @@ class RoundSummary:
     loss: float | None
     bytes_up: int
     bytes_down: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionMark:
+    """What was retired of a task: everything below these numbers, and how many rounds that were."""
+
+    versions_since: int = 0
+    rounds_since: int = 0
+    updates_since: int = 0  # the first round whose folded updates may still have blobs
+    n_folded: int = 0
+    n_abandoned: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

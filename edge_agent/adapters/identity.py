@@ -47,6 +47,7 @@ class Enrolment:
     device: Name
     broker_url: Annotated[str, Length(1, 512)]
     service_key: Hex
+    bundle_url: Annotated[str, Length(1, 512)] | None = None  # where bundles are fetched, if they can be
     service_second_key: Annotated[str, Length(2 * SECOND_KEY_BYTES, 2 * SECOND_KEY_BYTES)] | None = None  # ML-DSA-65
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from edge_agent.adapters.device_folder import is_held
 from edge_agent.config import AgentConfig
 from edge_agent.doctor import machine, wire
+from edge_agent.doctor.download import check_download
 from edge_agent.doctor.finding import Device, Finding
 from host.config import load
 from protocol.errors import ConfigError, EdgefoldError
@@ -34,6 +35,7 @@ _HOPS: Final[tuple[tuple[str, tuple[str, ...], Callable[[Device], Finding]], ...
     ("dns", ("identity",), wire.check_dns),
     ("tcp", ("dns",), wire.check_tcp),
     ("tls", ("clock", "certificate", "tcp"), wire.check_tls),
+    ("download", ("clock", "certificate"), check_download),
     ("mqtt", ("tls",), wire.check_mqtt),
     ("topics", ("mqtt",), wire.check_topics),
     ("announcement", ("topics",), wire.check_announcement),

@@ -44,3 +44,9 @@ class Device:
     bundles: list[Bundle] = field(default_factory=list)
     refusal: str | None = None  # why the broker refused our subscriptions
     announced: list[tuple[str, bytes]] = field(default_factory=list)  # topic, envelope
+
+    @property
+    def bundle_url(self) -> str | None:
+        """Where bundles are fetched, None if they cannot be."""
+        told = None if self.enrolment is None else self.enrolment.bundle_url
+        return self.config.bundles.url or told

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.adapters.device_folder import read_state
+from edge_agent.adapters.fetched_bundles import whole_folders
 from edge_agent.adapters.identity import Enrolment
 from edge_agent.doctor.finding import Finding
 from edge_agent.parties import believed_service, own_key
@@ -144,15 +145,17 @@ def check_certificate(device: Device) -> Finding:
 
 def check_bundles(device: Device) -> Finding:
     """Whether every bundle is byte for byte what its manifest says."""
-    for folder in device.config.device.bundles:
+    fetched = whole_folders(device.here / device.config.bundles.folder)
+    for folder in (*(device.here / name for name in device.config.device.bundles), *fetched):
         try:
-            device.bundles.append(open_bundle(device.here / folder))
+            device.bundles.append(open_bundle(folder))
         except EdgefoldError as error:
             fix = "copy the bundle folder again from whoever exported it, whole"
+            if folder in fetched:
+                fix = "start the agent again: it removes this bundle and fetches it anew"
             return Finding(name="bundles", state="failed", what=str(error), fix=fix)
-    return Finding(
-        name="bundles", state="ok", what=", ".join(f"{one.folder.name} {one.id[:12]}" for one in device.bundles)
-    )
+    what = ", ".join(f"{one.folder.name[:12]} {one.id[:12]}" for one in device.bundles)
+    return Finding(name="bundles", state="ok", what=what or "none yet; what a task needs is fetched")
 
 
 def check_data(device: Device) -> Finding:
@@ -191,6 +194,8 @@ def check_engine(device: Device) -> Finding:
     settings = device.config.trainer
     launch = Launch(nice=settings.nice, memory_limit_bytes=settings.memory_limit_mb << 20)
     names = []
+    if not device.bundles:
+        return Finding(name="engine", state="skipped", what="there is no bundle yet")
     try:
         for bundle in device.bundles:
             names.append(choose_engine(settings.engine, bundle.manifest.engines))

@@ -208,6 +208,8 @@ def check_announcement(device: Device) -> Finding:
     if wanted and not wanted & {bundle.id for bundle in device.bundles}:
         names = ", ".join(sorted(one[:12] for one in wanted))
         what, fix = f"{what}; no bundle here is {names}", "copy that bundle here and name it in device.bundles"
+        if device.bundle_url is not None:
+            fix = "the running agent fetches it; see download"
         return Finding(name="announcement", state="warning", what=what, fix=fix)
     return Finding(name="announcement", state="ok", what=f"{what}; signed by the service")
 

@@ -20,6 +20,7 @@ import numpy as np
 from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.adapters.sql_database import upgrade_database
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
+from aggregator.adapters.sql_retention import SqlRetention
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.sql_sums import SqlSums
 from aggregator.app import Parts, Service
@@ -28,10 +29,12 @@ from aggregator.conversation import Conversation
 from aggregator.core.privacy.accounting import epsilon_of, noise_for
 from aggregator.created_tasks import to_settings
 from aggregator.evaluations import Evaluations
+from aggregator.retention import Retention
+from aggregator.retention_settings import RetentionSettings
+from aggregator.runner import make_runner
 from aggregator.setup import Folders, open_task
 from aggregator.steering import LOOK_EVERY_S, Steering
 from aggregator.sum_round import SumParts
-from aggregator.task_runner import TaskRunner
 from aggregator.task_setup import World
 from host.link import Received
 from host.memory_link import MemoryBroker
@@ -75,6 +78,7 @@ if TYPE_CHECKING:
     from aggregator.core.lifecycle import Verb
     from aggregator.core.privacy.ledger import Step
     from aggregator.ports import EvaluationRequest
+    from aggregator.runner import Runner
     from host.link import Link
     from protocol.errors import EdgefoldError
     from protocol.messages import Body
@@ -310,11 +314,13 @@ STORE_EFFECTS = (
     "start_closing",
     "charge",
     "fold",
+    "carry_over",
     "abandon",
     "finish",
     "open_round",
     "add_evaluation",
 )
+RETENTION_EFFECTS = ("retire_versions", "retire_rounds", "retire_updates")
 SUM_EFFECTS = ("accept", "close_step", "forget")
 BLOB_EFFECTS = ("put", "remove")
 LINK_EFFECTS = ("publish", "acknowledge")
@@ -338,6 +344,7 @@ class Bench:
         self.service_key = signing.SigningKey(bytes(32))
         self.link = self.broker.link([topics.all_up(FLEET)])
         self.keep_folded_updates = True
+        self.retention = RetentionSettings()
         self.chain_of: Callable[[str], tuple[bytes, ...]] | None = None
         self.service: Service
         self.world: World
@@ -373,8 +380,18 @@ class Bench:
             ),
         )
         self.setup = open_task(self.settings, self.folders, make_key=True)
+        self.retention_rows = SqlRetention(self.folders.database)
+        hooked_rows: Any = Hooked(self.retention_rows, RETENTION_EFFECTS, self.hooks)
+        retention = Retention(
+            hooked_rows,
+            store=self.store,
+            lifecycle=self.lifecycle,
+            blobs=hooked_blobs,
+            default=self.retention,
+            keep_folded_updates=self.keep_folded_updates,
+        )
         link: Link = hooked_link
-        self.runner = TaskRunner(self.setup, self.world)
+        self.runner: Any = make_runner(self.setup, self.world)  # tests look into it
         self.evaluations = Evaluations(self.evaluator, hooked_store)
         parts = Parts(
             world=world,
@@ -383,6 +400,7 @@ class Bench:
             runners=[self.runner],
             evaluations=self.evaluations,
             steering=Steering(hooked_lifecycle, self.open_created),
+            retention=retention,
         )
         self.service = Service(parts)
         self.service.start()
@@ -391,10 +409,10 @@ class Bench:
         """Draw what is the same for the same round, however often the service was killed."""
         return hashlib.sha256(f"{self.round} {n_bytes}".encode()).digest()[:n_bytes]
 
-    def open_created(self, task: str) -> TaskRunner:
+    def open_created(self, task: str) -> Runner:
         """Open a created task as the workshop does."""
         (record,) = [one for one in self.lifecycle.created() if one.task == task]
-        return TaskRunner(open_task(to_settings(record), self.folders, make_key=True), self.world)
+        return make_runner(open_task(to_settings(record), self.folders, make_key=True), self.world)
 
     def command(self, verb: Verb, version: int | None = None) -> tuple[str, str]:
         """Ask for something as the command line does, let the service look, and return what came of it."""
@@ -410,6 +428,7 @@ class Bench:
         self.store.close()
         self.sums.close()
         self.lifecycle.close()
+        self.retention_rows.close()
 
     def restart(self) -> None:
         """Kill the service and start it again on the same folder; unacknowledged messages come again."""

@@ -16,6 +16,7 @@ from deploy.local import free_ports
 from deploy.supervised import Supervised
 from edge_agent import enrolment
 from edge_agent.adapters.identity import FolderKeyStore, IdentityFolder
+from host.bundle_folder import open_bundle
 from host.certificates import check_chain, load_key, load_pem, make_request
 from host.keys import load_signing_key
 from host.link import BrokerAddress, LinkUp, Received
@@ -66,9 +67,10 @@ class Served:
     """A new fleet whose service runs."""
 
     def __init__(self, folder: Path) -> None:
-        self.port, self.claim_port, service_port = free_ports(3)
+        self.port, self.claim_port, service_port, self.bundle_port = free_ports(4)
         self.folder, self.config = folder, str(folder / "fleet" / "aggregator.toml")
         ports = ["--port", self.port, "--claim-port", self.claim_port, "--claim-service-port", service_port]
+        ports += ["--bundle-port", self.bundle_port]
         place = ["--folder", folder / "fleet", "--fleet", "demo", "--host", "127.0.0.1"]
         edgefold("serve", "init", *map(str, [*place, *ports]))
         self.root_key = (folder / "fleet" / "authority" / "root.key").rename(folder / "offline.key")
@@ -146,6 +148,31 @@ def test_a_device_enrols_runs_and_is_shut_out_when_revoked(served: Served, devic
         agent.stop()
     assert "revoked" in edgefold("agent", "enrol", "--config", config, "--token", token, code=3)
     assert served.devices()[0]["status"] == "revoked"
+
+
+def test_a_device_without_a_bundle_fetches_what_the_task_needs(tmp_path: Path, device: Path, tiny_bundle: Path) -> None:
+    served = Served(tmp_path)
+    served.process.stop()
+    served.seen.clear()
+    with (tmp_path / "fleet" / "aggregator.toml").open("a") as settings:
+        settings.write(f'[[task]]\nid = "t"\nbundle = "{tiny_bundle}"\nrounds = 1\ncohort = 1\nmin_cohort = 1\n')
+    (device / "agent.toml").write_text(AGENT.replace('bundles = ["{bundle}"]\n', ""))
+    config = str(device / "agent.toml")
+    served.process.start()
+    agent = Supervised("agent", ["agent", "run", "--config", config], device / "agent.log")
+    try:
+        served.wait_for("claims-open")
+        edgefold("agent", "enrol", "--config", config, "--token", served.token())
+        assert f":{served.bundle_port}/" in (device / "identity" / "enrolment.toml").read_text()
+        agent.start()
+        (fetched,) = wait_for(agent, "bundle-fetched")
+        assert (
+            open_bundle(device / "bundles" / fetched.facts["bundle_id"]).manifest == open_bundle(tiny_bundle).manifest
+        )
+        served.wait_for("task-finished")
+    finally:
+        agent.stop()
+        served.process.stop()
 
 
 def assert_up(agent: Supervised) -> None:

@@ -79,6 +79,19 @@ class FakeTrainer:
         self.n_closed += 1
 
 
+class FakeFetch:
+    """Brings what the test says."""
+
+    def __init__(self) -> None:
+        self.needed, self.came = set[str](), dict[str, Path]()
+
+    def turn(self, needed: set[str], held: dict[str, Path]) -> bool:
+        self.needed = needed
+        new = self.came.keys() - held.keys()
+        held.update(self.came)
+        return bool(new)
+
+
 class Rig:
     """One agent, one fake trainer, and the service's end of the wire."""
 
@@ -308,6 +321,30 @@ def test_an_engine_that_fails_twice_skips_the_round_and_takes_the_next(rig: Rig)
 def test_a_round_on_an_unknown_bundle_is_left_alone(rig: Rig) -> None:
     rig.say(Announce(task=TASK, state="open", round=1, version=0, bundle_id="c" * 64))
     assert rig.heard(Join) == []
+
+
+def test_a_bundle_that_comes_later_lets_the_device_join(rig: Rig) -> None:
+    fetch, new = FakeFetch(), "c" * 64
+    rig.agent._fetch = fetch  # type: ignore[assignment]
+    rig.say(Announce(task=TASK, state="open", round=1, version=0, bundle_id=new))
+    assert fetch.needed == {new}
+    assert rig.heard(Join) == []
+    fetch.came[new] = rig.folder / "new"
+    rig.turns()
+    assert [join.bundle_id for join in rig.heard(Join)] == [new]
+
+
+def test_a_bundle_that_went_since_the_work_came_gives_up_the_round_only(rig: Rig) -> None:
+    rig.say(rig.announce(1))
+    rig.say(rig.work(1))
+    rig.crash()
+    rig.start()
+    rig.agent._bundles.clear()
+    rig.turns()
+    assert rig.trainer.jobs == []
+    rig.agent._bundles[BUNDLE] = rig.folder / "bundle"
+    rig.say(rig.announce(2))
+    assert [join.round for join in rig.heard(Join)] == [1, 2]
 
 
 def test_a_declined_round_is_not_joined_again(rig: Rig) -> None:
