@@ -183,7 +183,7 @@ def test_a_taken_port_and_an_address_without_tls_are_one_line(host: BundleHost) 
 
 
 def test_after_a_new_issuing_key_devices_of_both_keys_fetch_and_of_a_stolen_one_none(host: BundleHost) -> None:
-    folder, old, now = host.authority.file(""), host.files("old"), datetime.now(UTC)
+    folder, old, now = host.authority.file(""), host.device("old"), datetime.now(UTC)
     for until_unix_s in (now.timestamp() + 86_400.0, None):
         renew_issuing(
             folder, "f", root_key_file=folder / "root.key", keep_until_unix_s=until_unix_s, now=datetime.now(UTC)
@@ -191,4 +191,4 @@ def test_after_a_new_issuing_key_devices_of_both_keys_fetch_and_of_a_stolen_one_
         host.authority.refresh()
         host.authority.write_crl([], unix_s=time.time())
         assert is_refused(host, old) == (until_unix_s is None)
-        assert not is_refused(host, host.files("new"))
+        assert not is_refused(host, host.device("new"))
