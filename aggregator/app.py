@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from aggregator.ports import Supervisor
     from aggregator.retention import Retention
     from aggregator.revocations import Revocations
+    from aggregator.runner import Runner
     from aggregator.steering import Steering
-    from aggregator.task_runner import TaskRunner
     from aggregator.task_setup import World
     from host.link import Link
     from protocol.messages import Join, Reason, SumStep, Update
@@ -70,7 +70,7 @@ class Parts:
     world: World
     link: Link
     devices: Devices
-    runners: Sequence[TaskRunner]
+    runners: Sequence[Runner]
     evaluations: Evaluations
     supervisors: Sequence[Supervisor] = ()
     trust: Trust | None = None
@@ -241,7 +241,7 @@ class Service:
             self._parts.evaluations.add_missing(runner)
         self._publish_outgoing()
 
-    def _tidy(self, runner: TaskRunner) -> None:
+    def _tidy(self, runner: Runner) -> None:
         if self._parts.retention is not None and not runner.is_closing:
             self._parts.retention.tidy(runner.setup.settings)
 
@@ -255,7 +255,7 @@ class Service:
             for runner in self._parts.steering.tick(now_s, self._runners, add=self._add):
                 self._publish(runner.announcement)
 
-    def _add(self, runner: TaskRunner) -> None:
+    def _add(self, runner: Runner) -> None:
         runner.resume()
         self._runners[runner.task] = runner
         self._intake = self._context()
@@ -276,7 +276,7 @@ def _issuance(parts: Parts) -> Issuance:
 class _StoreLedger:
     """Implements ``core.intake.Ledger`` over the store and the running tasks."""
 
-    def __init__(self, world: World, runners: dict[str, TaskRunner]) -> None:
+    def __init__(self, world: World, runners: dict[str, Runner]) -> None:
         self._store, self._runners = world.store, runners
 
     def view(self, task: str) -> TaskView | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from aggregator.async_settings import AsyncSettings, check_mode
 from aggregator.bundle_settings import BundleSettings  # noqa: TC001 - read from the annotation at run time
 from aggregator.core.strategy_choice import options_of
 from aggregator.dp_settings import check_dp
@@ -132,6 +133,8 @@ class TaskSettings:
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
     gate: GateSettings | None = None
+    mode: Literal["sync", "async"] = "sync"  # by rounds, or by buffers that devices fill when they are done
+    asynchronous: AsyncSettings | None = None
     retention: RetentionSettings | None = None  # in place of the service's
 
     def __post_init__(self) -> None:
@@ -148,6 +151,7 @@ class TaskSettings:
         if self.plan.terms is not None:
             raise FieldError("plan.terms: they are the strategy's to set, see strategy_options")
         check_dp(self)
+        check_mode(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

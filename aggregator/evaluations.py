@@ -20,7 +20,7 @@ from protocol.errors import EdgefoldError, EngineError, StorageError
 
 if TYPE_CHECKING:
     from aggregator.ports import Evaluator, Store
-    from aggregator.task_runner import TaskRunner
+    from aggregator.runner import Runner
     from protocol.jobs import EvaluateResult
 
 __all__ = ["Evaluations"]
@@ -30,7 +30,7 @@ _MAX_TRIES: Final = 2  # once more, for a trainer that was killed for memory whi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pending:
-    runner: TaskRunner
+    runner: Runner
     version: int
     n_tries: int = 0
 
@@ -51,7 +51,7 @@ class Evaluations:
         """Whether nothing runs or waits."""
         return self._running is None and not self._waiting
 
-    def add_missing(self, runner: TaskRunner) -> None:
+    def add_missing(self, runner: Runner) -> None:
         """Queue the task's versions that have no metrics and were not queued before."""
         for version in runner.unevaluated():
             if (runner.task, version) not in self._seen:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from aggregator.core.buffer import Buffered
     from aggregator.core.enrolment import CertificateRecord, DeviceRecord, TokenRecord
     from aggregator.core.privacy.ledger import LedgerEntry, PrivateFold, Step
     from aggregator.core.records import (
@@ -118,6 +119,11 @@ class StoreReader(Protocol):
     def taken(self, update_id: bytes) -> UpdateRecord | None: ...  # noqa: D102
     def taken_from(self, task: str, round_: int, device: str) -> UpdateRecord | None: ...  # noqa: D102
     def updates(self, task: str, round_: int) -> Sequence[UpdateRecord]: ...  # noqa: D102
+    def buffered(self, task: str, buffer: int) -> Sequence[Buffered]: ...  # noqa: D102
+    def at_work(self, task: str, *, since: int) -> Sequence[str]: ...  # noqa: D102
+    def oldest_work(self, task: str, *, since: int) -> int | None: ...  # noqa: D102
+    def rounds_from(self, task: str, *, version: int) -> Sequence[RoundRecord]: ...  # noqa: D102
+    def restored(self, task: str) -> int: ...  # noqa: D102
     def summary(self, task: str, round_: int) -> RoundSummary: ...  # noqa: D102
     def evaluations(self, task: str) -> Mapping[int, Evaluation]: ...  # noqa: D102
     def refusals(self, task: str) -> Mapping[str, int]: ...  # noqa: D102
@@ -133,8 +139,8 @@ class Store(StoreReader, Protocol):
     def join(self, task: str, round_: int, device: str, *, traffic: Traffic, unix_s: float) -> None:
         """Keep that the device takes part, if it is not known, and count its traffic."""
 
-    def accept(self, update: UpdateRecord, *, traffic: Traffic, unix_s: float) -> None:
-        """Keep an update."""
+    def accept(self, update: UpdateRecord, *, traffic: Traffic, unix_s: float, buffer: int | None = None) -> None:
+        """Keep an update, in ``buffer`` if it is for one."""
 
     def refuse(
         self,
@@ -171,6 +177,9 @@ class Store(StoreReader, Protocol):
         self, task: str, round_: int, round_event: RoundEvent, *, next_round: RoundRecord | None, unix_s: float
     ) -> None:
         """Close the round without a version, discard its updates and open the next, if there is one."""
+
+    def carry_over(self, task: str, buffer: int, *, next_round: RoundRecord, unix_s: float) -> None:
+        """Close a buffer without a version and open the next, in which its updates wait on."""
 
     def open_round(self, round_: RoundRecord) -> None:
         """Open a round of a task that has none."""

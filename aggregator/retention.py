@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from aggregator.async_settings import oldest_welcome
 from aggregator.core.gates import statuses
 from aggregator.core.retention import first_kept_update_round, retired_rounds, retired_versions
 from host.logs import event
@@ -59,7 +60,7 @@ class Retention:
         versions = self._due_versions(settings, keep=keep.versions, limit=limit)
         if versions:
             self._remove(self._rows.retire_versions(task, versions))
-        rounds = self._due_rounds(task, keep=keep.rounds, limit=limit)
+        rounds = self._due_rounds(settings, keep=keep.rounds, limit=limit)
         if rounds:
             self._remove(self._rows.retire_rounds(task, rounds))
         if versions or rounds:
@@ -73,7 +74,7 @@ class Retention:
         if self._store.task(settings.id) is None:
             return 0, 0
         versions = self._due_versions(settings, keep=keep.versions, limit=without_limit)
-        return len(versions), len(self._due_rounds(settings.id, keep=keep.rounds, limit=without_limit))
+        return len(versions), len(self._due_rounds(settings, keep=keep.rounds, limit=without_limit))
 
     def _retire_updates(self, task: str, keep: RetentionSettings) -> None:
         first = first_kept_update_round(
@@ -83,21 +84,31 @@ class Retention:
             self._remove(self._rows.retire_updates(task, before_round=first))
 
     def _due_versions(self, settings: TaskSettings, *, keep: int, limit: int) -> tuple[int, ...]:
-        task, since = settings.id, self._needed_since(settings.id)
+        task, since = settings.id, self._needed_since(settings)
         versions, standings = self._store.versions(task), self._lifecycle.standings(task)
         based_on = min(one.version for one in self._store.rounds(task) if one.round >= since)
         known = statuses(versions, standings, has_gate=settings.gate is not None)
         return retired_versions(known, keep=keep, based_on=based_on, limit=limit)
 
-    def _due_rounds(self, task: str, *, keep: int, limit: int) -> tuple[int, ...]:
-        done, since = self._rows.mark(task).rounds_since, self._needed_since(task)
+    def _due_rounds(self, settings: TaskSettings, *, keep: int, limit: int) -> tuple[int, ...]:
+        task, since = settings.id, self._needed_since(settings)
+        done = self._rows.mark(task).rounds_since
         found = retired_rounds([one for one in self._store.rounds(task) if one.round >= done], keep=keep, limit=limit)
         return tuple(round_ for round_ in found if round_ < since)
 
-    def _needed_since(self, task: str) -> int:
-        """Return the first round that is still needed: that of the first kept updates, or the latest."""
-        latest = self._store.latest_round(task).round
-        return min(latest, self._rows.mark(task).updates_since) if self._keeps_updates else latest
+    def _needed_since(self, settings: TaskSettings) -> int:
+        """Return the first round that is still needed: that of the first kept updates, or the latest.
+
+        Of an asynchronous task also those whose work is in these buffers, or may still come in.
+        """
+        task = settings.id
+        latest = self._store.latest_round(task)
+        since = min(latest.round, self._rows.mark(task).updates_since) if self._keeps_updates else latest.round
+        oldest = oldest_welcome(settings, version=latest.version)
+        if oldest is None:
+            return since
+        welcome = [one.round for one in self._store.rounds_from(task, version=oldest)]
+        return min([since, self._store.oldest_work(task, since=since) or since, *welcome])
 
     def _remove(self, blobs: Iterable[str]) -> None:
         for name in sorted(blobs):

@@ -1,4 +1,4 @@
-"""The fold of a closed round, whatever its updates are: single ones, single ones under noise, or one secure sum.
+"""The fold of a closed round or buffer, whatever its updates are: single ones, under noise or of any age, or one sum.
 
 Reads what is durable and returns values; the caller keeps them. Memory: the strategy's own and one decoded update.
 """
@@ -6,7 +6,7 @@ Reads what is durable and returns values; the caller keeps them. Memory: the str
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aggregator.core.folding import ADAPTER, canonical_order
 from aggregator.core.privacy.ledger import PrivateFold
@@ -16,12 +16,16 @@ from aggregator.sum_round import fold_sum
 from host.logs import event
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aggregator.core.buffer import Buffered
     from aggregator.core.folding import State
     from aggregator.core.records import RoundRecord, UpdateRecord, VersionRecord
+    from aggregator.ports import BlobStore
     from aggregator.privacy import TaskPrivacy
     from aggregator.task_setup import TaskSetup, World
 
-__all__ = ["Folded", "fold_round", "log_fold"]
+__all__ = ["Folded", "fold_buffer", "fold_round", "log_fold", "stored_buffer"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,7 @@ class Folded:
     updates: list[UpdateRecord]  # single ones, in their canonical order; none of a secure sum
     n_updates: int  # how many devices are in it
     private: PrivateFold | None = None
+    staleness: tuple[int, ...] | None = None  # of a buffer's updates
 
 
 def fold_round(
@@ -57,8 +62,30 @@ def fold_round(
     return Folded(state=after, updates=updates, n_updates=len(updates), private=private)
 
 
-def log_fold(world: World, round_: RoundRecord, version: VersionRecord, state: State) -> None:
-    """Say what became of the round."""
+def fold_buffer(setup: TaskSetup, world: World, buffer: RoundRecord, state: State) -> Folded:
+    """Return what a buffer makes of ``state``; errors as in ``fold_round``."""
+    within = world.store.buffered(setup.settings.id, buffer.round)
+    fleet = world.conversation.fleet
+    stored = stored_buffer(setup, buffer, within, blobs=world.blobs, fleet=fleet, workers=world.fold_workers)
+    updates = [one.update for one in within]
+    staleness = tuple(one.staleness(folded_on=buffer.version) for one in within)
+    return Folded(state=stored.fold_into(state), updates=updates, n_updates=len(updates), staleness=staleness)
+
+
+def stored_buffer(
+    setup: TaskSetup, buffer: RoundRecord, within: Sequence[Buffered], *, blobs: BlobStore, fleet: str, workers: int = 0
+) -> StoredRound:
+    """Return a buffer's updates in their canonical order, ready to be folded."""
+    updates = canonical_order(one.update for one in within)
+    based_on = {one.update.update_id: one.version for one in within}
+    return StoredRound(setup, buffer, updates, blobs=blobs, fleet=fleet, workers=workers, based_on=based_on)
+
+
+def log_fold(
+    world: World, round_: RoundRecord, version: VersionRecord, state: State, *, staleness: Sequence[int] | None = None
+) -> None:
+    """Say what became of the round, or of the buffer, with the staleness of its updates."""
+    ages: dict[str, Any] = {} if staleness is None else {"staleness": sorted(staleness)}
     summary = world.store.summary(round_.task, round_.round)
     event(
         "version-folded",
@@ -71,6 +98,7 @@ def log_fold(world: World, round_: RoundRecord, version: VersionRecord, state: S
         bytes_up=summary.bytes_up,
         bytes_down=summary.bytes_down,
         loss=summary.loss,
+        **ages,
     )
     # Single values of a strategy's state are there to be watched, such as fedit's aggregation_error.
     figures = {name: float(vector[0]) for name, vector in state.items() if vector.size == 1 and name != ADAPTER}

@@ -36,11 +36,11 @@ from aggregator.created_tasks import to_settings, with_created
 from aggregator.evaluations import Evaluations
 from aggregator.noisy_terms import sum_terms_of
 from aggregator.retention import Retention
+from aggregator.runner import make_runner
 from aggregator.service_key import service_key
 from aggregator.sole_service import hold_folder
 from aggregator.steering import Steering
 from aggregator.sum_round import SumParts, check_terms
-from aggregator.task_runner import TaskRunner
 from aggregator.task_setup import TaskSetup, World
 from host.bundle_folder import open_bundle
 from host.durable import make_folder
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from aggregator.config import Config, TaskSettings
+    from aggregator.runner import Runner
     from host.bundle_folder import Bundle
 
 __all__ = ["Folders", "Workshop", "check_files", "open_task", "upgrade"]
@@ -173,7 +174,7 @@ class Workshop:
             default=service.retention,
             keep_folded_updates=service.keep_folded_updates,
         )
-        self.runners = [self._runner(setup) for setup in setups]
+        self.runners: list[Runner] = [self._runner(setup) for setup in setups]
         evaluator = ProcessEvaluator(
             self.folders.evaluation,
             threads=self.config.evaluation.threads,
@@ -182,7 +183,7 @@ class Workshop:
         self.evaluations = Evaluations(evaluator, store)
         self.steering = Steering(self._lifecycle, self._open_created)
 
-    def _open_created(self, task: str) -> TaskRunner:
+    def _open_created(self, task: str) -> Runner:
         record = next(one for one in self._lifecycle.created() if one.task == task)
         setup = open_task(to_settings(record), self.folders, make_key=True)
         needed = 2 * _largest_message(setup)
@@ -193,9 +194,9 @@ class Workshop:
             )
         return self._runner(setup)
 
-    def _runner(self, setup: TaskSetup) -> TaskRunner:
+    def _runner(self, setup: TaskSetup) -> Runner:
         self.shelf.put(setup.bundle)
-        return TaskRunner(setup, self.world)
+        return make_runner(setup, self.world)
 
     def start_brokers(self) -> Brokers:
         """Return where the brokers are, after starting them if they are ours.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from aggregator.core.records import CommandRecord
     from aggregator.ports import LifecycleStore
-    from aggregator.task_runner import TaskRunner
+    from aggregator.runner import Runner
 
 __all__ = ["LOOK_EVERY_S", "OpenTask", "Steering"]
 
@@ -28,7 +28,7 @@ LOOK_EVERY_S: Final = 1.0
 class OpenTask(Protocol):
     """Makes a created task's runner."""
 
-    def __call__(self, task: str) -> TaskRunner:
+    def __call__(self, task: str) -> Runner:
         """Return the runner, not yet resumed.
 
         Raises:
@@ -44,9 +44,7 @@ class Steering:
         self._store, self._open_task = store, open_task
         self._due_s = 0.0
 
-    def tick(
-        self, now_s: float, runners: Mapping[str, TaskRunner], *, add: Callable[[TaskRunner], None]
-    ) -> list[TaskRunner]:
+    def tick(self, now_s: float, runners: Mapping[str, Runner], *, add: Callable[[Runner], None]) -> list[Runner]:
         """Carry out what waits; return the runners of which something changed. ``add`` begins a created task."""
         if now_s < self._due_s:
             return []
@@ -67,9 +65,7 @@ class Steering:
                     changed.append(runner)
         return changed
 
-    def _create(
-        self, command: CommandRecord, runners: Mapping[str, TaskRunner], add: Callable[[TaskRunner], None]
-    ) -> None:
+    def _create(self, command: CommandRecord, runners: Mapping[str, Runner], add: Callable[[Runner], None]) -> None:
         if command.task in runners:  # begun at the start, or before a kill
             self._store.done(command.command)
             return

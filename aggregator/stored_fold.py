@@ -1,4 +1,4 @@
-"""Folds a round from what is durable: opens each sealed update again, in the canonical order (docs/adr/0007).
+"""Folds a round or a buffer from what is durable: opens each update again, in the canonical order (docs/adr/0007).
 
 Used by the round that closes and, with kept updates, by ``edgefold task verify``: the same bytes both times.
 Updates are opened by ``workers`` threads ahead of the fold, which takes them in order: the same bytes for any number.
@@ -16,7 +16,7 @@ from protocol.codec import payload_bytes
 from protocol.messages import ENVELOPE_OVERHEAD_BYTES, Codec, Update
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -32,7 +32,7 @@ __all__ = ["StoredRound"]
 class StoredRound:
     """The accepted updates of one round, to be folded."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a round and where its parts are
         self,
         setup: TaskSetup,
         round_: RoundRecord,
@@ -41,8 +41,13 @@ class StoredRound:
         blobs: BlobStore,
         fleet: str,
         workers: int = 0,
+        based_on: Mapping[bytes, int] | None = None,
     ) -> None:
-        """Take the updates in the order in which they are to be folded; ``workers`` 0 is what pays."""
+        """Take the updates in the order in which they are to be folded; ``workers`` 0 is what pays.
+
+        ``based_on`` has the version of each update, by id, in a buffer; in a round it is the round's.
+        """
+        self._based_on = based_on or {}
         self._setup, self._round, self._updates = setup, round_, updates
         self._blobs, self._fleet = blobs, fleet
         self._workers = n_workers(workers, n_values=setup.max_values)
@@ -63,7 +68,10 @@ class StoredRound:
             round=self._round.round,
             version=self._round.version,
             options=self._setup.options,
-            members=tuple(Member(device=record.device) for record in self._updates),
+            members=tuple(
+                Member(device=record.device, staleness=self._round.version - self._version_of(record))
+                for record in self._updates
+            ),
         )
         return fold_checked(self._setup.strategy, state, deltas, context)
 
@@ -80,11 +88,12 @@ class StoredRound:
     def _open(self, record: UpdateRecord) -> tuple[NDArray[np.float32], int]:
         # Not the plan's bound: the plan may have changed since the update was taken.
         max_bytes = payload_bytes(Codec(name="float32"), self._setup.max_values) + ENVELOPE_OVERHEAD_BYTES
-        shape = self._setup.shape(record.device, version=self._round.version)
+        version = self._version_of(record)
+        shape = self._setup.shape(record.device, version=version)
         update = Update(
             task=record.task,
             round=record.round,
-            version=self._round.version,
+            version=version,
             bundle_id=self._setup.bundle.id,
             update_id=record.update_id,
             sealed=self._blobs.get(record.blob, max_bytes=max_bytes),
@@ -98,3 +107,6 @@ class StoredRound:
             max_bytes=max_bytes,
         )
         return shape.expand(delta), content.n_examples  # float32 [n_params], with controls [2 n_params]
+
+    def _version_of(self, record: UpdateRecord) -> int:
+        return self._based_on.get(record.update_id, self._round.version)

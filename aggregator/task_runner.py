@@ -11,23 +11,19 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Final, Literal
 
-from aggregator.core.folding import ADAPTER, StrategyConfig
 from aggregator.core.intake import TaskView
-from aggregator.core.records import Change, RoundRecord, TaskRecord, Traffic, UpdateRecord, VersionRecord
+from aggregator.core.records import Change, RoundRecord
 from aggregator.core.rounds import FINAL_STATES, SUM_STATES, RoundEvent, RoundProgress, due_event
-from aggregator.core.seeds import plan_for
+from aggregator.handover import Handover
 from aggregator.privacy import MAX_SAMPLED, check_promise, task_privacy
 from aggregator.round_fold import fold_round, log_fold
 from aggregator.round_members import RoundMembers
-from aggregator.sealed_adapter import sealed_adapter
 from aggregator.sum_round import SumRound
 from aggregator.task_control import TaskControl
-from aggregator.vectors import broadcast_payload, load_state, save_state
-from host.arrays import load_vector
+from aggregator.task_versions import TaskVersions
 from host.logs import event
-from protocol.bundle import ADAPTER as ADAPTER_FILE
-from protocol.errors import ConfigError, RemoteProtocolError
-from protocol.messages import Announce, Work
+from protocol.errors import RemoteProtocolError
+from protocol.messages import Announce
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,12 +32,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from aggregator.conversation import Outgoing
-    from aggregator.core.folding import State
     from aggregator.core.intake import Admitted, Stepped, Taken
     from aggregator.core.privacy.sampling import PoissonSampling
-    from aggregator.core.records import CommandRecord, TaskState
+    from aggregator.core.records import CommandRecord, TaskRecord, TaskState, UpdateRecord
     from aggregator.task_setup import TaskSetup, World
-    from protocol.messages import Plan
 
 __all__ = ["GRACE_S", "TaskRunner"]
 
@@ -57,6 +51,8 @@ class TaskRunner:
         """Prepare; nothing is read or written before ``resume``."""
         self.setup, self._world = setup, world
         self.task = setup.settings.id
+        self.versions = TaskVersions(setup, world)
+        self._handover = Handover(setup=setup, world=world, versions=self.versions)
         self._control = TaskControl(setup.settings, world, keys=setup.keys)
         self._state: TaskState = "open"
         self._round: RoundRecord
@@ -65,7 +61,6 @@ class TaskRunner:
         self._deadline_s = 0.0  # monotonic
         self._n_accepted = 0
         self._sum: SumRound | None = None  # of a round whose vectors go into a secure sum, until its fold
-        self._payload: tuple[int, bytes] | None = None  # version and its encoded adapter
         self._announcement: Outgoing
         self._privacy = task_privacy(setup, world)
 
@@ -211,69 +206,18 @@ class TaskRunner:
 
     def _hand_work(self, admitted: Admitted, *, n_bytes: int) -> Outgoing:
         """Keep that the device takes part and return its work."""
-        device, round_ = admitted.device, self._round
-        work = self._world.conversation.work(
-            device,
-            Work(
-                task=self.task,
-                round=round_.round,
-                version=round_.version,
-                bundle_id=self.setup.bundle.id,
-                plan=self._plan_for(device),
-                adapter=self._adapter_for(admitted),
-                adapter_sealed=self.setup.settings.privacy.seal_adapter or None,
-                task_key=self.setup.keys.of_round(round_.round).public_raw,
-                seconds_left=self.seconds_left,
-                secure_sum=self.setup.sum_terms,
-            ),
+        heard = self._announcement.n_bytes
+        work = self._handover.hand_work(
+            admitted, self._round, seconds_left=self.seconds_left, n_bytes=n_bytes, heard_bytes=heard
         )
-        heard = self._announcement.n_bytes if admitted.is_first else 0
-        traffic = Traffic(up_bytes=n_bytes, down_bytes=work.n_bytes + heard)
-        self._world.store.join(self.task, round_.round, device, traffic=traffic, unix_s=self._world.clock.unix_s())
-        self._members.attendance.join(device, self._world.clock.monotonic_s())
-        if admitted.is_first:
-            event(
-                "device-joined",
-                task=self.task,
-                round=round_.round,
-                device=device,
-                bytes_up=traffic.up_bytes,
-                bytes_down=traffic.down_bytes,
-            )
+        self._members.attendance.join(admitted.device, self._world.clock.monotonic_s())
         return work
 
     def take(self, taken: Taken, *, n_bytes: int) -> Outgoing:
         """Keep the update durably and return its receipt."""
-        update, content = taken.update, taken.content
-        receipt = self._world.conversation.accepted(taken.device, update)
-        record = UpdateRecord(
-            update_id=update.update_id,
-            task=self.task,
-            round=update.round,
-            device=taken.device,
-            blob=self._world.blobs.put(update.sealed),
-            n_bytes=n_bytes,
-            payload_bytes=len(content.delta),
-            n_examples=content.n_examples,
-            loss=content.loss,
-            train_s=content.train_s,
-        )
-        traffic = Traffic(up_bytes=n_bytes, down_bytes=receipt.n_bytes)
-        self._world.store.accept(record, traffic=traffic, unix_s=self._world.clock.unix_s())
+        receipt = self._handover.take(taken, n_bytes=n_bytes)
         self._n_accepted += 1
         self._members.attendance.answer(taken.device, self._world.clock.monotonic_s())
-        event(
-            "update-accepted",
-            task=self.task,
-            round=update.round,
-            device=taken.device,
-            update_id=update.update_id.hex(),
-            bytes=n_bytes,
-            payload_bytes=len(content.delta),
-            n_examples=content.n_examples,
-            loss=content.loss,
-            train_s=content.train_s,
-        )
         return receipt
 
     def take_step(self, stepped: Stepped, *, n_bytes: int) -> None:
@@ -292,51 +236,25 @@ class TaskRunner:
 
     def unevaluated(self) -> list[int]:
         """Return the versions without metrics, oldest first; none if the task has no evaluation sets."""
-        if self.setup.settings.evaluation is None:
-            return []
-        done = self._world.store.evaluations(self.task).keys()
-        return [record.version for record in self._world.store.versions(self.task) if record.version not in done]
+        return self.versions.unevaluated()
 
     def has_version(self, version: int) -> bool:
         """Return whether ``version`` is there: it was not retired."""
-        return any(one.version == version for one in self._world.store.versions(self.task))
+        return self.versions.has(version)
 
     def adapter(self, version: int) -> NDArray[np.float32]:
         """Return the adapter of ``version``, float32 [n_params]."""
-        return self._state_of(version)[ADAPTER]
+        return self.versions.adapter(version)
 
     # -- how ---------------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
         if self._privacy is not None and not self._privacy.can_open:
             raise self._privacy.no_budget()
-        bundle, now = self.setup.bundle, self._world.clock.unix_s()
-        initial = load_vector(bundle.path(ADAPTER_FILE), n_values=self.setup.n_params)
-        config = StrategyConfig(initial_adapter=initial, options=self.setup.options)
-        state = self.setup.strategy.init(bundle.layout, config)
-        record = VersionRecord(
-            task=self.task,
-            version=0,
-            round=None,
-            state=save_state(state, self._world.blobs),
-            n_updates=0,
-            created_unix_s=now,
-        )
-        task = TaskRecord(task=self.task, bundle_id=bundle.id, strategy=self.setup.strategy_identity, state="open")
-        self._world.store.add_task(task, record, self._new_round(1, version=0))
+        self.versions.begin(self._new_round(1, version=0))
 
     def _check_same(self, known: TaskRecord) -> None:
-        identity, bundle_id = self.setup.strategy_identity, self.setup.bundle.id
-        if known.bundle_id != bundle_id:
-            raise ConfigError(
-                f"task {self.task}: it was begun with bundle {known.bundle_id[:12]}, its folder now has "
-                f"{bundle_id[:12]}; give the new bundle a new task id"
-            )
-        if known.strategy != identity:
-            raise ConfigError(
-                f"task {self.task}: it was begun with strategy {known.strategy}, the configuration says "
-                f"{identity} (the part after # stands for strategy_options); give it a new task id"
-            )
+        self.versions.check_same(known)
         entries, rounds = self._world.store.ledger(self.task), self._world.store.rounds(self.task)
         told = [one.round for one in rounds if one.state in {"closing", "folded"}]
         check_promise(self.task, told, entries, is_private=self._privacy is not None)
@@ -346,7 +264,7 @@ class TaskRunner:
         if latest.state == "closing":
             return  # its fold is paid for and decides
         is_paid = latest.state not in FINAL_STATES and self._privacy is not None and self._privacy.is_paid(latest.round)
-        may_go_on = self._n_folded() < self.setup.settings.rounds and (is_paid or self._has_budget())
+        may_go_on = self.versions.n_folded < self.setup.settings.rounds and (is_paid or self._has_budget())
         if known.state == "finished" and may_go_on:
             self._set_state("open")
         elif known.state == "open" and not may_go_on and latest.state in SUM_STATES.values():
@@ -371,9 +289,6 @@ class TaskRunner:
         parts = self._world.sums
         return parts is not None and parts.store.state(self.task, self._round.round) is not None
 
-    def _n_folded(self) -> int:
-        return self._world.store.n_folded(self.task)
-
     def _set_state(self, state: TaskState) -> None:
         now = self._world.clock.unix_s()
         self._world.lifecycle.apply(Change(task=self.task, state=state, unix_s=now))
@@ -385,7 +300,7 @@ class TaskRunner:
         changed = self._control.pass_verdict()
         if self._state == "open" and self._control.may_open_round():
             changed = True
-            if self._n_folded() >= self.setup.settings.rounds or not self._has_budget():
+            if self.versions.n_folded >= self.setup.settings.rounds or not self._has_budget():
                 self._set_state("finished")
             else:
                 newest = self._world.store.latest_version(self.task).version
@@ -470,45 +385,13 @@ class TaskRunner:
         )
         return due_event(progress, is_past_deadline=is_past_deadline)
 
-    def _adapter_for(self, admitted: Admitted) -> bytes:
-        payload = self._broadcast()
-        if not self.setup.settings.privacy.seal_adapter:
-            return payload
-        fleet, version = self._world.conversation.fleet, self._round.version
-        return sealed_adapter(payload, admitted.join, fleet=fleet, device=admitted.device, version=version)
-
-    def _broadcast(self) -> bytes:
-        version = self._round.version
-        if self._payload is None or self._payload[0] != version:
-            vector = self.setup.strategy.broadcast(self._state_of(version))
-            self._payload = (version, broadcast_payload(vector, self.setup.settings.broadcast))
-        return self._payload[1]
-
-    def _plan_for(self, device: str) -> Plan:
-        round_ = self._round
-        plan = plan_for(self.setup.settings.plan, task=self.task, round_=round_.round, device=device)
-        return dataclasses.replace(plan, terms=self.setup.terms(device, version=round_.version))
-
-    def _state_of(self, version: int) -> State:
-        (record,) = [one for one in self._world.store.versions(self.task) if one.version == version]
-        return self._load_state(record)
-
-    def _load_state(self, record: VersionRecord) -> State:
-        return load_state(record.state, self._world.blobs)
-
     def _fold(self) -> None:
         store, round_ = self._world.store, self._round
-        before = self._load_state(store.latest_version(self.task))
+        before = self.versions.load(self.versions.newest)
         folded = fold_round(self.setup, self._world, round_, before, privacy=self._privacy)
-        version = VersionRecord(
-            task=self.task,
-            version=round_.version + 1,
-            round=round_.round,
-            state=save_state(folded.state, self._world.blobs),
-            n_updates=folded.n_updates,
-            created_unix_s=self._world.clock.unix_s(),
-        )
-        is_last = self._n_folded() + 1 >= self.setup.settings.rounds or not self._has_budget()
+        number = round_.version + 1
+        version = self.versions.record(number, folded.state, round_=round_.round, n_updates=folded.n_updates)
+        is_last = self.versions.n_folded + 1 >= self.setup.settings.rounds or not self._has_budget()
         goes_on = self._state == "open" and self.setup.settings.gate is None and not is_last
         store.fold(
             self.task,

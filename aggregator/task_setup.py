@@ -82,7 +82,8 @@ class TaskSetup:
     @property
     def strategy_identity(self) -> str:
         """What can never change about the task's strategy."""
-        return identity(self.settings.strategy, self.options)
+        name = identity(self.settings.strategy, self.options)
+        return name if self.settings.mode == "sync" else f"{name}+async"
 
     def terms(self, device: str, *, version: int) -> DeviceTerms | None:
         """Return what the strategy asks of a device in a round that is based on ``version``."""

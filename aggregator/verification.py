@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from aggregator.core.folding import canonical_order
 from aggregator.privacy import fold_privately
+from aggregator.round_fold import stored_buffer
 from aggregator.stored_fold import StoredRound
 from aggregator.sum_round import fold_sum
 from aggregator.vectors import load_state, to_bytes
@@ -111,6 +112,12 @@ def _check(  # noqa: PLR0913 - one version and its surroundings
     round_ = rounds[this.round]
     if round_.version != before.version or this.version != before.version + 1:
         return f"round {this.round} was on version {round_.version}, expected {before.version}"
+    if setup.settings.mode == "async":
+        within = store.buffered(setup.settings.id, this.round)
+        again = stored_buffer(setup, round_, within, blobs=blobs, fleet=fleet).fold_into(
+            load_state(before.state, blobs)
+        )
+        return _difference(this, kept, again, n_updates=len(within))
     updates = canonical_order(store.updates(setup.settings.id, this.round))
     summed = None if sums is None else sums.state(setup.settings.id, this.round)
     entry = next((one for one in store.ledger(setup.settings.id) if one.round == this.round), None)
@@ -120,6 +127,10 @@ def _check(  # noqa: PLR0913 - one version and its surroundings
     else:
         stored = StoredRound(setup, round_, updates, blobs=blobs, fleet=fleet)
         again, n_updates = _again(stored, state, entry, n_params=setup.n_params), len(updates)
+    return _difference(this, kept, again, n_updates=n_updates)
+
+
+def _difference(this: VersionRecord, kept: State, again: State, *, n_updates: int) -> str | None:
     if n_updates != this.n_updates:
         return f"{this.n_updates} updates were folded, {n_updates} are known"
     differing = [name for name in kept if to_bytes(kept[name]) != to_bytes(again[name])]
@@ -138,7 +149,8 @@ def _history(task: str, store: SqlStore, versions: tuple[VersionRecord, ...]) ->
     folded_rounds = [one.round for one in versions if one.round is not None]
     seen: dict[str, int] = {}  # sealed bytes are new for each update, so equal ones are one update
     for round_ in folded_rounds:
-        for update in store.updates(task, round_):
+        buffered = store.buffered(task, round_)  # of a round none is
+        for update in [one.update for one in buffered] or store.updates(task, round_):
             if update.status != "folded":
                 problems.append(f"update {update.update_id.hex()} of round {round_} is {update.status}, not folded")
             if seen.setdefault(update.blob, round_) != round_:

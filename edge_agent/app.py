@@ -556,4 +556,5 @@ def _announced(announce: Announce) -> Announced:
         bundle_id=announce.bundle_id,
         is_open=announce.state == "open",
         seal_adapter=announce.seal_adapter or False,
+        oldest_round=announce.oldest_round,
     )

@@ -19,8 +19,10 @@ from protocol.messages import Optimizer, Plan, SumStepName  # noqa: TC001 - stru
 from protocol.secure_sum.messages import SumPlan  # noqa: TC001 - as above
 
 __all__ = [
+    "ANCHOR_FILE",
     "DELTA_FILE",
     "DIRECTORY_FILE",
+    "FISHER_FILE",
     "KEPT_FILE",
     "MAX_LINE_BYTES",
     "REPLY_FILE",
@@ -47,6 +49,8 @@ MAX_LINE_BYTES: Final = 1_000_000  # the longest line is a check's list of losse
 UPDATE_FILE: Final = "update.payload"
 RESIDUAL_FILE: Final = "residual.f32"
 KEPT_FILE: Final = "kept.f32"
+ANCHOR_FILE: Final = "anchor.f32"  # the adapter at the end of a stretch of examples
+FISHER_FILE: Final = "fisher.f32"  # how much each of its values mattered until then
 DELTA_FILE: Final = "delta.f32"
 STATE_FILE: Final = "state.sum"  # ``secure_sum.device.pack_state``
 REPLY_FILE: Final = "reply.sum"  # what the device says; its signature, if it has one, is still zeros
@@ -62,7 +66,8 @@ _Engine = Annotated[str, Length(1, 64)]
 class TrainJob:
     """Train ``plan.epochs`` on ``data`` from ``adapter``; write the encoded delta and the new residual to ``out``.
 
-    Where the plan's terms say that the device keeps something of its own, that is written too, as ``KEPT_FILE``.
+    Where the plan's terms say that the device keeps something of its own, that is written too, as ``KEPT_FILE``; where
+    its continual terms need a memory, ``ANCHOR_FILE`` and ``FISHER_FILE``.
     """
 
     kind: Literal["train"] = "train"
@@ -73,6 +78,8 @@ class TrainJob:
     adapter: _Path | None = None  # an encoded payload; the bundle's initial adapter if absent
     residual: _Path | None = None  # raw float32: what earlier encodings rounded away
     kept: _Path | None = None  # raw float32 [n_params]: what the last accepted round of the task kept
+    replay: _Path | None = None  # examples kept from before, as ``data``
+    memory: _Path | None = None  # a folder with ``ANCHOR_FILE`` and ``FISHER_FILE`` of the stretch before
     sum_clip: Annotated[float, Range(1e-12, 1e12)] | None = (
         None  # for a secure sum: write ``DELTA_FILE``, encode nothing
     )

@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
 from protocol import cbor
+from protocol.continual import ContinualTerms  # noqa: TC001 - structure() resolves the annotations
 from protocol.errors import MalformedMessageError
 from protocol.fields import Bytes, FieldError, Hex, Length, Name, Range, plain, structure
 from protocol.layout import Role
@@ -112,6 +113,7 @@ Reason: TypeAlias = Literal[
     "wrong-bundle",  # trained with another bundle than the task's
     "wrong-round",  # a round that has not opened yet
     "late",  # the round has closed
+    "stale",  # trained on an older version than an asynchronous task takes
     "wrong-version",  # based on another adapter version than the round's
     "not-selected",  # the cohort is full
     "not-joined",  # an update without a join: no work was handed out for it
@@ -158,6 +160,8 @@ class Announce:
     bundle_id: Hex
     spread_s: Annotated[float, Range(0.0, MAX_SPREAD_S)] | None = None  # wait a random part of it before joining
     seal_adapter: bool | None = None  # a join must bring a key, to which the adapter is sealed
+    # Of an asynchronous task: work since this round is still welcome, so go on with it whatever opens meanwhile.
+    oldest_round: Annotated[int, Range(1, MAX_ROUND)] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +240,7 @@ class Plan:
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     dp: SampleDp | None = None
     terms: DeviceTerms | None = None  # absent for plain federated averaging
+    continual: ContinualTerms | None = None  # absent: each round is learnt as it comes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,13 +9,15 @@ decided in ``core.retention``.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import and_, case, func, select
 
+from aggregator.adapters import sql_buffers
 from aggregator.adapters.sql_database import SqlDatabase, insert_into
 from aggregator.adapters.sql_store import state_blobs
 from aggregator.adapters.tables import (
+    BUFFERED,
     COMMANDS,
     EVALUATIONS,
     PARTICIPANTS,
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
 __all__ = ["SqlRetention"]
 
 
+_IN_BUFFER: Final = BUFFERED.c.update_id == UPDATES.c.update_id
+
+
 class SqlRetention(SqlDatabase):
     """Implements ``aggregator.ports.RetentionStore``; ``close`` it at the end."""
 
@@ -52,8 +57,10 @@ class SqlRetention(SqlDatabase):
         """Return each folded round whose updates or sum may still be there and what they take, oldest first."""
         with self._reading() as connection:
             since = _mark(connection, task).updates_since
-            is_kept = and_(UPDATES.c.task == task, UPDATES.c.status == "folded", UPDATES.c.round >= since)
-            updates = select(UPDATES.c.round, func.sum(UPDATES.c.n_bytes)).where(is_kept).group_by(UPDATES.c.round)
+            fold = sql_buffers.fold_of()
+            is_kept = and_(UPDATES.c.task == task, UPDATES.c.status == "folded", fold >= since)
+            updates = select(fold, func.sum(UPDATES.c.n_bytes)).outerjoin_from(UPDATES, BUFFERED, _IN_BUFFER)
+            updates = updates.where(is_kept).group_by(fold)
             sums = select(SUMS.c.round, func.length(SUMS.c.state)).where(SUMS.c.task == task, SUMS.c.round >= since)
             found = {round_: int(n_bytes) for round_, n_bytes in connection.execute(updates)}
             found |= {round_: int(n_bytes) for round_, n_bytes in connection.execute(sums)}
@@ -75,6 +82,7 @@ class SqlRetention(SqlDatabase):
             connection.execute(_added_up(connection, task, rounds))
             blobs = select(UPDATES.c.blob).where(UPDATES.c.task == task, UPDATES.c.round.in_(rounds))
             names = set(connection.execute(blobs).scalars())
+            sql_buffers.forget(connection, task, rounds)
             for table in (UPDATES, SUM_MESSAGES, SUM_STEPS, SUMS, PARTICIPANTS):
                 connection.execute(table.delete().where(table.c.task == task, table.c.round.in_(rounds)))
             _forget_rounds(connection, task, rounds)
@@ -87,10 +95,11 @@ class SqlRetention(SqlDatabase):
             is_old = [
                 UPDATES.c.task == task,
                 UPDATES.c.status == "folded",
-                UPDATES.c.round >= mark.updates_since,
-                UPDATES.c.round < before_round,
+                sql_buffers.fold_of() >= mark.updates_since,
+                sql_buffers.fold_of() < before_round,
             ]
-            names = set(connection.execute(select(UPDATES.c.blob).where(*is_old)).scalars())
+            old = select(UPDATES.c.blob).outerjoin_from(UPDATES, BUFFERED, _IN_BUFFER).where(*is_old)
+            names = set(connection.execute(old).scalars())
             connection.execute(SUMS.delete().where(SUMS.c.task == task, SUMS.c.round < before_round))
             _set_mark(connection, task, updates_since=before_round)
             return names

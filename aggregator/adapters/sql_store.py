@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import ColumnElement, and_, func, select
 from sqlalchemy.dialects.sqlite import insert
 
-from aggregator.adapters import sql_privacy
+from aggregator.adapters import sql_buffers, sql_privacy
 from aggregator.adapters.sql_database import SqlDatabase
 from aggregator.adapters.tables import EVALUATIONS, PARTICIPANTS, REFUSALS, RETENTION, ROUNDS, TASKS, UPDATES, VERSIONS
 from aggregator.core.records import (
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Table
 
+    from aggregator.core.buffer import Buffered
     from aggregator.core.privacy.ledger import LedgerEntry, PrivateFold
     from aggregator.core.rounds import RoundEvent
     from protocol.enrolment import ClaimReason
@@ -129,6 +130,31 @@ class SqlStore(SqlDatabase):
         """Return the round's accepted updates, by device."""
         return tuple(self._records(UpdateRecord, UPDATES, of_round(UPDATES, task, round_), order=UPDATES.c.device))
 
+    def buffered(self, task: str, buffer: int) -> tuple[Buffered, ...]:
+        """Return the updates of a buffer, each with the version that it is based on, by device and work."""
+        with self._reading() as connection:
+            return sql_buffers.buffered_in(connection, task, buffer)
+
+    def at_work(self, task: str, *, since: int) -> tuple[str, ...]:
+        """Return the devices with work of round ``since`` or later and no update for it."""
+        with self._reading() as connection:
+            return sql_buffers.at_work_in(connection, task, since=since)
+
+    def oldest_work(self, task: str, *, since: int) -> int | None:
+        """Return the oldest round whose work is in buffer ``since`` or a later one; None if they are empty."""
+        with self._reading() as connection:
+            return sql_buffers.oldest_work_in(connection, task, since=since)
+
+    def rounds_from(self, task: str, *, version: int) -> tuple[RoundRecord, ...]:
+        """Return the task's rounds on ``version`` and later ones, oldest first."""
+        with self._reading() as connection:
+            return sql_buffers.rounds_from(connection, task, version=version)
+
+    def restored(self, task: str) -> int:
+        """Return the newest version that is no fold: the bundle's own, or what an operator went back to."""
+        with self._reading() as connection:
+            return sql_buffers.restored_in(connection, task)
+
     def summary(self, task: str, round_: int) -> RoundSummary:
         """Return the sums over a round's participants and updates."""
         p, u = PARTICIPANTS.c, UPDATES.c
@@ -136,7 +162,7 @@ class SqlStore(SqlDatabase):
         taken = select(func.count(), func.max(u.train_s), func.sum(u.loss * u.n_examples), func.sum(u.n_examples))
         with self._reading() as connection:
             n_joined, up, down = connection.execute(joined.where(of_round(PARTICIPANTS, task, round_))).one()
-            n_taken, train_s, loss, n = connection.execute(taken.where(of_round(UPDATES, task, round_))).one()
+            n_taken, train_s, loss, n = connection.execute(taken.where(sql_buffers.is_folded_in(task, round_))).one()
             folded = select(VERSIONS.c.n_updates).where(of_round(VERSIONS, task, round_))
             n_folded = connection.execute(folded).scalar()
         return RoundSummary(
@@ -201,11 +227,13 @@ class SqlStore(SqlDatabase):
             connection.execute(insert(PARTICIPANTS).values(row).on_conflict_do_nothing())
             count_traffic(connection, task, round_, device, traffic)
 
-    def accept(self, update: UpdateRecord, *, traffic: Traffic, unix_s: float) -> None:
-        """Keep an update."""
+    def accept(self, update: UpdateRecord, *, traffic: Traffic, unix_s: float, buffer: int | None = None) -> None:
+        """Keep an update, in ``buffer`` if it is for one."""
         with self._writing() as connection:
-            fire_round(connection, update.task, update.round, "update-accepted")
+            fire_round(connection, update.task, buffer or update.round, "update-accepted")
             connection.execute(UPDATES.insert(), {**plain(update), "taken_unix_s": unix_s})
+            if buffer is not None:
+                sql_buffers.add_to(connection, update, buffer)
             count_traffic(connection, update.task, update.round, update.device, traffic)
 
     def refuse(
@@ -254,7 +282,8 @@ class SqlStore(SqlDatabase):
         with self._writing() as connection:
             fire_round(connection, task, round_, "folded", closed_unix_s=version.created_unix_s)
             connection.execute(VERSIONS.insert(), version_row(version))
-            connection.execute(UPDATES.update().where(of_round(UPDATES, task, round_)).values(status="folded"))
+            of_fold = sql_buffers.is_folded_in(task, round_)
+            connection.execute(UPDATES.update().where(of_fold).values(status="folded"))
             if private is not None:
                 sql_privacy.complete_entry(connection, task, round_, private)
             if is_last:
@@ -270,6 +299,13 @@ class SqlStore(SqlDatabase):
             end_round(connection, task, round_, round_event, unix_s=unix_s)
             if next_round is not None:
                 connection.execute(ROUNDS.insert(), plain(next_round))
+
+    def carry_over(self, task: str, buffer: int, *, next_round: RoundRecord, unix_s: float) -> None:
+        """Close a buffer without a version and open the next, in which its updates wait on."""
+        with self._writing() as connection:
+            fire_round(connection, task, buffer, "carried-over", closed_unix_s=unix_s)
+            connection.execute(ROUNDS.insert(), plain(next_round))
+            sql_buffers.carry(connection, task, buffer, into=next_round.round)
 
     def open_round(self, round_: RoundRecord) -> None:
         """Open a round of a task that has none."""
@@ -361,4 +397,4 @@ def fire_round(
 def end_round(connection: Connection, task: str, round_: int, round_event: RoundEvent, *, unix_s: float) -> None:
     """Abandon a round for the reason ``round_event`` and discard its updates."""
     fire_round(connection, task, round_, round_event, closed_unix_s=unix_s)
-    connection.execute(UPDATES.update().where(of_round(UPDATES, task, round_)).values(status="discarded"))
+    connection.execute(UPDATES.update().where(sql_buffers.is_folded_in(task, round_)).values(status="discarded"))

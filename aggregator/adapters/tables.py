@@ -10,6 +10,7 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKeyConstraint,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -20,6 +21,7 @@ from sqlalchemy import (
 )
 
 __all__ = [
+    "BUFFERED",
     "CERTIFICATES",
     "COMMANDS",
     "CREATED_TASKS",
@@ -100,6 +102,18 @@ UPDATES: Final = Table(
     ForeignKeyConstraint(
         ["task", "round", "device"], ["participants.task", "participants.round", "participants.device"]
     ),
+)
+# Asynchronous updates: the buffer that folds each, and no other can.
+BUFFERED: Final = Table(
+    "buffered",
+    METADATA,
+    Column("update_id", LargeBinary(16), primary_key=True),
+    Column("task", NAME, nullable=False),
+    Column("buffer", Integer, nullable=False),
+    Column("version", Integer, nullable=False),  # that the update is based on
+    ForeignKeyConstraint(["update_id"], ["updates.update_id"]),
+    ForeignKeyConstraint(["task", "buffer"], ["rounds.task", "rounds.round"]),
+    Index("buffered_by_buffer", "task", "buffer"),
 )
 VERSIONS: Final = Table(
     "versions",

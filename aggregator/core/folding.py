@@ -119,8 +119,11 @@ class Strategy:
 
 
 def canonical_order(updates: Iterable[UpdateRecord]) -> list[UpdateRecord]:
-    """Return the updates of one round in the order of their fold: by device id, of which each has one."""
-    return sorted(updates, key=lambda update: update.device)
+    """Return the updates of one round or buffer in the order of their fold: by device id, and by its work in a buffer.
+
+    In a round each device has one; in a buffer a device may have several, each for other work.
+    """
+    return sorted(updates, key=lambda update: (update.device, update.round))
 
 
 def fold_checked(strategy: Strategy, state: State, deltas: Deltas, context: FoldContext) -> State:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from aggregator.core.buffer import WorkOfBuffers
     from aggregator.core.privacy.sampling import PoissonSampling
     from aggregator.core.records import TaskState, UpdateRecord
     from aggregator.core.rounds import RoundState
@@ -79,10 +80,21 @@ class TaskView:
     seal_adapter: bool = False
     max_step_bytes: int | None = None  # of a secure sum's longest message; None where single updates are taken
     n_values_of: Callable[[str], int] | None = None  # of a device's update, where that is not n_params
+    buffers: WorkOfBuffers | None = None  # of an asynchronous task: work of earlier rounds that is still welcome
 
     def n_values(self, device: str) -> int:
         """Return how many values an update of ``device`` has in this round."""
         return self.n_params if self.n_values_of is None else self.n_values_of(device)
+
+    def version_of(self, round_: int) -> int | None:
+        """Return the version that an update for ``round_`` is based on; None for a round that takes none any more."""
+        if self.buffers is not None:
+            return self.buffers.version_of.get(round_)
+        return self.version if round_ == self.round else None
+
+    def key_of(self, round_: int) -> TaskKey:
+        """Return the key that opens what was sealed for ``round_``."""
+        return self.key if self.buffers is None else self.buffers.key_of(round_)
 
 
 class Devices(Protocol):
@@ -294,7 +306,7 @@ def _decide_update(device: str, update: Update, context: IntakeContext) -> Decis
             update,
             fleet=context.fleet,
             device=device,
-            key=view.key,
+            key=view.key_of(update.round),
             n_params=view.n_values(device),
             max_bytes=max_message_bytes(view.plan, view.n_values(device)),
         )
@@ -343,10 +355,13 @@ def _expected(device: str, update: Update, view: TaskView, ledger: Ledger) -> No
 def _of_this_round(device: str, update: Update | SumStep, view: TaskView, ledger: Ledger) -> None:
     if update.round > view.round:
         _refuse("wrong-round", f"round {update.round} has not opened, the latest is {view.round}")
-    if update.round < view.round:
+    version = view.version_of(update.round)
+    if version is None and view.buffers is not None:
+        _refuse("stale", f"round {update.round} is older than what is taken on version {view.version}")
+    if version is None:
         _refuse("late", f"round {update.round} has closed")
-    if update.version != view.version:
-        _refuse("wrong-version", f"round {view.round} is on version {view.version}, the update on {update.version}")
+    if update.version != version:
+        _refuse("wrong-version", f"round {update.round} is on version {version}, the update on {update.version}")
     if not ledger.is_joined(update.task, update.round, device):
         _refuse("not-joined", f"{device} was handed no work for round {update.round}")
 

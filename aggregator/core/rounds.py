@@ -8,6 +8,9 @@ A round whose vectors go into a secure sum has four more states; a step that too
     open ── adverts-closed ──> sharing ── shares-closed ──> collecting ── inputs-closed ──> consenting
          ── consents-closed ──> unmasking ── sum-opened ──> closing ── folded ──> folded
 
+A buffer, the asynchronous twin of a round (``core.buffer``), has the states of the first table and one more way out of
+``open``: ``carried-over``, to ``abandoned``, after which its updates wait on in the next buffer.
+
 Must live here: which event may follow which, and when one is due. Does not know about: clocks (the caller says whether
 the deadline has passed), storage, devices, adapters. ``closing`` is kept durably before the fold begins, so that the
 updates of a fold are fixed however often the fold itself is interrupted (docs/adr/0007).
@@ -48,6 +51,7 @@ RoundEvent: TypeAlias = Literal[
     "stragglers-left",  # most have answered, and the others take far longer than those did
     "deadline-with-enough",
     "deadline-with-too-few",
+    "carried-over",  # of a buffer: as above, but its updates wait on in the next one
     "withdrawn",  # its task was stopped or rolled back, or paused with too few at work
     "adverts-closed",
     "shares-closed",
@@ -85,6 +89,7 @@ TABLE: Final[Mapping[tuple[RoundState, RoundEvent], RoundState]] = MappingProxyT
         ("open", "stragglers-left"): "closing",
         ("open", "deadline-with-enough"): "closing",
         ("open", "deadline-with-too-few"): "abandoned",
+        ("open", "carried-over"): "abandoned",
         ("open", "withdrawn"): "abandoned",
         ("closing", "folded"): "folded",
         ("open", "adverts-closed"): "sharing",

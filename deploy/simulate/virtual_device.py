@@ -5,7 +5,7 @@
     joining   declined                            -> idle
     training  its time is over                    -> sending: a sealed update
     sending   receipt                             -> idle
-    joining, training   a later round             -> joining
+    joining, training   a later round             -> joining, unless the work is still welcome (an asynchronous task)
 
 Laws: chance is the device's own seeded generator, except for update ids, which must be new in every run; an update is
 sealed once and sent again, the same bytes, until its receipt; joins are repeated until they are answered.
@@ -113,8 +113,11 @@ class VirtualDevice:
             return  # its update comes first
         if self._phase != "idle" and last is not None and (last.task, last.round) == (body.task, body.round):
             return  # heard before
+        is_open, oldest = body.state == "open", body.oldest_round
+        if is_open and self._work is not None and oldest is not None and self._work.round >= oldest:
+            return  # its work is still welcome
         self._phase, self._work, self.due_s = "idle", None, None
-        if body.state != "open" or body.round <= self._done.get(body.task, 0):
+        if not is_open or body.round <= self._done.get(body.task, 0):
             return
         if self._random.random() >= self._group.available:
             self._done[body.task] = body.round

@@ -86,7 +86,7 @@ class LinuxSensors:
     def _busy(self, trainer_pid: int | None) -> float | None:
         words = (self._text(self._root / "proc/stat").splitlines() or [""])[0].split()[1:9]
         ticks = [_number(word) or 0.0 for word in words]
-        if len(ticks) < 5:  # noqa: PLR2004 - up to iowait: proc(5)
+        if len(ticks) < 5:
             return None
         total, idle, own = sum(ticks), ticks[3] + ticks[4], self._ticks_of(trainer_pid)
         before, self._ticks = self._ticks, (total - idle - own, total)

@@ -6,13 +6,15 @@
     training  trained                             -> sending    send update
     training  failed                              -> training   again, or idle after too many attempts
     joining, training   a later round is announced, or the task ended -> idle or joining    stop the trainer
+    training  a later round, and work of this one is still welcome    -> training    (of an asynchronous task)
     sending   receipt                             -> idle       whatever the receipt says
 
 The steps of a secure sum, phases summing and waiting, are in ``core.summing``.
 
 Laws: a pair that is not in the table changes nothing (peers may say anything at any time); a state is saved before its
 actions are done, so after a crash the same actions are done again, and each may be done twice without harm; rounds of a
-task only go up, so an old announcement cannot make a device repeat one. Does not know files, links or clocks.
+task only go up, so an old announcement cannot make a device repeat one, also where rounds are buffers and a device
+joins whichever is open after each of its updates. Does not know files, links or clocks.
 """
 
 from __future__ import annotations
@@ -101,13 +103,17 @@ class SessionState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announced:
-    """The service says that ``round`` of ``task`` is open, or that the task is over."""
+    """The service says that ``round`` of ``task`` is open, or that the task is over.
+
+    ``oldest_round`` is of an asynchronous task: work since then goes on, whatever opens meanwhile.
+    """
 
     task: str
     round: int
     bundle_id: str
     is_open: bool
     seal_adapter: bool = False
+    oldest_round: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +222,9 @@ def _announced_when_idle(state: SessionState, event: Announced) -> Outcome:
 def _announced_when_busy(state: SessionState, event: Announced) -> Outcome:
     job = _job(state)
     if event.task != job.task or event.round < job.round or (event.is_open and event.round == job.round):
+        return state, ()
+    is_welcome = event.is_open and event.oldest_round is not None and job.round >= event.oldest_round
+    if state.phase == "training" and is_welcome:
         return state, ()
     # The round that we work on has closed: drop it. An update in the outbox is never dropped this way.
     idle = _through_with(state, job)

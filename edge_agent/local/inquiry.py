@@ -7,6 +7,7 @@ time, so that the latency told is that of one answer.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -84,7 +85,7 @@ def _way(here: Path, config: AgentConfig) -> Callable[[dict[str, Any]], dict[str
 
     def answer(one: dict[str, Any]) -> dict[str, Any]:
         answers = serving.answer([one])
-        return {"predictions": answers.predictions, "model": plain(answers.served), "took_ms": answers.took_ms}
+        return {"predictions": answers.predictions, "model": asdict(answers.served), "took_ms": answers.took_ms}
 
     return answer
 

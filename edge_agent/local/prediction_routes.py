@@ -8,6 +8,7 @@ An input is what ``trainer.inputs`` says.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from protocol.errors import ConfigError
@@ -25,12 +26,12 @@ def prediction_routes(serving: Serving, *, max_inputs: int) -> Routes:
 
     def predict(asked: Asked) -> dict[str, Any]:
         answers = serving.answer(inputs_of(asked.body, max_inputs=max_inputs))
-        return {"predictions": answers.predictions, "model": plain(answers.served), "took_ms": answers.took_ms}
+        return {"predictions": answers.predictions, "model": asdict(answers.served), "took_ms": answers.took_ms}
 
     def health(_asked: Asked) -> dict[str, Any]:
         served, latency = serving.served(), serving.latency.percentiles()
         return {
-            "model": None if served is None else plain(served),
+            "model": None if served is None else asdict(served),
             "latency": None if latency is None else plain(latency),
             "answers": serving.n_answers,
             "exchanges": serving.n_exchanges,

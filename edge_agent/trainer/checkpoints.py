@@ -1,8 +1,9 @@
 """How far a training is, durable: parameters, the optimiser's moments, the step, the random state of the epoch.
 
 Laws: what goes on from a checkpoint gives the same bytes as what was never interrupted; a checkpoint of any other job
-(plan, adapter, bundle, data, engine) is not used; a damaged one is as none. Two vectors of the adapter's length and its
-own are written each time, once in ``every_s``. Training with ``dp`` has none: its coins and noise stay secret.
+(plan, adapter, bundle, data, engine) is not used; a damaged one is as none. Up to three vectors of the adapter's length
+are written each time. Training with ``dp`` has none, whose coins and
+noise stay secret, and training with continual terms, whose engine has a memory of its own: both begin anew.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class Checkpoints:
 
     def __init__(self, job: TrainJob, bundle_id: str) -> None:
         """Use the job's folder, and remove what an interrupted writing left there."""
-        self._folder = None if job.checkpoint is None or job.plan.dp is not None else Path(job.checkpoint)
+        has_more_state = job.plan.dp is not None or job.plan.continual is not None
+        self._folder = None if job.checkpoint is None or has_more_state else Path(job.checkpoint)
         self._every_s, self._saved_s = job.checkpoint_every_s, time.monotonic()
         self.job = ""
         if self._folder is not None:

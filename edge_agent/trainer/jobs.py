@@ -19,6 +19,7 @@ import numpy as np
 from edge_agent.trainer.accumulation import loss_and_gradient
 from edge_agent.trainer.batches import batches_in_order, shuffled_batches
 from edge_agent.trainer.checkpoints import Checkpoints, Progressed
+from edge_agent.trainer.continual.remembering import Remembering, load_memory, save_memory
 from edge_agent.trainer.datasets import open_dataset
 from edge_agent.trainer.engines import open_engine
 from edge_agent.trainer.local_terms import LocalTerms, n_work_values
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from edge_agent.trainer.batches import Dataset
     from edge_agent.trainer.engines import Engine
 
+    _Gradients = Engine | Remembering
     Report = Callable[[Progress], None]
 
 __all__ = ["check", "evaluate", "train"]
@@ -84,14 +86,17 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
     engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
     checkpoints = Checkpoints(job, bundle.id)
     epochs: _Epochs | PrivateEpochs
+    remembering = _remembering(job, bundle, engine)
     if dp is None:
         epochs = _Epochs(job.plan, data, bundle.manifest.task.kind, report)
-        theta = epochs.run(engine, terms, checkpoints)
+        theta = epochs.run(engine if remembering is None else remembering, terms, checkpoints)
     else:
         epochs = PrivateEpochs(job.plan, dp, data, report)
         theta = epochs.run(engine, terms.start)
     delta = terms.delta(theta, residual)  # [n_sent]
     out = Path(job.out)
+    if remembering is not None and job.plan.continual is not None and job.plan.continual.needs_memory:
+        save_memory(out, remembering.consolidate(theta, data))
     if job.sum_clip is not None:
         n_bytes = _write_bounded(out, delta, job.sum_clip, is_norm=job.sum_clips_norm)
     else:
@@ -195,7 +200,7 @@ class _Epochs:
         self._plan, self._data, self._kind, self._report = plan, data, kind, report
         self.n_steps, self.train_s, self.last_loss = 0, 0.0, 0.0
 
-    def run(self, engine: Engine, terms: LocalTerms, checkpoints: Checkpoints) -> NDArray[np.float32]:
+    def run(self, engine: _Gradients, terms: LocalTerms, checkpoints: Checkpoints) -> NDArray[np.float32]:
         """Return the local adapter, float32 [n_params]; begins where ``checkpoints`` stands."""
         plan, theta = self._plan, terms.start.copy()
         rng = np.random.default_rng(plan.seed)
@@ -234,6 +239,22 @@ class _Epochs:
             self.last_loss = float(np.mean(losses))
             losses, n_taken = [], 0
         return theta
+
+
+def _remembering(job: TrainJob, bundle: Bundle, engine: Engine) -> Remembering | None:
+    """Return the engine with the plan's terms against forgetting, None if it has none."""
+    continual, plan = job.plan.continual, job.plan
+    if continual is None:
+        return None
+    if plan.dp is not None:
+        raise ConfigError("plan: sample-level privacy does not go with continual terms: kept examples count too")
+    remembering = Remembering(engine, plan, continual)
+    if job.replay is not None:
+        kept = open_dataset(bundle, Path(job.replay), max_tokens=plan.max_tokens, max_examples=job.max_examples)
+        remembering.replay(kept)
+    if job.memory is not None:
+        remembering.recall(load_memory(Path(job.memory), bundle.layout.n_params))
+    return remembering
 
 
 def _refuse_divergence(loss: float, gradient: NDArray[np.float32], step: int) -> None:

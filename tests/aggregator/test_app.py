@@ -75,7 +75,7 @@ def test_an_adapter_beyond_float16_is_broadcast_as_float32(
 ) -> None:
     bench = make_bench(broadcast="float16")
     huge = np.full(N_PARAMS, 1e6, np.float32)
-    monkeypatch.setattr(bench.runner, "_state_of", lambda _version: {"adapter": huge})
+    monkeypatch.setattr(bench.runner.versions, "state", lambda _version: {"adapter": huge})
     (a,) = joined(bench, "a")
     np.testing.assert_array_equal(codec.decode(a.last(Work).adapter, n_values=N_PARAMS), huge)
 

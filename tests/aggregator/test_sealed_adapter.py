@@ -37,7 +37,11 @@ def test_every_device_opens_its_own_copy_and_no_other(make_bench: Callable[..., 
     bench, key = make_bench("sealed", privacy=SEALED), TaskKey.generate()
     a, b = bench.device("a"), bench.device("b")
     first, second = handed(bench, a, key), handed(bench, b, key)
-    assert opened(bench, "a", first, key) == opened(bench, "b", second, key) == bench.runner._broadcast()
+    assert (
+        opened(bench, "a", first, key)
+        == opened(bench, "b", second, key)
+        == bench.runner.versions.payload(bench.version)
+    )
     assert (first.adapter_sealed, a.last(Announce).seal_adapter) == (True, True)
     with pytest.raises(SealError):
         opened(bench, "b", first, key)
@@ -83,7 +87,7 @@ def test_a_device_that_lost_its_key_asks_again_with_another(make_bench: Callable
     a, lost, fresh = bench.device("a"), TaskKey.generate(), TaskKey.generate()
     handed(bench, a, lost)
     bench.restart()
-    assert opened(bench, "a", handed(bench, a, fresh), fresh) == bench.runner._broadcast()
+    assert opened(bench, "a", handed(bench, a, fresh), fresh) == bench.runner.versions.payload(bench.version)
 
 
 def test_without_the_setting_messages_are_what_they_were(tmp_path: Path) -> None:

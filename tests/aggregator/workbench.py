@@ -31,10 +31,10 @@ from aggregator.created_tasks import to_settings
 from aggregator.evaluations import Evaluations
 from aggregator.retention import Retention
 from aggregator.retention_settings import RetentionSettings
+from aggregator.runner import make_runner
 from aggregator.setup import Folders, open_task
 from aggregator.steering import LOOK_EVERY_S, Steering
 from aggregator.sum_round import SumParts
-from aggregator.task_runner import TaskRunner
 from aggregator.task_setup import World
 from host.link import Received
 from host.memory_link import MemoryBroker
@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from aggregator.core.lifecycle import Verb
     from aggregator.core.privacy.ledger import Step
     from aggregator.ports import EvaluationRequest
+    from aggregator.runner import Runner
     from host.link import Link
     from protocol.errors import EdgefoldError
     from protocol.messages import Body
@@ -313,6 +314,7 @@ STORE_EFFECTS = (
     "start_closing",
     "charge",
     "fold",
+    "carry_over",
     "abandon",
     "finish",
     "open_round",
@@ -389,7 +391,7 @@ class Bench:
             keep_folded_updates=self.keep_folded_updates,
         )
         link: Link = hooked_link
-        self.runner = TaskRunner(self.setup, self.world)
+        self.runner: Any = make_runner(self.setup, self.world)  # tests look into it
         self.evaluations = Evaluations(self.evaluator, hooked_store)
         parts = Parts(
             world=world,
@@ -407,10 +409,10 @@ class Bench:
         """Draw what is the same for the same round, however often the service was killed."""
         return hashlib.sha256(f"{self.round} {n_bytes}".encode()).digest()[:n_bytes]
 
-    def open_created(self, task: str) -> TaskRunner:
+    def open_created(self, task: str) -> Runner:
         """Open a created task as the workshop does."""
         (record,) = [one for one in self.lifecycle.created() if one.task == task]
-        return TaskRunner(open_task(to_settings(record), self.folders, make_key=True), self.world)
+        return make_runner(open_task(to_settings(record), self.folders, make_key=True), self.world)
 
     def command(self, verb: Verb, version: int | None = None) -> tuple[str, str]:
         """Ask for something as the command line does, let the service look, and return what came of it."""

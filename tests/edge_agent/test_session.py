@@ -41,6 +41,24 @@ def test_an_announced_round_is_joined() -> None:
     assert actions == (SendJoin(JOB),)
 
 
+def test_work_of_an_asynchronous_task_goes_on_while_it_is_welcome() -> None:
+    later = replace(announced(7), oldest_round=3)
+    assert step(TRAINING, later) == (TRAINING, ())
+    assert step(JOINING, later)[0].job == replace(JOB, round=7)  # no work yet: it takes the newest
+    state, actions = step(TRAINING, replace(announced(8), oldest_round=4))
+    assert state.job == replace(JOB, round=8)
+    assert actions[0] == StopTraining()
+    assert step(TRAINING, replace(announced(7, is_open=False), oldest_round=3))[0].phase == "idle"
+
+
+def test_a_device_joins_the_newest_buffer_after_each_update() -> None:
+    sending, _ = step(TRAINING, Trained(update_id=UPDATE))
+    idle, _ = step(sending, Receipted(update_id=UPDATE, is_accepted=True))
+    state, actions = step(idle, replace(announced(7), oldest_round=2))
+    assert (state.phase, actions) == ("joining", (SendJoin(replace(JOB, round=7)),))
+    assert step(idle, replace(announced(3), oldest_round=2)) == (idle, ())  # it has worked on that one
+
+
 def test_work_for_the_joined_round_starts_the_trainer() -> None:
     state, actions = step(JOINING, WorkArrived(task="t", round=3, bundle_id=BUNDLE))
     assert state == TRAINING

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAD", "is_current", "upgrade"]
 
-HEAD: Final = "0008"
+HEAD: Final = "0009"
 
 
 def is_current(database: Path) -> bool:

@@ -6,7 +6,7 @@ Source:
     s(tau_i) d_i``.
     Departures: ``weight_by_examples`` (the default) weighs by n_i as well, so that a buffer without staleness is
     federated averaging bit for bit; without it the divisor is K, as there. An update older than ``max_staleness`` is
-    left out and not counted.
+    left out and not counted. ``staleness`` has two more weights beside the paper's.
 The divisor does not hold the staleness weights, so stale buffers take shorter steps. In synchronous rounds every
 staleness is 0. Memory: two float64 vectors of the adapter's size and one delta at a time.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
 import numpy as np
 
@@ -26,7 +26,10 @@ from protocol.fields import Range
 if TYPE_CHECKING:
     from aggregator.core.folding import Deltas, FoldContext, State
 
-__all__ = ["STRATEGY", "Options", "fold", "staleness_weight"]
+__all__ = ["STRATEGY", "Options", "StalenessRule", "fold", "staleness_weight"]
+
+
+StalenessRule: TypeAlias = Literal["sqrt", "linear", "constant"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +38,22 @@ class Options:
 
     server_learning_rate: Annotated[float, Range(1e-6, 100.0)] = 1.0
     max_staleness: Annotated[int, Range(0, 10**6)] = 20
+    staleness: StalenessRule = "sqrt"
     weight_by_examples: bool = True
 
 
-def staleness_weight(staleness: int) -> float:
-    """Return 1 / sqrt(1 + tau)."""
-    return 1.0 / math.sqrt(1.0 + staleness)
+def staleness_weight(staleness: int, rule: StalenessRule = "sqrt") -> float:
+    """Return 1 / sqrt(1 + tau), the paper's; 1 / (1 + tau) for ``linear`` and 1 for ``constant``.
+
+    IEEE 754 rounds each of these correctly, so they are the same bits on every machine.
+    """
+    match rule:
+        case "sqrt":
+            return 1.0 / math.sqrt(1.0 + staleness)
+        case "linear":
+            return 1.0 / (1.0 + staleness)
+        case "constant":
+            return 1.0
 
 
 def fold(state: State, deltas: Deltas, context: FoldContext) -> State:
@@ -56,7 +69,7 @@ def fold(state: State, deltas: Deltas, context: FoldContext) -> State:
         if member.staleness > options.max_staleness:
             continue
         weight = n_examples if options.weight_by_examples else 1
-        total += np.multiply(delta, weight * staleness_weight(member.staleness), dtype=np.float64)
+        total += np.multiply(delta, weight * staleness_weight(member.staleness, options.staleness), dtype=np.float64)
         n_total += weight
     if n_total == 0:
         return state

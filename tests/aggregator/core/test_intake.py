@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 # What a secure sum refuses is in tests/aggregator/test_sum_round.py.
 OF_SUMS = {"no-certificate", "out-of-step", "not-shared", "not-survived", "wrong-privacy"}
 OF_SEALED_ADAPTERS = {"no-seal-key"}  # tests/aggregator/test_sealed_adapter.py
-REASONS: tuple[Reason, ...] = tuple(one for one in get_args(Reason) if one not in OF_SUMS | OF_SEALED_ADAPTERS)
+OF_BUFFERS = {"stale"}  # tests/aggregator/test_async_runner.py
+ELSEWHERE = OF_SUMS | OF_SEALED_ADAPTERS | OF_BUFFERS
+REASONS: tuple[Reason, ...] = tuple(one for one in get_args(Reason) if one not in ELSEWHERE)
 FLOAT32 = Codec(name="float32")
 
 

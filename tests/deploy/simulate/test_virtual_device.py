@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from deploy.simulate.deltas import DeltaPool
@@ -79,6 +80,21 @@ def test_a_later_round_ends_an_earlier_training() -> None:
     one.hear(announce(2), 1.0)
     assert not one.is_busy
     assert one.wake(1.0) == Join(task="t", round=2, bundle_id=BUNDLE)
+
+
+def test_work_of_an_asynchronous_task_goes_on_while_it_is_welcome() -> None:
+    one = device([], train_s=5.0)
+    one.hear(announce(1), 0.0)
+    one.hear(work(1), 0.0)
+    one.hear(replace(announce(3), oldest_round=1), 1.0)
+    assert (one.is_busy, one.due_s) == (True, 5.0)
+    update = one.wake(5.0)
+    assert isinstance(update, Update)
+    one.hear(Receipt(task="t", round=1, update_id=update.update_id, status="accepted"), 6.0)
+    assert one.wake(6.0) == Join(task="t", round=3, bundle_id=BUNDLE)
+    one.hear(work(3), 6.0)
+    one.hear(replace(announce(9), oldest_round=4), 7.0)
+    assert not one.is_busy
 
 
 def test_groups_have_their_shares_and_growth_moves_nobody() -> None:

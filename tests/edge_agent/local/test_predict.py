@@ -54,6 +54,12 @@ def test_the_command_loads_the_model_where_nothing_listens(here: Path) -> None:
     assert (found["model"]["version"], found["latency"]["n"]) == (7, 2)
 
 
+def test_before_any_work_the_command_says_so(here: Path) -> None:
+    (here / "state" / "served-t.cbor").unlink()
+    done = predicted(here, "good film")
+    assert done.stdout.splitlines()[-1].startswith("by the bundle's own adapter; p50 "), done.stderr
+
+
 @pytest.mark.parametrize(("what", "words"), [("none.jsonl", "no such data file"), ("none.json", "no such file")])
 def test_a_missing_file_is_one_line(here: Path, what: str, words: str) -> None:
     done = predicted(here, str(here / what))
