@@ -1,7 +1,7 @@
 """Keeps the owner's rules: looks at the sensors, says what may be done now, pauses and ends the trainer.
 
-Laws: the rules decide (``core.eligibility``), this only carries out; what a day has used is durable, at most a minute of
-it is lost; a trainer that is paused too long, or whose memory or disk is needed, is ended, and goes on from its last
+Laws: the rules decide (``core.eligibility``), this only carries out; what a day has used is durable, at most a minute
+of it is lost; a trainer that is paused too long, or whose memory or disk is needed, is ended, and goes on from its last
 checkpoint later. Without rules no sensor is ever read and nothing is written.
 """
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_agent.adapters.conduct_record import ConductRecord, read_conduct, write_conduct
 from edge_agent.core.eligibility import Hold, holds_of, used_by
+from edge_agent.core.session import SendJoin, SendUpdate
 from edge_agent.rules_settings import RulesSettings
 from host.logs import event as log
 from protocol.errors import StorageError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_agent.core.eligibility import Readings
+    from edge_agent.core.session import Action
     from edge_agent.ports import Running
 
 __all__ = ["Conduct"]
@@ -62,6 +64,16 @@ class Conduct:
     def may_train(self) -> bool:
         """Whether it may train."""
         return not any(one.stops != "sending" for one in self._holds)
+
+    def may_do(self, action: Action | None) -> bool:
+        """Whether ``action`` may be sent now: no joining for what may not be trained; a sum's steps always go."""
+        match action:
+            case SendJoin():
+                return self.may_send and self.may_train
+            case SendUpdate():
+                return self.may_send
+            case _:
+                return True
 
     def sent(self, n_bytes: int) -> None:
         """Count what went over the network."""

@@ -1,7 +1,7 @@
 """Puts trainers into a cgroup of their own with limits, where this process may make one (cgroup v2).
 
 The kernel wants a process in a leaf of the tree only (cgroups(7), "no internal processes"), so the caller moves itself
-into ``agent`` beside ``trainer``. That is possible for root and for a service with systemd's ``Delegate=yes``; elsewhere
+into ``agent`` beside ``trainer``. That is possible for root, and for a service with systemd's ``Delegate=yes``; else
 ``make_trainer_cgroup`` returns None, and rlimit, niceness and the number of threads are what limits a trainer.
 
 Limits: ``memory.max`` counts everything, mapped weights too, and swapping is off; ``cpu.max`` is a share of all cores.

@@ -31,7 +31,8 @@ class ConductRecord:
 def read_conduct(folder: Path) -> ConductRecord:
     """Return the record; a new one if there is none or it is damaged: then the day's use is forgotten, nothing else."""
     try:
-        return structure(ConductRecord, cbor.loads(read_bytes(folder / _FILE, max_bytes=_MAX_BYTES), max_bytes=_MAX_BYTES))
+        data = read_bytes(folder / _FILE, max_bytes=_MAX_BYTES)
+        return structure(ConductRecord, cbor.loads(data, max_bytes=_MAX_BYTES), lenient_floats=True)
     except (FileNotFoundError, StorageError, FieldError, MalformedMessageError):
         return ConductRecord()
 

@@ -1,8 +1,8 @@
 """Whether the device may train, join and send now: pure rules over what was read and what the day has used.
 
-Laws: nothing is read here, not even a clock; a rule that is set and whose reading is missing holds; every hold names its
-rule and says in plain words what was read and what it would have to be. Temperature has hysteresis: once too hot, the
-device waits until it has cooled to the lower bound.
+Laws: nothing is read here, not even a clock; a rule that is set and whose reading is missing holds; every hold names
+its rule and says in plain words what was read and what it would have to be. Temperature has hysteresis: once too hot,
+the device waits until it has cooled to the lower bound.
 """
 
 from __future__ import annotations
@@ -156,11 +156,9 @@ def _room(rules: RulesSettings, readings: Readings) -> Iterator[Hold | None]:
 def _quiet(rules: RulesSettings, readings: Readings) -> Hold | None:
     for hours in rules.quiet_hours:
         begin, end = (60 * int(text[:2]) + int(text[3:]) for text in hours.split("-"))
-        if begin <= end:
-            is_quiet = begin <= readings.minute < end
-        else:  # over midnight
-            is_quiet = readings.minute >= begin or readings.minute < end
-        if is_quiet:
+        is_in_one_day = begin <= readings.minute < end
+        is_over_midnight = begin > end and (readings.minute >= begin or readings.minute < end)
+        if is_in_one_day or is_over_midnight:
             return Hold(rule="quiet-hours", what=f"its owner wants it quiet from {hours.replace('-', ' to ')}")
     return None
 
