@@ -12,8 +12,8 @@ STAMPS := $(VENV)/.stamps
 # Arguments for pip, such as where to find wheels: make test PIP_ARGS="--find-links DIR"
 PIP_ARGS ?=
 # make demo: the broker (embedded or mosquitto), FULL=1 for the long version, CHAOS=1 to kill processes on the way,
-# SECURE=1 for certificates (Mosquitto), PRIVACY=secure-sum for sums that alone can be read, DP=central EPSILON=8 for
-# differential privacy
+# SECURE=1 for certificates (Mosquitto), PRIVACY=secure-sum for sums that alone can be read, DP=central or
+# DP=distributed (with secure sums), EPSILON=8, for differential privacy
 BROKER ?=
 FULL ?=
 PRIVACY ?=
@@ -41,12 +41,12 @@ BENCHES := $(sort $(subst _,-,$(patsubst benchmarks/bench_%.py,bench-%,$(wildcar
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  make bench-NAME   Run one benchmark: $(patsubst bench-%,%,$(BENCHES))"
-	@echo "Options: BROKER=mosquitto FULL=1 CHAOS=1 SECURE=1 PRIVACY=secure-sum (demo), PYTEST_ARGS=... WORKERS=N (test), PYTHON=... PIP_ARGS=... (set-up)"
+	@echo "Options: BROKER=mosquitto FULL=1 CHAOS=1 SECURE=1 PRIVACY=secure-sum DP=central|distributed EPSILON=8 (demo), PYTEST_ARGS=... WORKERS=N (test), PYTHON=... PIP_ARGS=... (set-up)"
 
 demo: $(STAMPS)/demo ## Four devices make one model better, on this machine, in minutes
 	$(BIN)/python -m deploy.demo $(if $(BROKER),--broker $(BROKER)) $(if $(filter-out 0 no false,$(FULL)),--full) \
 	  $(if $(filter-out 0 no false,$(CHAOS)),--chaos) $(if $(filter-out 0 no false,$(SECURE)),--secure) $(if $(PRIVACY),--privacy $(PRIVACY)) \
-	  $(if $(DP),$(if $(filter central,$(DP)),--epsilon $(EPSILON),$(error DP=$(DP): only DP=central is there)))
+	  $(if $(DP),--dp $(DP) --epsilon $(EPSILON))
 
 test: $(STAMPS)/dev ## Run all tests: the parallel-safe ones together, then the timing ones alone
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not serial" $(PYTEST_ARGS)

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.adapter_seal import AdapterSeal
+from edge_agent.adapters.refusal import Refusal, save_refusal
 from edge_agent.core.heard import hear
 from edge_agent.core.resend import Resend
 from edge_agent.core.session import (
@@ -45,6 +46,7 @@ from edge_agent.core.summing import (
     TakeStep,
     TrainedForSum,
 )
+from edge_agent.sample_budget import SampleBudget
 from edge_agent.update_sealing import seal_update
 from host.durable import read_bytes, write_bytes
 from host.link import LinkDown, LinkUp, Received
@@ -137,6 +139,7 @@ class Agent:
         self._fetch, self._conduct = fetch, conduct
         self._service, self._renewal, self._sums, self._beside = service_key, renewal, sums, beside
         self._link, self._folder, self._start_trainer = link, folder, start_trainer
+        self._budget = SampleBudget(config.privacy, folder=folder.root, data=data)
         self._state = folder.load_state()
         self._seal_of_adapter = AdapterSeal(fleet=config.device.fleet, device=config.device.id)
         self._announced: dict[str, Announce] = {}  # the latest of each task, to choose from when idle
@@ -273,6 +276,7 @@ class Agent:
         why_not = self._why_not(work)
         if why_not is not None:
             log("work-refused", task=work.task, round=work.round, why=why_not)
+            self._keep_refusal(work.task, work.round, why_not)
             return Declined(task=work.task, round=work.round)
         self._folder.save_work(work)
         self._seal_of_adapter.forget()
@@ -292,8 +296,13 @@ class Agent:
 
     def _why_not(self, work: Work) -> str | None:
         if self._sums is not None:
-            return self._sums.why_not(work.secure_sum)
-        return None if work.secure_sum is None else "this agent takes part in no secure sum"
+            why_not = self._sums.why_not(work.secure_sum)
+        else:
+            why_not = None if work.secure_sum is None else "this agent takes part in no secure sum"
+        return why_not or self._budget.why_not(work)
+
+    def _keep_refusal(self, task: str, round_: int, why: str) -> None:
+        save_refusal(self._folder.root, Refusal(task=task, round=round_, why=why[:500]))
 
     def _on_next(self, following: SumNext) -> Event | None:
         event, job = Followed(task=following.task, round=following.round, step=following.step), self._state.job
@@ -436,6 +445,7 @@ class Agent:
             kept=kept,
             sum_clip=None if work.secure_sum is None else work.secure_sum.clip,
             sum_clips_norm=work.secure_sum is not None and work.secure_sum.noise_multiplier is not None,
+            sample_charge=self._budget.charge(work, self._folder.work_id()),
             threads=self._trainer_settings.n_threads,
             max_examples=self._max_examples,
             checkpoint=str(self._folder.checkpoint),
@@ -473,6 +483,7 @@ class Agent:
         self._running = None
         if isinstance(outcome, EdgefoldError):
             log("training-failed", task=job.task, round=job.round, error=str(outcome))
+            self._keep_refusal(job.task, job.round, f"its training failed: {outcome}")
             self._apply(TrainingFailed(max_attempts=self._trainer_settings.max_attempts))
             return None
         log(

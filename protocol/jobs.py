@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeAlias
 
-from protocol.fields import Length, Range
+from protocol.fields import Length, Pattern, Range
 from protocol.messages import Optimizer, Plan, SumStepName  # noqa: TC001 - structure() resolves the annotations
 from protocol.secure_sum.messages import SumPlan  # noqa: TC001 - as above
 
@@ -38,6 +38,7 @@ __all__ = [
     "Failed",
     "Job",
     "Progress",
+    "SampleCharge",
     "SetResult",
     "SumStepJob",
     "SumStepResult",
@@ -63,6 +64,17 @@ _Engine = Annotated[str, Length(1, 64)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SampleCharge:
+    """Where a training with ``plan.dp`` is counted before it begins, and what its device's owner allows."""
+
+    folder: _Path  # with the record of the device
+    task: Annotated[str, Length(1, 64)]
+    training_id: Annotated[str, Length(32, 32), Pattern(r"[0-9a-f]*", "32 hex digits")]  # charged once
+    max_epsilon: Annotated[float, Range(0.01, 1000)] | None = None  # of all trainings; None: count alone
+    delta: Annotated[float, Range(1e-18, 0.01)] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainJob:
     """Train ``plan.epochs`` on ``data`` from ``adapter``; write the encoded delta and the new residual to ``out``.
 
@@ -84,6 +96,7 @@ class TrainJob:
         None  # for a secure sum: write ``DELTA_FILE``, encode nothing
     )
     sum_clips_norm: bool = False  # the clip is of the delta's L2 norm, and not of every value: noise is added to it
+    sample_charge: SampleCharge | None = None  # set by an agent whose plan has ``dp``
     threads: _Threads = 1
     engine: _Engine = "portable"
     max_examples: Annotated[int, Range(1, 10**9)] = 1_000_000

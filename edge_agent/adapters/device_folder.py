@@ -2,6 +2,7 @@
 
     state.cbor           the session state, replaced whole; names the files below that count
     work.cbor            the work of the current round
+    work.id              a new name for it at each arrival: under it a training is counted once, however often it begins
     served-<task>.cbor   the newest adapter of a task, for predictions (``served_work``)
     receipt.cbor         the last receipt, for `edgefold agent status`
     outbox-<id>.cbor     a signed, sealed update that waits for its receipt
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["DeviceFolder", "is_held", "kept_file", "read_receipt", "read_state"]
 
 _MAX_STATE_BYTES: Final = 1 << 20
+_WORK_ID_BYTES: Final = 16
 
 
 class DeviceFolder:
@@ -49,7 +51,7 @@ class DeviceFolder:
             ConfigError: another agent uses it.
             StorageError: it cannot be made or read.
         """
-        self._folder = make_folder(folder)
+        self.root = self._folder = make_folder(folder)
         self._lock = self._take_lock()
         self.scratch, self.checkpoint = folder / "scratch", folder / "checkpoint"
         self.clear_scratch()
@@ -72,8 +74,24 @@ class DeviceFolder:
 
     def save_work(self, work: Work) -> None:
         """Keep the work of the current round."""
+        write_bytes(self._folder / "work.id", os.urandom(_WORK_ID_BYTES))
         write_bytes(self._folder / "work.cbor", pack_body(work))
         keep_served(self._folder, work)
+
+    def work_id(self) -> bytes:
+        """Return the name of the current work, 16 bytes; a new one where an older version kept none.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        path = self._folder / "work.id"
+        try:
+            found = read_bytes(path, max_bytes=_WORK_ID_BYTES)
+        except FileNotFoundError:
+            found = b""
+        if len(found) != _WORK_ID_BYTES:
+            write_bytes(path, found := os.urandom(_WORK_ID_BYTES))
+        return found
 
     def load_work(self) -> Work:
         """Return the work of the current round.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from edge_agent.adapters.sample_record import SampleRecord
 from edge_agent.trainer.accumulation import loss_and_gradient
 from edge_agent.trainer.batches import batches_in_order, shuffled_batches
 from edge_agent.trainer.checkpoints import Checkpoints, Progressed
@@ -85,6 +86,9 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
     residual = _residual(None if dp is not None else job.residual, n_params)
     engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
     checkpoints = Checkpoints(job, bundle.id)
+    if dp is not None and job.sample_charge is not None:  # last of all that may fail before the first step
+        record = SampleRecord(Path(job.sample_charge.folder))
+        record.charge(job.sample_charge, job.plan, n_examples=len(data), data=Path(job.data))
     epochs: _Epochs | PrivateEpochs
     remembering = _remembering(job, bundle, engine)
     if dp is None:

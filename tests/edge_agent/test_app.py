@@ -13,6 +13,7 @@ from edge_agent.adapters.device_folder import DeviceFolder, read_receipt
 from edge_agent.app import Agent
 from edge_agent.config import AgentConfig, BrokerSettings, DataSettings, DeviceSettings, TrainerSettings
 from edge_agent.core.session import SendJoin
+from edge_agent.privacy_settings import PrivacySettings
 from host.memory_link import MemoryBroker
 from protocol import codec, topics
 from protocol.errors import EngineError
@@ -108,6 +109,8 @@ class FakeFetch:
 class Rig:
     """One agent, one fake trainer, and the service's end of the wire."""
 
+    privacy = PrivacySettings()
+
     def __init__(self, folder: Path) -> None:
         self.broker = MemoryBroker()
         self.service_key, self.device_key = SigningKey.generate(), SigningKey.generate()
@@ -127,6 +130,7 @@ class Rig:
             broker=BrokerSettings(url="mqtt://127.0.0.1"),
             data=DataSettings(train="x.jsonl"),
             trainer=TrainerSettings(threads=1),
+            privacy=self.privacy,
         )
         self.agent = Agent(
             config,

@@ -38,7 +38,7 @@ def test_a_device_that_never_ran(here: Path) -> None:
     assert done.returncode == 0, done.stderr
     for words in ("the agent is not running", "home/pi", "none yet", "bundle missing"):
         assert words in done.stdout
-    assert len(done.stdout.splitlines()) == 10
+    assert len(done.stdout.splitlines()) == 12
     assert not (here / "state").exists()  # it only reads
 
 
