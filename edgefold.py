@@ -38,6 +38,7 @@ _COMMANDS: Final = {
         "engine",
         "Choose what trains: install the ML runtimes that this machine may use.",
     ),
+    "flash": ("deploy.flash.cli", "flash", "Make a device: images for memory cards, installs over ssh, packages."),
     "agent": ("edge_agent.cli", "agent", "Make this machine a learning device."),
 }
 _EXTRAS: Final = {"export": "export", "aggregator": "aggregator"}
@@ -73,7 +74,8 @@ def _edgefold() -> None:
     \b
     model owner       edgefold export MODEL --out BUNDLE     give a model a trainable adapter
     service operator  edgefold serve --config FILE           run rounds and fold updates
-    fleet operator    edgefold agent run --config FILE       make a machine a learning device
+    fleet operator    edgefold flash --target rpi --out F    make a memory card a learning device
+                      edgefold agent run --config FILE       or the machine at hand
     """  # noqa: D301 - \b is click's mark for a paragraph kept as it is
 
 

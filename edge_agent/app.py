@@ -449,6 +449,7 @@ class Agent:
             threads=self._trainer_settings.n_threads,
             max_examples=self._max_examples,
             checkpoint=str(self._folder.checkpoint),
+            least_pass_s=self._trainer_settings.least_pass_s,
         )
         number = self._n_stopped
         log("training-started", task=job.task, round=job.round)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edge_agent.renewal import Renewal
     from edge_agent.sums import DeviceSums
     from host.link import BrokerAddress
+    from protocol.enrolment import Token
     from protocol.signing import SigningKey, VerifyKey
 
 __all__ = ["agent"]
@@ -87,31 +88,53 @@ def key(config_path: Path, *, post_quantum: bool) -> None:
 
 @agent.command()
 @click.option("--config", "config_path", type=click.Path(path_type=Path), required=True, help="The agent's TOML file.")
-@click.option("--token", "token_text", required=True, help="What `edgefold devices token` printed.")
+@click.option("--token", "token_text", help="What `edgefold devices token` printed.")
+@click.option("--token-file", type=click.Path(path_type=Path), help="A file that holds the token.")
+@click.option("--erase", is_flag=True, help="Erase the token's file once this device is enrolled.")
 @click.option("--deadline", type=click.FloatRange(1, 3600), default=30.0, show_default=True, help="Seconds to answer.")
 @click.option("--wait", type=click.FloatRange(0, 86_400), default=0.0, show_default=True, help="Seconds for approval.")
-def enrol(config_path: Path, token_text: str, *, deadline: float, wait: float) -> None:
+def enrol(
+    config_path: Path,
+    token_text: str | None,
+    token_file: Path | None,
+    *,
+    erase: bool,
+    deadline: float,
+    wait: float,
+) -> None:
     """Make this device known to its fleet: keys are made here, the token is exchanged for a certificate.
 
     May be repeated: the same token gives this device the same certificate.
     """
+    from edge_agent.adapters.token_file import erase_token, read_token  # noqa: PLC0415
     from edge_agent.config import load_config  # noqa: PLC0415
-    from edge_agent.enrolment import enrol as ask  # noqa: PLC0415
     from protocol.enrolment import parse_token  # noqa: PLC0415
     from protocol.errors import ConfigError  # noqa: PLC0415
 
-    config, token = load_config(config_path), parse_token(token_text)
+    if (token_text is None) == (token_file is None):
+        raise ConfigError("--token, --token-file: expected one of them")
+    config = load_config(config_path)
+    token = parse_token(token_text if token_file is None else read_token(token_file))  # type: ignore[arg-type]  # one is given
     if token.fleet != config.device.fleet:
         raise ConfigError(f"the token is for fleet {token.fleet}, device.fleet is {config.device.fleet}")
+    if not _enrolled(config_path, config, token, deadline=deadline, wait=wait):
+        return click.echo(f"{config.device.id}: waits for `edgefold devices approve`; then run this again")
+    if token_file is not None and erase:
+        erase_token(token_file)
+    return click.echo(f"{config.device.id}: enrolled; next: edgefold agent run --config {config_path}")
+
+
+def _enrolled(config_path: Path, config: AgentConfig, token: Token, *, deadline: float, wait: float) -> bool:
+    """Ask until the service has let this device in, or ``wait`` seconds have passed."""
+    from edge_agent.enrolment import enrol as ask  # noqa: PLC0415
+
     keys, identity = _identity(config_path, config)
     until_s = time.monotonic() + wait
-    while True:
-        answer = ask(config.device.id, token, keys=keys, identity=identity, deadline_s=deadline)
-        if answer.status == "enrolled":
-            return click.echo(f"{config.device.id}: enrolled; next: edgefold agent run --config {config_path}")
+    while ask(config.device.id, token, keys=keys, identity=identity, deadline_s=deadline).status != "enrolled":
         if time.monotonic() >= until_s:
-            return click.echo(f"{config.device.id}: waits for `edgefold devices approve`; then run this again")
+            return False
         time.sleep(_ASK_APPROVAL_EVERY_S)
+    return True
 
 
 def _identity(config_path: Path, config: AgentConfig) -> tuple[FolderKeyStore, IdentityFolder]:

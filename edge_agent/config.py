@@ -67,6 +67,8 @@ class TrainerSettings:
     nice: Annotated[int, Range(0, 19)] = 10  # whatever else the device does goes first
     memory_limit_mb: Annotated[int, Range(128, 1_000_000)] = 1024  # private memory; numpy alone needs 80
     engine: Annotated[str, Length(1, 64)] = "auto"  # the fastest that the bundle has and this machine too, or a name
+    # A pass of forward and backward lasts at least so long: to rehearse fleets of unlike devices on one machine.
+    least_pass_s: Annotated[float, Range(0.0, 3600.0)] = 0.0
     max_attempts: Annotated[int, Range(1, 10)] = 2  # a round whose training fails this often is skipped
 
     @property

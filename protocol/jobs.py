@@ -95,6 +95,7 @@ class TrainJob:
     sum_clip: Annotated[float, Range(1e-12, 1e12)] | None = (
         None  # for a secure sum: write ``DELTA_FILE``, encode nothing
     )
+    least_pass_s: Annotated[float, Range(0.0, 3600.0)] = 0.0  # each pass lasts at least so long: a slower device's pace
     sum_clips_norm: bool = False  # the clip is of the delta's L2 norm, and not of every value: noise is added to it
     sample_charge: SampleCharge | None = None  # set by an agent whose plan has ``dp``
     threads: _Threads = 1

@@ -25,6 +25,7 @@ from edge_agent.trainer.datasets import open_dataset
 from edge_agent.trainer.engines import open_engine
 from edge_agent.trainer.local_terms import LocalTerms, n_work_values
 from edge_agent.trainer.optimizers import clip_norm, l2_norm, make_optimizer
+from edge_agent.trainer.paced import PacedEngine
 from edge_agent.trainer.private_steps import PrivateEpochs, refuse_contrastive
 from edge_agent.trainer.scores import Scores, judge
 from host.arrays import load_npz, load_vector, save_vector
@@ -86,6 +87,8 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
     residual = _residual(None if dp is not None else job.residual, n_params)
     engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
     checkpoints = Checkpoints(job, bundle.id)
+    if job.least_pass_s > 0:
+        engine = PacedEngine(engine=engine, least_pass_s=job.least_pass_s)
     if dp is not None and job.sample_charge is not None:  # last of all that may fail before the first step
         record = SampleRecord(Path(job.sample_charge.folder))
         record.charge(job.sample_charge, job.plan, n_examples=len(data), data=Path(job.data))
