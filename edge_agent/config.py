@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from edge_agent.bundle_settings import BundleSettings
 from edge_agent.predict_settings import PredictSettings
 from edge_agent.privacy_settings import PrivacySettings
+from edge_agent.rules_settings import RulesSettings
 from host import config
 from protocol.errors import ConfigError
 from protocol.fields import FieldError, Hex, Length, Name, Range
@@ -84,6 +85,7 @@ class AgentConfig:
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     data: DataSettings
     bundles: BundleSettings = field(default_factory=BundleSettings)
+    rules: RulesSettings = field(default_factory=RulesSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     predict: PredictSettings = field(default_factory=PredictSettings)

@@ -101,6 +101,8 @@ class TrainJob:
     threads: _Threads = 1
     engine: _Engine = "portable"
     max_examples: Annotated[int, Range(1, 10**9)] = 1_000_000
+    checkpoint: _Path | None = None  # a folder: where training stands, to go on after an interruption; none if absent
+    checkpoint_every_s: Annotated[float, Range(0, 1e6)] = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
