@@ -13,6 +13,7 @@ from edge_agent.adapters.scores import ScoreState, load_scores
 from edge_agent.beside import beside_rounds
 from edge_agent.config import AgentConfig
 from edge_agent.continual_settings import ContinualSettings
+from edge_agent.local import serving
 from edge_agent.local.endpoint import ask, read_port
 from edge_agent.local.intake import Intake, intake_routes, read_token
 from edge_agent.local.loopback_http import Asked, Refusal
@@ -54,7 +55,8 @@ class Rig:
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    monkeypatch.setattr(serving, "_LOOK_EVERY_S", 0.0)
     made = Rig(tmp_path)
     yield made
     made.device.folder.close()
@@ -108,7 +110,6 @@ def test_exams_give_forgetting_by_stretch(rig: Rig) -> None:
     rig.device.label()
     rig.keeper.examine(store)
     store.close()
-    print(rig.scores())
     progress = rig.scores().progress
     assert progress is not None
     assert (progress.n_stretches, progress.forgetting, progress.backward_transfer) == (2, 1.0, -1.0)
