@@ -17,14 +17,21 @@ from export.adapt import Options
 from export.bundle import ParityError, export_bundle
 from export.cli import quiet
 from export.parity import TOLERANCE
-from models.tasks import TASKS
+from models.tasks import NAMED_CLASSES, TASKS
 from models.tiny import TINY, write_tiny
 from protocol.errors import ConfigError
 
 ADAPTERS: Final = ("lora", "head", "soft-prompt", "prefix", "bitfit", "ia3", "full")
 # A tiny model with the task it is for, or with another one after a slash.
-ROWS: Final = (*TINY, "bert/token-classification", "bert/sentence-embedding", "distilbert/sentence-embedding")
+ROWS: Final = (
+    *TINY,
+    "bert/token-classification",
+    "bert/sentence-embedding",
+    "distilbert/sentence-embedding",
+    "clip/named-classes",
+)
 N_LABELS: Final = 3
+LABEL_NAMES: Final = ("w3 w4", "w5", "w6 w7 w8")
 
 Cell = dict[str, Any]
 
@@ -68,8 +75,11 @@ def _cell(folder: Path, family: str, adapter: str) -> Cell:
     model, _, task = family.partition("/")
     task = task or TINY[model].task
     n_labels = N_LABELS if TASKS[task].has_labels else None
+    names = LABEL_NAMES if task == NAMED_CLASSES else ()
     try:
-        options = Options(task=task, n_labels=n_labels, adapter=adapter, rank=2, n_virtual=3, max_tokens=40)
+        options = Options(
+            task=task, n_labels=n_labels, label_names=names, adapter=adapter, rank=2, n_virtual=3, max_tokens=40
+        )
         report = export_bundle(str(folder / model), options, folder / f"{model}-{task}-{adapter}").report
     except ConfigError as error:
         return {"why_not": str(error)}

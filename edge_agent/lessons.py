@@ -13,6 +13,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from edge_agent.adapters.example_views import view
 from host.durable import make_folder, read_bytes, write_bytes
 from host.logs import event as log
 from protocol.errors import EdgefoldError
@@ -45,6 +46,11 @@ class Lessons:
         """Train on ``data``, whatever the plan says of earlier examples: it has them all."""
         self._data = data
 
+    @property
+    def data(self) -> Path:
+        """Where all examples are."""
+        return self._data
+
     def of(self, task: str, plan: Plan) -> Lesson:  # noqa: ARG002 - a store's differ
         """Return what a round of ``task`` trains on."""
         return Lesson(data=str(self._data))
@@ -58,6 +64,7 @@ class StoreLessons(Lessons):
 
     def __init__(self, store: Path, folder: Path) -> None:
         """Train on the store in ``store``; memories lie in the agent's ``folder``."""
+        super().__init__(view(store, "all"))
         self._store, self._folder = store, folder
 
     def of(self, task: str, plan: Plan) -> Lesson:
@@ -66,8 +73,6 @@ class StoreLessons(Lessons):
         Raises:
             ConfigError, StorageError: the store cannot be read.
         """
-        from edge_agent.adapters.example_views import view  # noqa: PLC0415 - SQLite, when first needed
-
         if plan.continual is None:
             return Lesson(data=str(view(self._store, "all")))
         n_replay, stretch = self._counts()

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
-from edge_agent.adapters.example_views import view
+from edge_agent.adapters.example_views import STORE_FILE, view
 from edge_agent.adapters.personal_part import (
     PersonalFacts,
     keep_personal,
@@ -123,7 +123,7 @@ class PersonalTraining:
 
     def _begin_if_due(self) -> None:
         path = newest_served(self._folder, self._task)
-        if path is None or not (self._store / "examples.sqlite").is_file():
+        if path is None or not (self._store / STORE_FILE).is_file():
             return
         scores, tried, work = load_scores(self._folder), self._tried(), read_served(path)
         now = _Tried(n_tested=scores.n_tested, n_drifts=scores.n_drifts, version=work.version)

@@ -16,7 +16,7 @@ class PredictSettings:
 
     port: Annotated[int, Range(0, 65535)] | None = None  # none: no endpoint; 0: any free one, see state/local
     task: Name | None = None  # of several; otherwise the one that brought work last
-    labels: Annotated[tuple[Annotated[str, Length(1, 256)], ...], Length(0, 100_000)] = ()  # names, in label order
+    labels: Annotated[tuple[Annotated[str, Length(1, 256)], ...], Length(0, 100_000)] = ()  # names; none: the bundle's
     threads: Annotated[int, Range(1, 256)] = 1  # a prediction is short, and the owner's programs go first
     max_body_bytes: Annotated[int, Range(64, 64 * 2**20)] = 1 << 20  # a request; a picture of 224 x 224 has 200 kB
     max_inputs: Annotated[int, Range(1, 4096)] = 32  # of one request, computed as one batch: bounds memory

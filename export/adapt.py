@@ -4,6 +4,7 @@ Laws: deterministic in the folder and the options; refuses before anything long 
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +14,15 @@ from export.load import Source, image_facts, series_facts
 from export.problems import Inputs
 from export.quantise import Precision, Table, quantise
 from models.adapters import Recipe, Trainable, add_adapter, flatten, parts_of
+from models.class_names import give_names
 from models.family import Family
 from models.task import TEXT_INPUTS, Task, build
-from models.tasks import TASKS
+from models.tasks import NAMED_CLASSES, TASKS
 from protocol.bundle import TierFacts
 from protocol.errors import ConfigError
 from protocol.layout import Layout, TensorSlot
 
-__all__ = ["Adapted", "Options", "adapt"]
+__all__ = ["Adapted", "Options", "adapt", "task_model"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,7 @@ class Options:
 
     task: str = "text-classification"
     n_labels: int | None = None  # None: the task has none
+    label_names: tuple[str, ...] = ()  # in the order of the labels; what a task of named classes reads
     adapter: str = "lora"  # parts joined by +
     rank: int = 8
     alpha: float = 16.0  # with rank 8 the scale is 2, as in Hu et al.'s released configurations
@@ -52,6 +55,7 @@ class Options:
             "max-tokens": (self.max_tokens, 2),
             "prompt-tokens": (self.n_virtual, 1),
         }
+        self._check_names()
         if self.has_labels:
             if self.n_labels is None:
                 message = f"--labels is missing: how many labels does this {self.task} have?"
@@ -69,6 +73,17 @@ class Options:
             raise ConfigError(message)
         if "lora" not in self.parts and (self.targets or self.rslora):
             message = f"--targets and --rslora are for lora, which --adapter {self.adapter} has not"
+            raise ConfigError(message)
+
+    def _check_names(self) -> None:
+        if self.task == NAMED_CLASSES and not self.label_names:
+            message = f"--label-names is missing: the names of the classes are what {self.task} reads, such as cat,dog"
+            raise ConfigError(message)
+        if self.label_names and self.n_labels is not None and len(self.label_names) != self.n_labels:
+            message = f"--label-names has {len(self.label_names)} names for {self.n_labels} labels"
+            raise ConfigError(message)
+        if len(set(self.label_names)) != len(self.label_names):
+            message = "--label-names: a name occurs twice"
             raise ConfigError(message)
 
     @property
@@ -116,13 +131,13 @@ def adapt(source: Source, options: Options) -> Adapted:
     """
     task = TASKS[options.task]
     try:
-        model, family = build(source.folder, task, n_labels=options.n_labels, seed=options.seed)
+        model, family = task_model(source.folder, options, seed=options.seed)
     except (OSError, ValueError, KeyError) as error:
         message = f"{source.name}: not a Hugging Face model folder: {str(error).splitlines()[0][:200]}"
         raise ConfigError(message) from error
     if options.is_text:
         _refuse_long_texts(model.config.get_text_config(), family, options, source.name)
-    if "soft-prompt" in options.parts and task.inputs != TEXT_INPUTS:
+    if "soft-prompt" in options.parts and task.inputs != TEXT_INPUTS and options.task != NAMED_CLASSES:
         message = f"--adapter {options.adapter}: a soft prompt stands beside text, and {task.kind} is not on text alone"
         raise ConfigError(message)
     n_parameters = sum(p.numel() for p in model.parameters())
@@ -151,10 +166,24 @@ def adapt(source: Source, options: Options) -> Adapted:
     )
 
 
+def task_model(folder: Path, options: Options, *, seed: int) -> tuple[PreTrainedModel, Family]:
+    """Return the model that ``options`` speak of, without an adapter, and its family; ``seed`` draws what is new.
+
+    Raises:
+        ConfigError: as ``models.task.build``, or names of classes that the model cannot read.
+        OSError: the folder lacks the files of a model.
+    """
+    model, family = build(folder, TASKS[options.task], n_labels=options.n_labels, seed=seed)
+    if options.task == NAMED_CLASSES:
+        n_virtual = options.n_virtual if "soft-prompt" in options.parts else 0
+        give_names(model, options.label_names, tokenizer=folder / "tokenizer.json", n_virtual=n_virtual)
+    return model, family
+
+
 def _inputs(config: PretrainedConfig, source: Source, options: Options) -> Inputs:
     names = TASKS[options.task].inputs
     return Inputs(
-        kind=options.task,
+        kind=TASKS[options.task].kind,
         vocabulary=config.get_text_config().vocab_size if options.is_text else None,
         max_tokens=options.max_tokens if options.is_text else None,
         images=image_facts(source.folder, config) if "pixel_values" in names else None,

@@ -37,6 +37,7 @@ from export.reference import run_torch
 from export.storage import BLOCK_OPSET
 from export.trace import Step, trace
 from host.durable import TEMP_PREFIX
+from models.tasks import TASKS
 from protocol.bundle import (
     ADAPTER,
     LAYOUT,
@@ -124,7 +125,7 @@ def export_bundle(  # noqa: PLR0913 - what a person chooses, and who watches
         StorageError: the disk is full or read-only.
     """
     _refuse_strangers(out)
-    refuse_impossible(engines, task=options.task, precision=options.precision)
+    refuse_impossible(engines, task=TASKS[options.task].kind, precision=options.precision)
     watch("load")
     source = load(model, is_text=options.is_text)
     watch("adapt")
@@ -247,7 +248,7 @@ def _write_manifest(
     }
     manifest = Manifest(
         model=ModelFacts(source=source.name, family=adapted.family, n_parameters=adapted.n_parameters),
-        task=TaskFacts(kind=adapted.task.kind, n_labels=options.n_labels),
+        task=TaskFacts(kind=adapted.task.kind, n_labels=options.n_labels, label_names=options.label_names or None),
         adapter=_adapter_facts(adapted),
         engines=engines,
         memory=memory,

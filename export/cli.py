@@ -35,6 +35,7 @@ _TASKS = [
     "sentence-embedding",
     "causal-lm",
     "image-classification",
+    "named-classes",
     "image-text",
     "forecasting",
 ]  # models.tasks names the same, but takes seconds to load
@@ -96,6 +97,7 @@ def export() -> None:
 @click.argument("model")
 @click.option("--task", type=click.Choice(_TASKS), default=_TASKS[0], show_default=True)
 @click.option("--labels", type=int, help="How many labels the task has.")
+@click.option("--label-names", help="Names of the labels in their order, joined by commas, in place of --labels.")
 @click.option("--adapter", default="lora", show_default=True, help=f"Parts joined by +: {_PARTS}. {_HEAD}")
 @click.option("--rank", type=int, default=8, show_default=True, help="Inner width of each LoRA pair.")
 @click.option("--alpha", type=float, default=16.0, show_default=True, help="LoRA's scale is alpha / rank.")
@@ -124,6 +126,7 @@ def model_command(  # noqa: PLR0913 - a command's options are its arguments
     model: str,
     task: str,
     labels: int | None,
+    label_names: str | None,
     adapter: str,
     rank: int,
     alpha: float,
@@ -147,15 +150,16 @@ def model_command(  # noqa: PLR0913 - a command's options are its arguments
         from export.bundle import export_bundle  # noqa: PLC0415
         from export.engines import read_buckets  # noqa: PLC0415
 
-    names = () if targets == "auto" else tuple(name.strip() for name in targets.split(",") if name.strip())
+    names = _names(label_names or "")
     options = Options(
         task=task,
-        n_labels=labels,
+        n_labels=len(names) if names and labels is None else labels,
+        label_names=names,
         adapter=adapter,
         rank=rank,
         alpha=alpha,
         rslora=rslora,
-        targets=names,
+        targets=() if targets == "auto" else _names(targets),
         n_virtual=prompt_tokens,
         max_tokens=max_tokens,
         checkpoint=checkpoint,
@@ -174,12 +178,16 @@ def model_command(  # noqa: PLR0913 - a command's options are its arguments
             model,
             options,
             out,
-            engines=tuple(dict.fromkeys(name.strip() for name in engines.split(",") if name.strip())),
+            engines=tuple(dict.fromkeys(_names(engines))),
             buckets=read_buckets(litert_shapes, options.max_tokens) if litert_shapes else None,
             watch=watch,
             announce=_announce,
         )
     _show(done, seconds=time.monotonic() - started, as_json=as_json)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _export_tiers(model: str, options: "Options", text: str, out: Path, *, as_json: bool) -> None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedModel
 
-from export.adapt import Adapted, Options, adapt
+from export.adapt import Adapted, Options, adapt, task_model
 from export.load import Source, load
 from export.problems import Batch, make_problem
 from export.quantise import PRECISIONS, Precision
@@ -34,7 +34,7 @@ from host.durable import TEMP_PREFIX, read_bytes
 from models.adapters import named_trainables
 from models.family import Family
 from models.merge import fold_into
-from models.task import build
+from models.tasks import task_name
 from protocol.bundle import PARITY
 from protocol.errors import BundleError, ConfigError, EngineError, StorageError
 
@@ -115,12 +115,14 @@ def _options(bundle: Bundle) -> Options:
     except (ValueError, KeyError, TypeError) as error:
         message = f"{bundle.folder}: {PARITY} is no parity report of format 1: {error}"
         raise BundleError(message) from error
-    defaults = Options(task=task.kind, n_labels=task.n_labels)
+    name, label_names = task_name(task.kind, family=bundle.manifest.model.family), task.label_names or ()
+    defaults = Options(task=name, n_labels=task.n_labels, label_names=label_names)
     rank, alpha = facts.rank or defaults.rank, facts.alpha or defaults.alpha
     scales = {slot.scale for slot in bundle.layout.tensors if slot.role in {"lora_A", "lora_B"}}
     return Options(
-        task=task.kind,
+        task=name,
         n_labels=task.n_labels,
+        label_names=label_names,
         adapter=facts.kind,
         rank=rank,
         alpha=alpha,
@@ -194,7 +196,7 @@ class _Sample:
         return _hold(what, self.expected, _logits(self.adapted.task.wrap(model), self.adapted, self.batches))
 
     def build(self, folder: Path, *, seed: int) -> tuple[PreTrainedModel, Family]:
-        return build(folder, self.adapted.task, n_labels=self.options.n_labels, seed=seed)
+        return task_model(folder, self.options, seed=seed)
 
 
 def _write(folder: Path, sample: _Sample) -> tuple[float, float | None, float | None]:

@@ -30,4 +30,5 @@ CLIP = Family(
     ia3_inputs=re.compile(r"\.mlp\.fc2$"),
     attention=re.compile(r"\.self_attn$"),
     idle_biases=re.compile(r"\.self_attn\.k_proj\.bias$"),
+    prompt_after=1,  # the mark of a text's begin
 )

@@ -16,7 +16,7 @@ from models.contrastive import contrastive_scores, normalised
 from models.patches import cut_by_products
 from models.task import TEXT_INPUTS, TEXT_SIZES, Task, text_example
 
-__all__ = ["IMAGE_TEXT", "Towers"]
+__all__ = ["IMAGE_TEXT", "Towers", "last_states"]
 
 
 class Towers(nn.Module):
@@ -38,12 +38,12 @@ class Towers(nn.Module):
         """
         images = self.model.visual_projection(self.model.vision_model(pixel_values=pixel_values).pooler_output)
         states = self.model.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        texts = self.model.text_projection(_last(states, attention_mask))  # [batch, width]
+        texts = self.model.text_projection(last_states(states, attention_mask))  # [batch, width]
         result: Tensor = self.model.logit_scale.exp() * (normalised(images) @ normalised(texts).T)
         return result
 
 
-def _last(states: Tensor, mask: Tensor) -> Tensor:
+def last_states(states: Tensor, mask: Tensor) -> Tensor:
     """Return the states [batch, width] of each text's last token, its end mark, of ``states`` [batch, seq, width].
 
     CLIP's own code looks for the end mark's id, which is another one in older checkpoints; the place is the same.

@@ -38,7 +38,8 @@ class SoftPrompt(nn.Module):
 
 def add_soft_prompt(model: PreTrainedModel, *, n_virtual: int, after: int) -> None:
     """Give ``model`` a trainable prompt of words drawn from torch's generator."""
-    table = cast("Tensor", model.get_input_embeddings().weight).detach()  # [vocabulary, width]
+    reader = getattr(model, "text_model", model)  # of two towers the one that reads
+    table = cast("Tensor", reader.get_input_embeddings().weight).detach()  # [vocabulary, width]
     words = torch.randint(len(table), (n_virtual,))
     model.add_module(PROMPT, SoftPrompt(table[words], after=after))
 

@@ -1,6 +1,7 @@
 """All kinds of task by name."""
 
 from models.causal_lm import CAUSAL_LM
+from models.class_names import CLASS_NAMES
 from models.forecasting import FORECASTING
 from models.image_classification import IMAGE_CLASSIFICATION
 from models.image_text import IMAGE_TEXT
@@ -9,7 +10,9 @@ from models.task import Task
 from models.text_classification import TEXT_CLASSIFICATION
 from models.token_classification import TOKEN_CLASSIFICATION
 
-__all__ = ["TASKS"]
+__all__ = ["NAMED_CLASSES", "TASKS", "task_name"]
+
+NAMED_CLASSES = "named-classes"  # to the exporter; to devices it is an image classification
 
 TASKS: dict[str, Task] = {
     task.kind: task
@@ -22,4 +25,10 @@ TASKS: dict[str, Task] = {
         IMAGE_TEXT,
         FORECASTING,
     )
-}
+} | {NAMED_CLASSES: CLASS_NAMES}
+
+
+def task_name(kind: str, *, family: str) -> str:
+    """Return the exporter's name of the task of ``kind`` for a model of ``family``; ``kind`` if there is none."""
+    names = (name for name, task in TASKS.items() if task.kind == kind and family in {f.name for f in task.families})
+    return next(names, kind)

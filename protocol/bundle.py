@@ -70,6 +70,7 @@ class TaskFacts:
 
     kind: Annotated[str, Length(1, 64)]
     n_labels: Annotated[int, Range(2, 100_000)] | None = None  # None: the task has no labels, such as causal-lm
+    label_names: Annotated[tuple[_Short, ...], Length(2, 100_000)] | None = None  # in the order of the labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeAlias
 
-from protocol.fields import Length, Range
+from protocol.fields import Length, Pattern, Range
 from protocol.messages import Optimizer, Plan, SumStepName  # noqa: TC001 - structure() resolves the annotations
 from protocol.secure_sum.messages import SumPlan  # noqa: TC001 - as above
 
@@ -39,6 +39,7 @@ __all__ = [
     "Failed",
     "Job",
     "Progress",
+    "SampleCharge",
     "SetResult",
     "SumStepJob",
     "SumStepResult",
@@ -65,6 +66,17 @@ _Engine = Annotated[str, Length(1, 64)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SampleCharge:
+    """Where a training with ``plan.dp`` is counted before it begins, and what its device's owner allows."""
+
+    folder: _Path  # with the record of the device
+    task: Annotated[str, Length(1, 64)]
+    training_id: Annotated[str, Length(32, 32), Pattern(r"[0-9a-f]*", "32 hex digits")]  # charged once
+    max_epsilon: Annotated[float, Range(0.01, 1000)] | None = None  # of all trainings; None: count alone
+    delta: Annotated[float, Range(1e-18, 0.01)] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainJob:
     """Train ``plan.epochs`` on ``data`` from ``adapter``; write the encoded delta and the new residual to ``out``.
 
@@ -86,10 +98,14 @@ class TrainJob:
     sum_clip: Annotated[float, Range(1e-12, 1e12)] | None = (
         None  # for a secure sum: write ``DELTA_FILE``, encode nothing
     )
+    least_pass_s: Annotated[float, Range(0.0, 3600.0)] = 0.0  # each pass lasts at least so long: a slower device's pace
     sum_clips_norm: bool = False  # the clip is of the delta's L2 norm, and not of every value: noise is added to it
+    sample_charge: SampleCharge | None = None  # set by an agent whose plan has ``dp``
     threads: _Threads = 1
     engine: _Engine = "portable"
     max_examples: Annotated[int, Range(1, 10**9)] = 1_000_000
+    checkpoint: _Path | None = None  # a folder: where training stands, to go on after an interruption; none if absent
+    checkpoint_every_s: Annotated[float, Range(0, 1e6)] = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["SpentFile"]
+__all__ = ["MAX_SPENT_BYTES", "SpentFile", "parse_spent"]
 
-_MAX_BYTES: Final = 64 << 20  # 100,000 rounds of 600 bytes
+MAX_SPENT_BYTES: Final = 64 << 20  # 100,000 rounds of 600 bytes
 
 
 class SpentFile:
@@ -39,16 +39,7 @@ class SpentFile:
         """
         if not self._path.exists():
             return ()
-        try:
-            lines = json.loads(read_bytes(self._path, max_bytes=_MAX_BYTES))
-            if not isinstance(lines, list):
-                raise FieldError("expected a list")
-            return tuple(structure(LedgerEntry, one) for one in lines)
-        except (ValueError, RecursionError) as error:
-            raise StorageError(
-                f"{self._path}: not a record of spent privacy ({error}); restore it: without it a budget may be "
-                "spent twice"
-            ) from error
+        return parse_spent(read_bytes(self._path, max_bytes=MAX_SPENT_BYTES), of=str(self._path))
 
     def add(self, entries: Iterable[LedgerEntry]) -> None:
         """Keep ``entries`` beside what is there, durably.
@@ -63,3 +54,20 @@ class SpentFile:
             make_folder(self._path.parent)
             lines = [json.dumps(plain(one)) for one in merged(known, new)]
             write_bytes(self._path, ("[\n" + ",\n".join(lines) + "\n]\n").encode())
+
+
+def parse_spent(data: bytes, *, of: str) -> tuple[LedgerEntry, ...]:
+    """Return the entries of such a file's content.
+
+    Raises:
+        StorageError: it is no such content; ``of`` says which file's.
+    """
+    try:
+        lines = json.loads(data)
+        if not isinstance(lines, list):
+            raise FieldError("expected a list")
+        return tuple(structure(LedgerEntry, one) for one in lines)
+    except (ValueError, RecursionError) as error:
+        raise StorageError(
+            f"{of}: not a record of spent privacy ({error}); restore it: without it a budget may be spent twice"
+        ) from error

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Table
 
-__all__ = ["SqlDatabase", "insert_into", "upgrade_database"]
+__all__ = ["SqlDatabase", "begin_snapshot", "changed_database", "insert_into", "upgrade_database"]
 
 _BUSY_TIMEOUT_MS: Final = 5000  # a reader never blocks us; only a checkpoint or a backup does, for milliseconds
 
@@ -55,6 +55,12 @@ class SqlDatabase:
             yield connection
 
 
+def begin_snapshot(connection: Connection) -> Connection:
+    """Begin a transaction that sees one state to its end, whatever others write."""
+    connection.exec_driver_sql("BEGIN")  # Python's driver begins none before a SELECT
+    return connection
+
+
 def insert_into(_connection: Connection, table: Table) -> sqlite.Insert:
     """Return an insertion that may say what to do about a row that is there already."""
     return sqlite.insert(table)
@@ -68,10 +74,22 @@ def upgrade_database(database: Path) -> None:
     """
     if migrations.is_current(database):
         return
+    with changed_database(database) as connection:
+        migrations.upgrade(connection)
+
+
+@contextmanager
+def changed_database(database: Path) -> Iterator[Connection]:
+    """Give one transaction on a database of any revision, made if it is missing; all of it or nothing is kept.
+
+    Raises:
+        StorageError: it cannot be written, or is no database of ours.
+    """
     engine = _open_engine(database)
     try:
         with _translated(database), engine.begin() as connection:
-            migrations.upgrade(connection)
+            migrations.begin_schema(connection)
+            yield connection
     finally:
         engine.dispose()
 

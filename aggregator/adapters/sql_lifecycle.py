@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from aggregator.core.lifecycle import Verb
     from aggregator.core.records import Change
 
-__all__ = ["SqlLifecycle"]
+__all__ = ["SqlLifecycle", "copy_figures"]
 
 
 class SqlLifecycle(SqlDatabase):
@@ -86,7 +86,7 @@ class SqlLifecycle(SqlDatabase):
             if change.version is not None:
                 connection.execute(VERSIONS.insert(), version_row(change.version))
                 if change.copied is not None:
-                    _copy_figures(connection, change.task, change.copied, change.version.version)
+                    copy_figures(connection, change.task, change.copied, change.version.version)
             for standing in change.standings:
                 row = {name: getattr(standing, name) for name in standing.__dataclass_fields__}
                 put = insert(STANDINGS).values(row)
@@ -117,7 +117,8 @@ def _mark(connection: Connection, command: int, status: str, why: str) -> None:
     connection.execute(COMMANDS.update().where(COMMANDS.c.command == command).values(status=status, why=why))
 
 
-def _copy_figures(connection: Connection, task: str, old: int, new: int) -> None:
+def copy_figures(connection: Connection, task: str, old: int, new: int) -> None:
+    """Give version ``new`` the metrics of ``old``, whose content it has."""
     of_old = and_(EVALUATIONS.c.task == task, EVALUATIONS.c.version == old)
     rows = [dict(row) for row in connection.execute(select(EVALUATIONS).where(of_old)).mappings()]
     if rows:

@@ -13,7 +13,17 @@ from sqlalchemy.dialects.sqlite import insert
 
 from aggregator.adapters import sql_buffers, sql_privacy
 from aggregator.adapters.sql_database import SqlDatabase
-from aggregator.adapters.tables import EVALUATIONS, PARTICIPANTS, REFUSALS, RETENTION, ROUNDS, TASKS, UPDATES, VERSIONS
+from aggregator.adapters.tables import (
+    BUFFERED,
+    EVALUATIONS,
+    PARTICIPANTS,
+    REFUSALS,
+    RETENTION,
+    ROUNDS,
+    TASKS,
+    UPDATES,
+    VERSIONS,
+)
 from aggregator.core.records import (
     Evaluation,
     RoundRecord,
@@ -44,6 +54,7 @@ __all__ = [
     "count_traffic",
     "end_round",
     "fire_round",
+    "kept_blobs",
     "of_device",
     "of_round",
     "state_blobs",
@@ -204,12 +215,10 @@ class SqlStore(SqlDatabase):
 
     def blobs_in_use(self, *, keep_folded: bool) -> set[str]:
         """Return the names of the blobs that rows need."""
-        needed = ["accepted", "folded"] if keep_folded else ["accepted"]
-        since = func.coalesce(RETENTION.c.updates_since, 0)
-        updates = select(UPDATES.c.blob).outerjoin(RETENTION, RETENTION.c.task == UPDATES.c.task)
-        updates = updates.where(UPDATES.c.status.in_(needed), UPDATES.c.round >= since)
+        accepted = select(UPDATES.c.blob).where(UPDATES.c.status == "accepted")
         with self._reading() as connection:
-            return set(connection.execute(updates).scalars()) | state_blobs(connection)
+            names = set(connection.execute(accepted).scalars()) | state_blobs(connection)
+            return names | kept_blobs(connection) if keep_folded else names
 
     # -- transactions ------------------------------------------------------------------------------------------------
 
@@ -370,6 +379,15 @@ def of_device(table: Table, task: str, round_: int, device: str) -> ColumnElemen
 def version_row(version: VersionRecord) -> Mapping[str, object]:
     """Return a version as a row."""
     return {**plain(version), "round": version.round, "state": json.dumps(plain(version.state), sort_keys=True)}
+
+
+def kept_blobs(connection: Connection) -> set[str]:
+    """Return the names of the blobs that hold folded updates, where those are kept, of all tasks."""
+    since = func.coalesce(RETENTION.c.updates_since, 0)
+    folded = select(UPDATES.c.blob).outerjoin(RETENTION, RETENTION.c.task == UPDATES.c.task)
+    folded = folded.outerjoin(BUFFERED, BUFFERED.c.update_id == UPDATES.c.update_id)
+    folded = folded.where(UPDATES.c.status == "folded", sql_buffers.fold_of() >= since)
+    return set(connection.execute(folded).scalars())
 
 
 def state_blobs(connection: Connection) -> set[str]:

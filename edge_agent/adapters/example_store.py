@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from edge_agent.adapters.example_seal import destroy_key, load_or_make_seal
+from edge_agent.adapters.example_views import STORE_FILE
 from edge_agent.core.reservoir import place_for
 from host.durable import make_folder
 from protocol.errors import ConfigError, StorageError
@@ -30,10 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["FILE", "Counts", "ExampleStore", "Forgotten", "Listed", "Role"]
+__all__ = ["Counts", "ExampleStore", "Forgotten", "Listed", "Role"]
 
 Role: TypeAlias = Literal["train", "replay", "exam"]
-FILE: Final = "examples.sqlite"
 KEY: Final = "key"
 MAX_ROW_BYTES: Final = 1 << 20  # a text of 65,536 characters, a picture of 224 x 224 as JSON
 _BUSY_S: Final = 30.0
@@ -94,8 +94,8 @@ class ExampleStore:
         self._folder = make_folder(folder)
         self._seal = load_or_make_seal(folder / KEY)
         with _translated(folder):
-            self._db = sqlite3.connect(folder / FILE, timeout=_BUSY_S, isolation_level="IMMEDIATE")
-            (folder / FILE).chmod(0o600)
+            self._db = sqlite3.connect(folder / STORE_FILE, timeout=_BUSY_S, isolation_level="IMMEDIATE")
+            (folder / STORE_FILE).chmod(0o600)
             self._db.execute("PRAGMA secure_delete = ON")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(_SCHEMA)
@@ -338,4 +338,4 @@ def _translated(folder: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        raise StorageError(f"{folder / FILE}: {error}") from error
+        raise StorageError(f"{folder / STORE_FILE}: {error}") from error

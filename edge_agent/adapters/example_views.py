@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
     from edge_agent.adapters.example_store import Role
 
-__all__ = ["SUFFIX", "read_view", "view"]
+__all__ = ["STORE_FILE", "SUFFIX", "file_of", "read_view", "view"]
 
 SUFFIX: Final = ".rows"
+STORE_FILE: Final = "examples.sqlite"
 _ROLES: Final[dict[str, tuple[Role, ...]]] = {
     "train": ("train",),
     "replay": ("replay",),
@@ -37,6 +38,11 @@ def view(folder: Path, name: str) -> Path:
     return folder / f"{name}{SUFFIX}"
 
 
+def file_of(path: Path) -> Path:
+    """Return the file that changes when the data at ``path`` do: the store's for a view, otherwise itself."""
+    return path.with_name(STORE_FILE) if path.suffix == SUFFIX else path
+
+
 def read_view(path: Path, *, labelled: bool) -> Iterator[tuple[int, Any]]:
     """Yield id and content of each example that ``path`` names.
 
@@ -44,12 +50,12 @@ def read_view(path: Path, *, labelled: bool) -> Iterator[tuple[int, Any]]:
         ConfigError: no such view, or no store there (whoever named it is at fault).
         StorageError: the store is damaged.
     """
-    from edge_agent.adapters.example_store import FILE, ExampleStore  # noqa: PLC0415 - SQLite, for readers alone
+    from edge_agent.adapters.example_store import ExampleStore  # noqa: PLC0415 - SQLite, for readers alone
 
     matched = re.fullmatch(r"(train|replay|all|exam)(?:-(\d{1,9}))?", path.stem)
     if matched is None:
         raise ConfigError(f"{path}: a store has the views {', '.join(_ROLES)}")
-    if not (path.parent / FILE).is_file():
+    if not file_of(path).is_file():
         raise ConfigError(f"{path}: no example store here")
     store = ExampleStore(path.parent)
     stretch = None if matched[2] is None else int(matched[2])

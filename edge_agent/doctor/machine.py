@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final
 from edge_agent.adapters.device_folder import read_state
 from edge_agent.adapters.fetched_bundles import whole_folders
 from edge_agent.adapters.identity import Enrolment
+from edge_agent.adapters.refusal import read_refusal
+from edge_agent.adapters.sample_record import SampleRecord
 from edge_agent.config import examples_path
 from edge_agent.doctor.finding import Finding
 from edge_agent.parties import believed_service, own_key
@@ -43,6 +45,7 @@ __all__ = [
     "check_folder",
     "check_identity",
     "check_memory",
+    "check_privacy",
 ]
 
 _ENROL: Final = (
@@ -165,6 +168,25 @@ def check_data(device: Device) -> Finding:
         fix = "point data.train at a .jsonl, .csv or .npz file with at least one example, readable by the agent's user"
         return Finding(name="data", state="failed", what=str(error), fix=fix)
     return Finding(name="data", state="ok", what=f"{path}: {n_rows} examples")
+
+
+def check_privacy(device: Device) -> Finding:
+    """Whether the record of what the examples have paid is whole, and anything of the owner's bound is left."""
+    settings, folder = device.config.privacy, device.here / device.config.device.folder
+    record = SampleRecord(folder)
+    try:
+        what = record.summary(max_epsilon=settings.max_sample_epsilon, delta=settings.sample_delta)
+    except StorageError as error:
+        return Finding(name="privacy", state="failed", what=str(error), fix="restore the file; as the line says")
+    if what is None:
+        return Finding(
+            name="privacy", state="skipped", what="no noisy training yet, and privacy.max_sample_epsilon is not set"
+        )
+    refusal = read_refusal(folder)
+    if refusal is not None and "privacy.max_sample_epsilon" in refusal.why:
+        fix = "nothing, if that is what its owner wants; a higher privacy.max_sample_epsilon tells more of each example"
+        return Finding(name="privacy", state="warning", what=f"{what}; refused: {refusal.why}", fix=fix)
+    return Finding(name="privacy", state="ok", what=what)
 
 
 def check_memory(device: Device) -> Finding:

@@ -52,7 +52,7 @@ class ServedModel:
     turn: threading.Lock  # one batch at a time: memory is that of one
 
     def answer(self, inputs: Sequence[Any], *, labels: Sequence[str] = ()) -> list[dict[str, Any]]:
-        """Return what the model says of each input.
+        """Return what the model says of each input, with the bundle's own names of labels where none are given.
 
         Raises:
             ConfigError: an input is not what the task takes.
@@ -61,7 +61,7 @@ class ServedModel:
         batch, firsts = self.reader.batch(inputs)
         with self.turn:
             outputs = self.engine.scores(self.theta, batch)
-        return tell(outputs, firsts=firsts, labels=labels)
+        return tell(outputs, firsts=firsts, labels=labels or self.bundle.manifest.task.label_names or ())
 
 
 def load_model(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_agent.adapters.example_store import FILE, ExampleStore
+from edge_agent.adapters.example_store import ExampleStore
+from edge_agent.adapters.example_views import STORE_FILE as FILE
 from edge_agent.adapters.example_views import view
 from edge_agent.trainer.examples import Example, read_examples
 from protocol.errors import ConfigError, StorageError

@@ -17,7 +17,7 @@ from protocol.errors import StorageError
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-__all__ = ["HEAD", "is_current", "upgrade"]
+__all__ = ["HEAD", "begin_schema", "is_current", "upgrade"]
 
 HEAD: Final = "0009"
 
@@ -43,13 +43,17 @@ def is_current(database: Path) -> bool:
     return revision is not None and revision[0] == HEAD
 
 
-def upgrade(connection: Connection) -> None:
-    """Bring the database behind ``connection`` to the newest revision, or, interrupted, leave it as it was."""
+def begin_schema(connection: Connection) -> None:
+    """Begin a transaction in which the schema may change."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")  # Python's driver begins none before DDL
+
+
+def upgrade(connection: Connection, revision: str = "head") -> None:
+    """Bring the database to ``revision`` inside the caller's transaction, which ``begin_schema`` began."""
     from alembic import command  # noqa: PLC0415 - 11 MB that the running service does without
     from alembic.config import Config  # noqa: PLC0415
 
-    connection.exec_driver_sql("BEGIN IMMEDIATE")  # Python's driver begins none before DDL
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
