@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     Result: TypeAlias = TrainResult | EvaluateResult
     Start: TypeAlias = Callable[[Job, Callable[[Result | EdgefoldError], None]], Running]
 
-__all__ = ["PersonalTraining"]
+__all__ = ["Job", "PersonalTraining", "Result"]
 
 _LOOK_EVERY_S: Final = 20.0
 _MAX_BYTES: Final = 4096
