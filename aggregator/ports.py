@@ -295,7 +295,11 @@ class Issuer(Protocol):
 
         Raises:
             MalformedMessageError: the request is not the device's (the peer's fault).
+            ConfigError: the issuing certificate has ended (the operator's fault).
         """
+
+    def is_by_present(self, der: bytes) -> bool:
+        """Return whether a certificate was signed by the issuing key in use."""
 
     def chain(self, der: bytes) -> tuple[bytes, ...]:
         """Return a certificate and what signed it, up to but without the root."""

@@ -23,6 +23,7 @@ from aggregator.adapters.registry import DeviceRegistry, EnrolledDevices
 from aggregator.adapters.spent_file import SpentFile
 from aggregator.adapters.sql_devices import SqlDevices
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
+from aggregator.adapters.sql_pruning import SqlPruning
 from aggregator.adapters.sql_retention import SqlRetention
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.sql_sums import SqlSums
@@ -147,6 +148,8 @@ class Workshop:
         self.enrolled = SqlDevices(self.folders.database)
         self._stack.callback(self.enrolled.close)
         self.devices = EnrolledDevices(self.enrolled, file)
+        self.pruning = SqlPruning(self.folders.database)
+        self._stack.callback(self.pruning.close)
         sums = SqlSums(self.folders.database)
         self._stack.callback(sums.close)
         blobs = FolderBlobStore(self.folders.blobs)
@@ -161,7 +164,9 @@ class Workshop:
             keep_folded_updates=service.keep_folded_updates,
             fold_workers=service.fold_workers,
             sums=SumParts(
-                store=sums, directory=DeviceDirectory(self.devices), chain_of=chain_source(self.config, self.enrolled)
+                store=sums,
+                directory=DeviceDirectory(self.devices),
+                chain_of=chain_source(self.config, self.enrolled, SystemClock()),
             ),
         )
         retention = SqlRetention(self.folders.database)

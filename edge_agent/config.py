@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from edge_agent.bundle_settings import BundleSettings
 from edge_agent.predict_settings import PredictSettings
 from edge_agent.privacy_settings import PrivacySettings
+from edge_agent.rules_settings import RulesSettings
 from host import config
 from protocol.errors import ConfigError
 from protocol.fields import FieldError, Hex, Length, Name, Range
@@ -66,6 +67,8 @@ class TrainerSettings:
     nice: Annotated[int, Range(0, 19)] = 10  # whatever else the device does goes first
     memory_limit_mb: Annotated[int, Range(128, 1_000_000)] = 1024  # private memory; numpy alone needs 80
     engine: Annotated[str, Length(1, 64)] = "auto"  # the fastest that the bundle has and this machine too, or a name
+    # A pass of forward and backward lasts at least so long: to rehearse fleets of unlike devices on one machine.
+    least_pass_s: Annotated[float, Range(0.0, 3600.0)] = 0.0
     max_attempts: Annotated[int, Range(1, 10)] = 2  # a round whose training fails this often is skipped
 
     @property
@@ -82,6 +85,7 @@ class AgentConfig:
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     data: DataSettings
     bundles: BundleSettings = field(default_factory=BundleSettings)
+    rules: RulesSettings = field(default_factory=RulesSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     predict: PredictSettings = field(default_factory=PredictSettings)

@@ -95,11 +95,14 @@ class TrainJob:
     sum_clip: Annotated[float, Range(1e-12, 1e12)] | None = (
         None  # for a secure sum: write ``DELTA_FILE``, encode nothing
     )
+    least_pass_s: Annotated[float, Range(0.0, 3600.0)] = 0.0  # each pass lasts at least so long: a slower device's pace
     sum_clips_norm: bool = False  # the clip is of the delta's L2 norm, and not of every value: noise is added to it
     sample_charge: SampleCharge | None = None  # set by an agent whose plan has ``dp``
     threads: _Threads = 1
     engine: _Engine = "portable"
     max_examples: Annotated[int, Range(1, 10**9)] = 1_000_000
+    checkpoint: _Path | None = None  # a folder: where training stands, to go on after an interruption; none if absent
+    checkpoint_every_s: Annotated[float, Range(0, 1e6)] = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
