@@ -152,6 +152,8 @@ class TaskSettings:
             raise FieldError("plan.terms: they are the strategy's to set, see strategy_options")
         check_dp(self)
         check_mode(self)
+        if self.selection.prefer_within_s is not None and self.privacy.is_secure_sum:
+            raise FieldError("selection.prefer_within_s: a secure sum does not show how long a single device took")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,5 +225,9 @@ def resolve_task(task: TaskSettings, folder: Path) -> TaskSettings:
     if evaluation is not None:
         sets = {name: resolve(text) for name, text in evaluation.sets.items()}
         evaluation = dataclasses.replace(evaluation, sets=sets)
-    privacy = task.privacy.resolved(resolve)
-    return dataclasses.replace(task, bundle=resolve(task.bundle), evaluation=evaluation, privacy=privacy)
+    privacy, selection = task.privacy.resolved(resolve), task.selection
+    if selection.tags is not None:
+        selection = dataclasses.replace(selection, tags=resolve(selection.tags))
+    return dataclasses.replace(
+        task, bundle=resolve(task.bundle), evaluation=evaluation, privacy=privacy, selection=selection
+    )

@@ -27,6 +27,7 @@ from aggregator.adapters.sql_pruning import SqlPruning
 from aggregator.adapters.sql_retention import SqlRetention
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.sql_sums import SqlSums
+from aggregator.adapters.tag_file import TagFile
 from aggregator.adapters.task_keys import FolderTaskKeys
 from aggregator.brokers import Brokers, make_brokers
 from aggregator.bundle_shelf import BundleShelf
@@ -237,6 +238,7 @@ def open_task(settings: TaskSettings, folders: Folders, *, make_key: bool) -> Ta
         keys=FolderTaskKeys(folders.task_key(settings.id), make=make_key),
         strategy=strategy,
         spent=_spent_file(settings, folders),
+        tags=None if settings.selection.tags is None else TagFile(Path(settings.selection.tags)),
     )
 
 
