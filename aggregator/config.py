@@ -183,8 +183,12 @@ class Config:
             raise FieldError(f"task: the id {twice[0]} occurs twice")
 
 
-def load_config(path: Path) -> Config:
+def load_config(path: Path, *, insecure_loopback: bool = False) -> Config:
     """Return the configuration in ``path``, its relative paths made absolute.
+
+    Args:
+        path: ``aggregator.toml``.
+        insecure_loopback: said on the command line, it stands for ``broker.insecure_loopback = true``.
 
     Raises:
         ConfigError: see ``host.config.load`` (the user's fault).
@@ -201,6 +205,9 @@ def load_config(path: Path) -> Config:
     registry = None if devices.registry is None else resolve(devices.registry)
     return dataclasses.replace(
         config,
+        broker=dataclasses.replace(
+            config.broker, insecure_loopback=config.broker.insecure_loopback or insecure_loopback
+        ),
         service=dataclasses.replace(service, folder=resolve(service.folder), key=resolve(service.key)),
         authority=authority,
         devices=dataclasses.replace(devices, registry=registry),
