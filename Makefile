@@ -12,8 +12,8 @@ STAMPS := $(VENV)/.stamps
 # Arguments for pip, such as where to find wheels: make test PIP_ARGS="--find-links DIR"
 PIP_ARGS ?=
 # make demo: the broker (embedded or mosquitto), FULL=1 for the long version, CHAOS=1 to kill processes on the way,
-# SECURE=1 for certificates (Mosquitto), PRIVACY=secure-sum for sums that alone can be read, DP=central EPSILON=8 for
-# differential privacy
+# SECURE=1 for certificates (Mosquitto), PRIVACY=secure-sum for sums that alone can be read, DP=central or
+# DP=distributed (with secure sums), EPSILON=8, for differential privacy
 BROKER ?=
 FULL ?=
 PRIVACY ?=
@@ -30,29 +30,31 @@ SEED ?=
 # make fuzz: seconds for each decoder, two at once; FUZZ_ARGS="cbor body" searches these alone
 FUZZ_SECONDS ?= 300
 FUZZ_ARGS ?=
+# make test-image: a bundle of two labels in place of MiniLM, exported anew
+BUNDLE ?=
 # make test-mutations: names of some, as in MUTATIONS="replay seal-binding"
 MUTATIONS ?=
 
 CHECK_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 BENCHES := $(sort $(subst _,-,$(patsubst benchmarks/bench_%.py,bench-%,$(wildcard benchmarks/bench_*.py))))
 
-.PHONY: help demo test test-kill test-mutations fuzz test-arm64 engines check fix bench $(BENCHES) clean
+.PHONY: help demo test test-kill test-mutations fuzz test-arm64 test-image engines check fix bench $(BENCHES) clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  make bench-NAME   Run one benchmark: $(patsubst bench-%,%,$(BENCHES))"
-	@echo "Options: BROKER=mosquitto FULL=1 CHAOS=1 SECURE=1 PRIVACY=secure-sum (demo), PYTEST_ARGS=... WORKERS=N (test), PYTHON=... PIP_ARGS=... (set-up)"
+	@echo "Options: BROKER=mosquitto FULL=1 CHAOS=1 SECURE=1 PRIVACY=secure-sum DP=central|distributed EPSILON=8 (demo), PYTEST_ARGS=... WORKERS=N (test), PYTHON=... PIP_ARGS=... (set-up)"
 
 demo: $(STAMPS)/demo ## Four devices make one model better, on this machine, in minutes
 	$(BIN)/python -m deploy.demo $(if $(BROKER),--broker $(BROKER)) $(if $(filter-out 0 no false,$(FULL)),--full) \
 	  $(if $(filter-out 0 no false,$(CHAOS)),--chaos) $(if $(filter-out 0 no false,$(SECURE)),--secure) $(if $(PRIVACY),--privacy $(PRIVACY)) \
-	  $(if $(DP),$(if $(filter central,$(DP)),--epsilon $(EPSILON),$(error DP=$(DP): only DP=central is there)))
+	  $(if $(DP),--dp $(DP) --epsilon $(EPSILON))
 
 test: $(STAMPS)/dev ## Run all tests: the parallel-safe ones together, then the timing ones alone
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not serial" $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m serial $(PYTEST_ARGS) || [ $$? -eq 5 ] # 5: nothing selected
 
-test-kill: $(STAMPS)/dev ## kill -9 broker and aggregator KILLS=200 times while virtual devices work: nothing lost, nothing twice
+test-kill: $(STAMPS)/dev ## kill -9 broker and aggregator KILLS=200 times, half of them with asynchronous tasks: nothing lost, nothing twice
 	$(BIN)/python -m deploy.simulate.kill_matrix --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 test-mutations: $(STAMPS)/dev ## Take each defence of the threat model out and see its test fail
@@ -60,6 +62,9 @@ test-mutations: $(STAMPS)/dev ## Take each defence of the threat model out and s
 
 fuzz: $(STAMPS)/fuzz ## Search every decoder of outside bytes for crashes, FUZZ_SECONDS=300 each
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) --workers $(WORKERS) $(FUZZ_ARGS)
+
+test-image: $(STAMPS)/demo ## Build an image, start it in QEMU, train, cut its power, go on (names the programs that it lacks; minutes)
+	$(BIN)/python -m deploy.flash.trial $(if $(BUNDLE),--bundle $(BUNDLE))
 
 engines: $(STAMPS)/dev ## Install every training engine into .cache/engines, where the tests look for them
 	@for name in ort-training litert litert-export; do \

@@ -29,6 +29,7 @@ _COMMANDS: Final = {
     "task": ("aggregator.task_cli", "task", "Create tasks, look at them, pause, stop, roll back, export."),
     "strategies": ("aggregator.cli", "strategies", "List the fold strategies and what each needs."),
     "devices": ("aggregator.cli", "devices", "Let devices in and shut them out."),
+    "authority": ("aggregator.authority_cli", "authority", "Look after the keys that sign the fleet's certificates."),
     "backup": ("aggregator.backup_cli", "backup", "Write a service's whole state to one file, while it runs."),
     "restore": ("aggregator.backup_cli", "restore", "Make a service again from a backup."),
     "simulate": ("deploy.simulate.cli", "simulate", "Try a service with thousands of virtual devices."),
@@ -38,6 +39,7 @@ _COMMANDS: Final = {
         "engine",
         "Choose what trains: install the ML runtimes that this machine may use.",
     ),
+    "flash": ("deploy.flash.cli", "flash", "Make a device: images for memory cards, installs over ssh, packages."),
     "agent": ("edge_agent.cli", "agent", "Make this machine a learning device."),
 }
 _EXTRAS: Final = {"export": "export", "aggregator": "aggregator"}
@@ -73,7 +75,8 @@ def _edgefold() -> None:
     \b
     model owner       edgefold export MODEL --out BUNDLE     give a model a trainable adapter
     service operator  edgefold serve --config FILE           run rounds and fold updates
-    fleet operator    edgefold agent run --config FILE       make a machine a learning device
+    fleet operator    edgefold flash --target rpi --out F    make a memory card a learning device
+                      edgefold agent run --config FILE       or the machine at hand
     """  # noqa: D301 - \b is click's mark for a paragraph kept as it is
 
 

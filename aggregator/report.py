@@ -14,6 +14,7 @@ from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_retention import SqlRetention
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.sql_sums import SqlSums
+from aggregator.buffer_report import buffer_facts, print_buffer_facts, staleness_of, where_buffered
 from aggregator.config import load_config
 from aggregator.core.gates import statuses
 from aggregator.created_tasks import with_created
@@ -25,7 +26,7 @@ from protocol.errors import ConfigError, TrustError
 from protocol.fields import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from aggregator.config import Config, TaskSettings
@@ -60,6 +61,8 @@ class Desk:
             rows = [{k: v for k, v in one.items() if k not in ("sets", "state_blobs")} for one in facts[name]]
             columns = list(rows[0]) if rows else []
             _print_table(f"{task}: {name}", columns, [list(row.values()) for row in rows])
+        if facts["buffer"] is not None:
+            print_buffer_facts(facts["buffer"])
         if facts["privacy"]["rounds"]:
             print_ledger_facts(facts["privacy"])
         return _print_table(f"{task}: refused", ["reason", "count"], [list(one) for one in facts["refusals"].items()])
@@ -68,10 +71,11 @@ class Desk:
         """Print which update of which device is in which round."""
         self._known(task)
         rounds = [one.round for one in self._store.rounds(task)]
-        facts = [_update_facts(one) for round_ in rounds for one in self._store.updates(task, round_)]
+        places = where_buffered(task, self._store)
+        facts = [_update_facts(one, places) for round_ in rounds for one in self._store.updates(task, round_)]
         if as_json:
             return _print_json({"task": task, "updates": facts})
-        columns = ["round", "device", "update_id", "status", "n_examples"]
+        columns = ["round", "device", "update_id", "status", "n_examples", "buffer", "based_on"]
         return _print_table(f"{task}: updates", columns, [list(one.values()) for one in facts])
 
     def print_ledger(self, task: str, *, as_json: bool) -> None:
@@ -169,6 +173,7 @@ class Desk:
         return {
             **self._overview(task),
             "secure_sum": self._sum_terms(task.task),
+            "buffer": self._buffer(task.task),
             "rounds": [self._round_facts(one) for one in self._store.rounds(task.task)],
             "versions": versions,
             "refusals": self._store.refusals(task.task),
@@ -184,6 +189,10 @@ class Desk:
             return None
         noise = None if one.privacy.dp is None else one.privacy.dp.noise_multiplier
         return {**dataclasses.asdict(terms), "noise_multiplier": noise}
+
+    def _buffer(self, task: str) -> dict[str, Any] | None:
+        settings = self._settings.get(task)
+        return None if settings is None else buffer_facts(settings, self._store)
 
     def _ledger(self, task: str) -> dict[str, Any]:
         settings = self._settings.get(task)
@@ -203,7 +212,12 @@ class Desk:
             "state": round_.state,
             **dataclasses.asdict(self._store.summary(round_.task, round_.round)),
             "seconds": seconds,
+            **({"staleness": staleness_of(round_, self._store)} if self._is_async(round_.task) else {}),
         }
+
+    def _is_async(self, task: str) -> bool:
+        settings = self._settings.get(task)
+        return settings is not None and settings.mode == "async"
 
 
 @contextmanager
@@ -251,13 +265,16 @@ def _version_facts(version: VersionRecord, evaluation: Evaluation | None) -> dic
     }
 
 
-def _update_facts(update: UpdateRecord) -> dict[str, Any]:
+def _update_facts(update: UpdateRecord, places: Mapping[bytes, tuple[int, int]]) -> dict[str, Any]:
+    buffer, based_on = places.get(update.update_id, (None, None))  # of a synchronous round: that round, its version
     return {
         "round": update.round,
         "device": update.device,
         "update_id": update.update_id.hex(),
         "status": update.status,
         "n_examples": update.n_examples,
+        "buffer": buffer,
+        "based_on": based_on,
     }
 
 

@@ -2,8 +2,8 @@
 
 The victim trains a classification head, the one part of an adapter whose gradient can be inverted in closed form, with
 the device's own loops (``edge_agent.trainer``); what is seen is made by the service's own code (``private_mean``) and
-the secure sum's own quantiser. The attacker knows the head before the round, the encoder, and a pool of sentences that
-holds the victim's.
+the secure sum's own quantiser and noise. The attacker knows the head before the round, the encoder, and a pool of
+sentences that holds the victim's.
 
 Laws: an attack sees a view and never what made it. Chance is stated beside every rate. Not covered: attacks that
 optimise over inputs through the encoder, attackers of several rounds; both are stronger than these.
@@ -17,6 +17,7 @@ Source:
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -27,17 +28,23 @@ from edge_agent.trainer.batches import shuffled_batches
 from edge_agent.trainer.optimizers import clip_norm, l2_norm, make_optimizer
 from edge_agent.trainer.private_steps import PrivateEpochs
 from protocol.messages import Optimizer, Plan, SampleDp
+from protocol.secure_sum.distributed_noise import noised, with_room
+from protocol.secure_sum.graph import choose
+from protocol.secure_sum.messages import SumPlan
 from protocol.secure_sum.quantise import Quantiser
+from protocol.secure_sum.roster import quantiser_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["N_CLASSES", "Case", "Pool", "Rates", "attack"]
+    from protocol.secure_sum.graph import GraphSpec
+
+__all__ = ["N_CLASSES", "Case", "Pool", "Rates", "attack", "sum_plan", "sum_spec"]
 
 N_CLASSES: Final = 2
-View: TypeAlias = Literal["update", "sum", "central"]
+View: TypeAlias = Literal["update", "sum", "noisy-sum", "central"]
 _SGD: Final = Optimizer(name="sgd", learning_rate=0.1, beta1=0.0, weight_decay=0.0)
 _FALSE_ALARMS: Final = 0.05
 
@@ -69,12 +76,12 @@ class Pool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """What is seen of a round: one device's ``update``, a ``sum`` of devices, or a version (``central``)."""
+    """What is seen of a round: a device's ``update``, a ``sum`` of devices, one with shares of noise, or a version."""
 
     view: View
     n_examples: int
     n_devices: int = 1
-    noise_multiplier: float = 0.0  # of the fold (``central``)
+    noise_multiplier: float = 0.0  # of the version (``central``) or the sum (``noisy-sum``)
     dp: SampleDp | None = None  # on the device
     optimizer: Optimizer = _SGD
     batch_size: int = 4
@@ -157,11 +164,42 @@ def _seen(
             for delta in deltas:
                 total += quantiser.encode(np.clip(delta, -1, 1), 1)
             return quantiser.decode(total & quantiser.mask).mean
+        case "noisy-sum":
+            return _noisy_sum(deltas, case, rng)
         case "central":
             clip = float(np.median([l2_norm(one) for one in deltas]))
             terms = CentralTerms(clip=clip, noise_multiplier=case.noise_multiplier, cohort=case.n_devices)
             folded = private_mean(((one, 1) for one in deltas), terms, n_params=theta.size, seed=rng.bytes(32))
             return folded.mean.astype(np.float64)
+
+
+def sum_plan(case: Case, *, n_params: int, clip: float) -> SumPlan:
+    """Return the plan of ``case``'s sums as a task with ``mode = "distributed"`` has it.
+
+    Raises:
+        ConfigError: no noise is sure with so few devices.
+    """
+    facts: dict[str, Any] = {"fleet": "any", "task": "any", "round": 1, "version": 0, "weight_cap": 1, "clip": clip}
+    facts |= {"min_cohort": case.n_devices, "max_cohort": case.n_devices, "n_params": n_params}
+    return with_room(SumPlan(**facts), case.noise_multiplier)
+
+
+def sum_spec(plan: SumPlan) -> GraphSpec:
+    """Return the graph of a sum in which everybody takes part."""
+    fractions = {"corrupt_fraction": plan.corrupt_fraction, "dropout_fraction": plan.dropout_fraction}
+    return choose(plan.max_cohort, **fractions, server=plan.server)
+
+
+def _noisy_sum(deltas: list[NDArray[np.float32]], case: Case, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return the mean that a secure sum gives when each device clips and noises its own levels."""
+    clip = float(np.median([l2_norm(one) for one in deltas]))
+    plan = sum_plan(case, n_params=deltas[0].size, clip=clip)
+    quantiser, share = quantiser_of(plan), functools.partial(noised, plan=plan, spec=sum_spec(plan))
+    total = np.zeros(plan.n_params + 1, np.uint32)
+    for delta in deltas:
+        seed = rng.bytes(32)
+        total += quantiser.with_noise(quantiser.encode(clip_norm(delta, clip), 1), lambda one, s=seed: share(one, s))
+    return quantiser.decode(total & quantiser.mask).mean
 
 
 def _delta(data: Pool, case: Case, theta: NDArray[np.float32], *, seed: bytes) -> NDArray[np.float32]:

@@ -1,8 +1,8 @@
 """How often is an attacker right about a device's sentences, by what it sees of a round?
 
 The attacks of ``attacks`` on real sentences through a real encoder (MiniLM), for what the aggregator sees at level
-``sealed``, for a secure sum, for a version with central noise, and for DP-SGD on the device. TRIALS=N and SENTENCES=N
-(environment) set the size.
+``sealed``, for a secure sum, for one whose devices add the noise, for a version with central noise, and for
+DP-SGD. TRIALS=N and SENTENCES=N (environment) set the size.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import numpy as np
 
 from aggregator.core.privacy.accounting import epsilon_of as device_epsilon
 from aggregator.core.privacy.ledger import Step
-from benchmarks.attacks import Case, Pool, Rates, attack
+from benchmarks.attacks import N_CLASSES, Case, Pool, Rates, attack, sum_plan, sum_spec
 from benchmarks.record import Benchmark
 from models.samples import sample_folder
 from models.sentiment import fetch_sentiment, write_splits
 from protocol.messages import Optimizer, SampleDp
 from protocol.rdp import epsilon_of as example_epsilon
+from protocol.secure_sum.distributed_noise import privacy_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,6 +42,8 @@ CASES: Final = {
     "sum_of_10_devices": Case(view="sum", n_examples=16, n_devices=10),
     "central_of_10_z0.1": Case(view="central", n_examples=16, n_devices=10, noise_multiplier=0.1),
     "central_of_10_z1": Case(view="central", n_examples=16, n_devices=10, noise_multiplier=1.0),
+    "noisy_sum_of_10_z0.1": Case(view="noisy-sum", n_examples=16, n_devices=10, noise_multiplier=0.1),
+    "noisy_sum_of_10_z1": Case(view="noisy-sum", n_examples=16, n_devices=10, noise_multiplier=1.0),
     "dp_sgd_z1": Case(view="update", n_examples=16, dp=SampleDp(clip=1.0, noise_multiplier=1.0)),
 }
 
@@ -56,6 +59,7 @@ def main() -> None:
         bench.summary[f"{name}_membership_auc"] = rates.membership_auc
         bench.summary[f"{name}_membership_recall_at_5pct_false_alarms"] = rates.membership_recall
     bench.summary["central_of_10_z1_epsilon_of_a_device"] = device_epsilon([_STEP], delta=DELTA)
+    bench.summary["noisy_sum_of_10_z1_epsilon_of_a_device"] = _epsilon_of_sum(CASES["noisy_sum_of_10_z1"], pool)
     dp = CASES["dp_sgd_z1"]
     bench.summary["dp_sgd_z1_epsilon_of_an_example"] = example_epsilon(
         sampling_rate=dp.batch_size / dp.n_examples,
@@ -66,7 +70,8 @@ def main() -> None:
     # The attacks must work where nothing defends, or the other rows would say nothing.
     bench.goals["sealed_1_example_identified_share"] = (0.9, 1.0)
     # No attack on a Gaussian of z clips has an AUC above Phi(1 / (z sqrt 2)).
-    bench.goals["central_of_10_z1_membership_auc"] = (0.4, NormalDist().cdf(1 / math.sqrt(2)))
+    for name in ("central_of_10_z1", "noisy_sum_of_10_z1"):
+        bench.goals[f"{name}_membership_auc"] = (0.4, NormalDist().cdf(1 / math.sqrt(2)))
     bench.goals["dp_sgd_z1_membership_auc"] = (0.4, 0.65)
     bench.details |= {
         "n_trials": TRIALS,
@@ -76,6 +81,12 @@ def main() -> None:
         "delta": DELTA,
     }
     bench.finish(lambda figure: _draw(figure, found))
+
+
+def _epsilon_of_sum(case: Case, pool: Pool) -> float:
+    """Return what one such sum costs a device, with every drop-out that its terms allow."""
+    plan = sum_plan(case, n_params=N_CLASSES * (pool.features.shape[1] + 1), clip=1.0)
+    return privacy_of(plan, sum_spec(plan), n_sums=1, delta=DELTA)
 
 
 def _pool() -> Pool:

@@ -13,12 +13,13 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import click
 from rich.console import Console
 
 from deploy.baselines import Baselines, measure_baselines
+from deploy.demo_privacy import Promise
 from deploy.demo_report import Facts, build_report, write_report
 from deploy.demo_view import FleetRecord, watch
 from deploy.local import BrokerKind, FleetSpec, LocalFleet, Storm
@@ -29,6 +30,7 @@ from protocol.errors import BundleError, ConfigError, EdgefoldError
 from protocol.messages import Codec, Optimizer, Plan
 
 if TYPE_CHECKING:
+    from deploy.demo_privacy import Level, Mode
     from models.sentiment import Splits
 
 __all__ = ["DOMAINS", "PLAN", "export_bundle", "main", "prepare_data"]
@@ -36,8 +38,6 @@ __all__ = ["DOMAINS", "PLAN", "export_bundle", "main", "prepare_data"]
 DOMAINS: Final = ("tweets", "products", "movies", "editorials")
 # One local epoch a round, batch 16, AdamW 1e-3: the settings of the reference run in the README, for every contender.
 PLAN: Final = Plan(epochs=1, batch_size=16, max_tokens=64, optimizer=Optimizer(), codec=Codec(), seed=0)
-# Four devices are a fleet that no delta suits; the clip is below the norm of an update of 31 AdamW steps.
-DP: Final = {"mode": "central", "delta": 1e-3, "clip": 1.0}
 _SEED: Final = 0
 _CHAOS_EVERY_S: Final = (1.0, 5.0)
 _N_KILLS: Final = 12
@@ -56,18 +56,6 @@ QUICK: Final = Scale(n_train=500, rounds=6)
 FULL: Final = Scale(n_train=2000, rounds=10)
 
 
-# Adapters' deltas of one epoch lie below 0.02 here, so a clip of 0.1 cuts nothing and makes levels of 3e-6.
-SECURE_SUM: Final[dict[str, Any]] = {
-    "min_cohort": 3,
-    "privacy": {
-        "level": "secure-sum",
-        "secure_sum": {"clip": 0.1, "weight_cap": 2000, "input_bits": 16, "dropout_fraction": 0.25},
-    },
-    # The devices keep what they put in, for the comparison alone.
-    "device_privacy": {"require": "secure-sum", "keep_deltas": True},
-}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What the person asked for."""
@@ -77,8 +65,7 @@ class Options:
     rounds: int | None
     chaos: bool
     secure: bool
-    privacy: str
-    epsilon: float | None = None  # of central differential privacy; None: none
+    promise: Promise
 
 
 @click.command()
@@ -87,13 +74,15 @@ class Options:
 @click.option("--chaos", is_flag=True, help="Kill a random process with SIGKILL every few seconds, twelve times.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
 @click.option("--rounds", type=click.IntRange(1, 1000), help="Another number of rounds.")
-@click.option("--epsilon", type=click.FloatRange(0.01, 1000), help="Central differential privacy with this budget.")
+@click.option("--dp", type=click.Choice(["central", "distributed"]), help="Who adds noise; distributed: the devices.")
+@click.option("--epsilon", type=click.FloatRange(0.01, 1000), help="The budget of --dp, 8 if not given.")
 @click.option("--secure", is_flag=True, help="Certificates, enrolment and mutual TLS; needs Mosquitto.")
 @click.option("--privacy", type=click.Choice(["sealed", "secure-sum"]), default="sealed", show_default=True)
 def main(  # noqa: PLR0913 - a command's options
     broker: str,
     out: Path,
     rounds: int | None,
+    dp: str | None,
     epsilon: float | None,
     *,
     full: bool,
@@ -102,8 +91,7 @@ def main(  # noqa: PLR0913 - a command's options
     privacy: str,
 ) -> None:
     """Run the whole loop on this machine and write OUT/report.html."""
-    if epsilon is not None and privacy != "sealed":
-        raise click.UsageError("--epsilon is central differential privacy, which needs --privacy sealed")
+    promise = _promise(privacy, dp, epsilon)
     try:
         options = Options(
             broker=cast("BrokerKind", broker),
@@ -111,8 +99,7 @@ def main(  # noqa: PLR0913 - a command's options
             rounds=rounds,
             chaos=chaos,
             secure=secure,
-            privacy=privacy,
-            epsilon=epsilon,
+            promise=promise,
         )
         _demo(options, FULL if full else QUICK)
     except EdgefoldError as error:
@@ -144,17 +131,18 @@ def _demo(options: Options, scale: Scale) -> None:
         keep_updates=True,
         secure=options.secure,
         http=True,
-        **_privacy(options),
+        **options.promise.fleet_fields(
+            n_devices=len(DOMAINS), rounds=rounds, n_params=bundle.manifest.adapter.n_params
+        ),
     )
     with LocalFleet(spec) as fleet:
         console.print(f"  watch it: {fleet.page_url()}", soft_wrap=True)
         storm = Storm(fleet, random.Random(), every_s=_CHAOS_EVERY_S, n_kills=_N_KILLS) if chaos else None  # noqa: S311
         record = watch(fleet, console, n_params=bundle.manifest.adapter.n_params, storm=storm)
     _verify(fleet)
-    if options.privacy == "secure-sum":
+    if options.promise.has_exact_sums:
         _compare(fleet, console)
-    if options.epsilon is not None:
-        _show_privacy(fleet, options.epsilon, n_params=bundle.manifest.adapter.n_params)
+    options.promise.show(fleet, n_params=bundle.manifest.adapter.n_params)
     if storm is not None:
         console.print(f"  killed: {', '.join(storm.victims)}; every update is in exactly one version")
     _step(console, 4, f"Baselines: each device alone, and all data in one place, {rounds} epochs each")
@@ -162,7 +150,7 @@ def _demo(options: Options, scale: Scale) -> None:
     _finish(
         console,
         out,
-        _facts(bundle, scale, record, baselines, time.monotonic() - started_s, privacy=_described(options)),
+        _facts(bundle, scale, record, baselines, time.monotonic() - started_s, privacy=str(options.promise)),
     )
 
 
@@ -199,25 +187,15 @@ def _verify(fleet: LocalFleet) -> None:
         raise ConfigError(f"the versions do not follow from the stored updates: {done.stderr or done.stdout}")
 
 
-def _privacy(options: Options) -> dict[str, Any]:
-    """Return the fleet's fields for what was asked."""
-    if options.epsilon is not None:
-        return {"privacy": {"dp": {**DP, "epsilon": options.epsilon}}}
-    return SECURE_SUM if options.privacy == "secure-sum" else {}
-
-
-def _described(options: Options) -> str:
-    return options.privacy + ("" if options.epsilon is None else f", central DP with epsilon {options.epsilon:g}")
-
-
-def _show_privacy(fleet: LocalFleet, epsilon: float, *, n_params: int) -> None:
-    """Print the ledger, and why four devices cannot learn under it."""
-    cohort = str(len(fleet.spec.devices))
-    plan = ["--clients", cohort, "--cohort", cohort, "--rounds", str(fleet.spec.rounds), "--epsilon", str(epsilon)]
-    more = ["--delta", str(DP["delta"]), "--params", str(n_params), "--sampling", "none"]
-    ledger = ["ledger", fleet.spec.task, "--config", str(fleet.aggregator_config)]
-    for command in (ledger, ["plan", *plan, *more]):
-        subprocess.run([sys.executable, "-m", "edgefold", "privacy", *command], check=False)
+def _promise(level: str, dp: str | None, epsilon: float | None) -> Promise:
+    """Return what was asked for; a budget alone is central, and distributed noise brings secure sums with it."""
+    mode = cast("Mode | None", dp or (None if epsilon is None else "central"))
+    if mode == "central" and level != "sealed":
+        raise click.UsageError("--dp central needs --privacy sealed; with --privacy secure-sum say --dp distributed")
+    if mode == "distributed" and level != "secure-sum":
+        click.echo("demo: distributed noise hides only sums, so this is --privacy secure-sum")
+        level = "secure-sum"
+    return Promise(level=cast("Level", level), mode=mode, epsilon=8.0 if epsilon is None else epsilon)
 
 
 def _compare(fleet: LocalFleet, console: Console) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from protocol.messages import Plan
 
-__all__ = ["BrokerKind", "FleetSpec", "LocalFleet", "Storm"]
+__all__ = ["LOOPBACK", "BrokerKind", "FleetSpec", "LocalFleet", "Storm", "free_ports"]
 
 BrokerKind = Literal["auto", "mosquitto", "embedded"]
 
@@ -71,6 +71,7 @@ class FleetSpec:
         post_quantum: with ``secure``, everybody signs by ML-DSA-65 too.
         more_bundles: that devices have too, for tasks that are created later.
         task_settings: more keys of the task's table, such as ``selection``.
+        trainer_settings: more keys of single devices' ``[trainer]``, by device id, such as ``least_pass_s``.
         http: serve the page on a free loopback port.
     """
 
@@ -93,6 +94,7 @@ class FleetSpec:
     device_privacy: Mapping[str, Any] = field(default_factory=dict)
     more_bundles: tuple[Path, ...] = ()
     task_settings: Mapping[str, Any] = field(default_factory=dict)
+    trainer_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     http: bool = False
 
 
@@ -223,7 +225,7 @@ class LocalFleet:
                     "bundles": [str(one.resolve()) for one in (self.spec.bundle, *self.spec.more_bundles)],
                 },
                 "data": {"train": str(data.resolve())},
-                "trainer": {"threads": self.spec.threads},
+                "trainer": {"threads": self.spec.threads, **self.spec.trainer_settings.get(device, {})},
                 "privacy": dict(self.spec.device_privacy),
             }
             if not self.spec.secure:

@@ -71,6 +71,7 @@ def _lines(found: Status) -> list[tuple[str, str]]:
     job = "none" if found.task is None else f"{found.task} round {found.round}, {found.n_failures} failed attempts"
     done = ", ".join(f"{task} to round {number}" for task, number in sorted(found.done.items())) or "nothing yet"
     end = "none" if found.certificate_end_unix_s is None else f"holds until {_date(found.certificate_end_unix_s)}"
+    refused = found.last_refusal
     return [
         ("device", f"{found.fleet}/{found.device}"),
         ("why", found.why),
@@ -82,6 +83,8 @@ def _lines(found: Status) -> list[tuple[str, str]]:
         ("outbox", ", ".join(f"{n_bytes} bytes" for n_bytes in found.outbox_bytes) or "empty"),
         ("bundles", _bundles(found)),
         ("certificate", end),
+        ("left out", "none" if refused is None else f"{refused.task} round {refused.round}: {refused.why}"),
+        ("examples", found.examples_paid or "no noisy training yet, and no bound of its own"),
     ]
 
 

@@ -38,10 +38,16 @@ class PrivacySettings:
     max_epsilon: Annotated[float, Range(0.01, 1000)] | None = None
     delta: Annotated[float, Range(1e-18, 0.01)] | None = None
 
+    # Of all trainings with noise on single examples (plan.dp) together, whatever their task; with it no other is done.
+    max_sample_epsilon: Annotated[float, Range(0.01, 1000)] | None = None
+    sample_delta: Annotated[float, Range(1e-18, 0.01)] | None = None
+
     def __post_init__(self) -> None:
         """Refuse half a promise."""
         if (self.max_epsilon is None) != (self.delta is None):
             raise FieldError("max_epsilon, delta: give both or neither")
+        if (self.max_sample_epsilon is None) != (self.sample_delta is None):
+            raise FieldError("max_sample_epsilon, sample_delta: give both or neither")
 
     def why_not(self, terms: SumTerms | None, *, precision: float = 0.0) -> str | None:
         """Return why this device takes no part on these terms, or None if it does.

@@ -10,8 +10,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from edge_agent.adapters.conduct_record import read_conduct
 from edge_agent.adapters.device_folder import is_held, read_receipt, read_state
 from edge_agent.adapters.fetched_bundles import begun_bytes, whole_folders
+from edge_agent.adapters.refusal import read_refusal
+from edge_agent.adapters.sample_record import SampleRecord
 from edge_agent.config import AgentConfig
 from host.certificates import load_pem
 from host.config import load
@@ -22,7 +25,9 @@ from protocol.errors import ConfigError, StorageError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edge_agent.adapters.refusal import Refusal
     from edge_agent.core.session import SessionState
+    from edge_agent.privacy_settings import PrivacySettings
 
 __all__ = ["LastReceipt", "Status", "read_status"]
 
@@ -53,6 +58,7 @@ class Status:
 
     Attributes:
         why: one sentence: why it is or isn't training.
+        holds: what the owner's rules said at their last look.
         phase: of the session; ``damaged`` if its file cannot be read.
         n_failures: of training in this round.
         done: the last finished round of each task.
@@ -60,12 +66,15 @@ class Status:
         bundles: id by folder, None where there is no manifest; not verified.
         fetching_bytes: how much of each bundle that is being fetched is here.
         certificate_end_unix_s: None for a device without a certificate.
+        last_refusal: the last round that this device would not or could not train.
+        examples_paid: what trainings with noise have cost its examples, in one sentence; None before the first.
     """
 
     fleet: str
     device: str
     is_running: bool
     why: str
+    holds: tuple[str, ...]
     phase: str
     task: str | None
     round: int | None
@@ -76,6 +85,8 @@ class Status:
     bundles: dict[str, str | None]
     fetching_bytes: dict[str, int]
     certificate_end_unix_s: float | None
+    last_refusal: Refusal | None = None
+    examples_paid: str | None = None
 
 
 def read_status(config_path: Path) -> Status:
@@ -91,12 +102,14 @@ def read_status(config_path: Path) -> Status:
     except StorageError:
         state = None
     job, is_running = None if state is None else state.job, is_held(folder)
-    end_unix_s = _certificate_end(here / device.identity / "certificate.pem")
+    holds = read_conduct(folder).holds
+    end_unix_s, refusal = _certificate_end(here / device.identity / "certificate.pem"), read_refusal(folder)
     return Status(
         fleet=device.fleet,
         device=device.id,
         is_running=is_running,
-        why=_why(state, is_running=is_running, end_unix_s=end_unix_s),
+        why=_why(state, holds=holds, is_running=is_running, end_unix_s=end_unix_s, refusal=refusal),
+        holds=holds,
         phase="damaged" if state is None else state.phase,
         task=None if job is None else job.task,
         round=None if job is None else job.round,
@@ -107,20 +120,42 @@ def read_status(config_path: Path) -> Status:
         bundles={name: _bundle_id(here / name) for name in (*device.bundles, *_fetched(config, here))},
         fetching_bytes=begun_bytes(here / config.bundles.folder),
         certificate_end_unix_s=end_unix_s,
+        last_refusal=refusal,
+        examples_paid=_examples_paid(folder, config.privacy),
     )
 
 
-def _why(state: SessionState | None, *, is_running: bool, end_unix_s: float | None) -> str:
+def _examples_paid(folder: Path, privacy: PrivacySettings) -> str | None:
+    try:
+        return SampleRecord(folder).summary(max_epsilon=privacy.max_sample_epsilon, delta=privacy.sample_delta)
+    except StorageError as error:
+        return str(error)
+
+
+def _why(
+    state: SessionState | None,
+    *,
+    holds: tuple[str, ...],
+    is_running: bool,
+    end_unix_s: float | None,
+    refusal: Refusal | None,
+) -> str:
     if state is None:
         return f"it isn't training: its state is damaged; {_DOCTOR}"
     if end_unix_s is not None and end_unix_s < time.time():
         return f"it isn't training: its certificate expired; {_DOCTOR}"
     if not is_running:
         return "it isn't training: the agent is not running; start it: edgefold agent run"
-    if state.phase != "idle":
-        return _PHASES[state.phase]
+    if holds:
+        return f"a rule of its owner holds it back: {'; '.join(holds)}"
+    return _PHASES[state.phase] if state.phase != "idle" else _why_idle(state, refusal)
+
+
+def _why_idle(state: SessionState, refusal: Refusal | None) -> str:
     if not state.heard:
         return f"it isn't training: it has heard of no task; {_DOCTOR}"
+    if refusal is not None and refusal.task in state.heard and state.heard[refusal.task].round == refusal.round:
+        return f"it isn't training: it left round {refusal.round} of {refusal.task} out: {refusal.why}"
     latest = ", ".join(f"{task} (round {heard.round})" for task, heard in sorted(state.heard.items()))
     return f"it isn't training: it waits for the next round it can take part in; last heard: {latest}"
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeAlias
 
-from protocol.fields import Length, Range
+from protocol.fields import Length, Pattern, Range
 from protocol.messages import Optimizer, Plan, SumStepName  # noqa: TC001 - structure() resolves the annotations
 from protocol.secure_sum.messages import SumPlan  # noqa: TC001 - as above
 
@@ -25,6 +25,7 @@ __all__ = [
     "FISHER_FILE",
     "KEPT_FILE",
     "MAX_LINE_BYTES",
+    "PERSONAL_FILE",
     "REPLY_FILE",
     "RESIDUAL_FILE",
     "STATEMENT_FILE",
@@ -38,6 +39,7 @@ __all__ = [
     "Failed",
     "Job",
     "Progress",
+    "SampleCharge",
     "SetResult",
     "SumStepJob",
     "SumStepResult",
@@ -47,6 +49,7 @@ __all__ = [
 
 MAX_LINE_BYTES: Final = 1_000_000  # the longest line is a check's list of losses
 UPDATE_FILE: Final = "update.payload"
+PERSONAL_FILE: Final = "personal.f32"  # local minus received, raw, never encoded
 RESIDUAL_FILE: Final = "residual.f32"
 KEPT_FILE: Final = "kept.f32"
 ANCHOR_FILE: Final = "anchor.f32"  # the adapter at the end of a stretch of examples
@@ -60,6 +63,17 @@ DIRECTORY_FILE: Final = "directory.sum"  # ``secure_sum.stored.join_records`` of
 _Path = Annotated[str, Length(1, 4096)]
 _Threads = Annotated[int, Range(1, 256)]
 _Engine = Annotated[str, Length(1, 64)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleCharge:
+    """Where a training with ``plan.dp`` is counted before it begins, and what its device's owner allows."""
+
+    folder: _Path  # with the record of the device
+    task: Annotated[str, Length(1, 64)]
+    training_id: Annotated[str, Length(32, 32), Pattern(r"[0-9a-f]*", "32 hex digits")]  # charged once
+    max_epsilon: Annotated[float, Range(0.01, 1000)] | None = None  # of all trainings; None: count alone
+    delta: Annotated[float, Range(1e-18, 0.01)] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,14 +93,19 @@ class TrainJob:
     residual: _Path | None = None  # raw float32: what earlier encodings rounded away
     kept: _Path | None = None  # raw float32 [n_params]: what the last accepted round of the task kept
     replay: _Path | None = None  # examples kept from before, as ``data``
+    keep_delta: bool = False  # write the delta as ``PERSONAL_FILE`` too: it is to stay here
     memory: _Path | None = None  # a folder with ``ANCHOR_FILE`` and ``FISHER_FILE`` of the stretch before
     sum_clip: Annotated[float, Range(1e-12, 1e12)] | None = (
         None  # for a secure sum: write ``DELTA_FILE``, encode nothing
     )
+    least_pass_s: Annotated[float, Range(0.0, 3600.0)] = 0.0  # each pass lasts at least so long: a slower device's pace
     sum_clips_norm: bool = False  # the clip is of the delta's L2 norm, and not of every value: noise is added to it
+    sample_charge: SampleCharge | None = None  # set by an agent whose plan has ``dp``
     threads: _Threads = 1
     engine: _Engine = "portable"
     max_examples: Annotated[int, Range(1, 10**9)] = 1_000_000
+    checkpoint: _Path | None = None  # a folder: where training stands, to go on after an interruption; none if absent
+    checkpoint_every_s: Annotated[float, Range(0, 1e6)] = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +116,7 @@ class EvaluateJob:
     bundle: _Path
     sets: dict[Annotated[str, Length(1, 64)], _Path]
     adapter: _Path | None = None
+    personal: _Path | None = None  # raw float32 [n_params], added to the adapter
     batch_size: Annotated[int, Range(1, 4096)] = 32
     max_tokens: Annotated[int, Range(1, 8192)] = 64
     threads: _Threads = 1

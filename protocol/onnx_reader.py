@@ -171,7 +171,7 @@ class _Reader:
         for number, value in fields(data, _TENSOR, self._budget):
             match number, value:
                 case 1, _:
-                    tensor.dims += varints(value)
+                    tensor.dims += varints(value, self._budget)
                 case 2, int():
                     tensor.data_type = value
                 case 8, memoryview():

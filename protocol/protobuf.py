@@ -2,7 +2,8 @@
 
 Laws: nothing is copied and nothing is believed: a length beyond the message, a number of more than ten bytes, a group,
 a field or a wire type that the caller did not name, or a second value of a single field is refused, so that no other
-reader of the same bytes can see what this one did not. All messages of one ``Budget`` have a bounded number of fields.
+reader of the same bytes can see what this one did not. All messages of one ``Budget`` have a bounded number of fields
+and of packed numbers.
 """
 
 from __future__ import annotations
@@ -26,9 +27,19 @@ Value: TypeAlias = int | memoryview
 
 @dataclass(slots=True)
 class Budget:
-    """How many more fields may be read."""
+    """How many more fields and packed numbers may be read."""
 
     n_fields: int
+
+    def take(self) -> None:
+        """Count one.
+
+        Raises:
+            MalformedMessageError: it is one too many.
+        """
+        self.n_fields -= 1
+        if self.n_fields < 0:
+            raise MalformedMessageError("more fields than a graph of ours could have")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +59,7 @@ def fields(data: memoryview, shape: Shape, budget: Budget) -> Iterator[tuple[int
     """
     at, seen = 0, set()
     while at < len(data):
-        budget.n_fields -= 1
-        if budget.n_fields < 0:
-            raise MalformedMessageError("more fields than a graph of ours could have")
+        budget.take()
         key, at = _varint(data, at)
         number, wire = key >> 3, key & 7
         allowed = shape.single.get(number) or shape.repeated.get(number)
@@ -63,16 +72,17 @@ def fields(data: memoryview, shape: Shape, budget: Budget) -> Iterator[tuple[int
         yield number, value
 
 
-def varints(value: Value) -> list[int]:
+def varints(value: Value, budget: Budget) -> list[int]:
     """Return the numbers of a repeated field: one, or packed ones.
 
     Raises:
-        MalformedMessageError: the last one is cut off.
+        MalformedMessageError: the last one is cut off, or there are too many.
     """
     if isinstance(value, int):
         return [value]
     found, at = [], 0
     while at < len(value):
+        budget.take()
         number, at = _varint(value, at)
         found.append(number)
     return found

@@ -146,7 +146,15 @@ async def _body(request: Request, cls: type, max_bytes: int) -> object:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise Problem(415, "expected a body of the type application/json")
-    data = await read_body(request, max_bytes=max_bytes)
+    return _decoded(cls, await read_body(request, max_bytes=max_bytes))
+
+
+def _decoded(cls: type, data: bytes) -> object:
+    """Return a body as ``cls``.
+
+    Raises:
+        Problem: 400 or 422, it is none (the client's fault).
+    """
     try:
         value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_number)
     except (ValueError, RecursionError) as error:

@@ -2,13 +2,15 @@
 
 Laws: what the devices say is believed, what the service says is checked: every update that a device was told is
 accepted is in exactly one fold (or in a round that was openly abandoned), every update in a fold was sent, by that
-device, for that round, and each version's bytes are the mean of the journal's deltas, computed here by the paper's
-formula and not by the service's code. The service's own ``task verify`` is asked too, where it keeps updates.
+device, for that round, and each version's bytes are the mean of the journal's deltas, in an asynchronous task each
+weighted by its age, computed here by the papers' formulas and not by the service's code. The service's own ``task
+verify`` is asked too, where it keeps updates.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -94,11 +96,15 @@ def _check_bytes(
     adapter, n_wrong, n_versions = load_vector(service.initial_adapter, n_values=service.n_params), 0, 0
     for version in ask(service, "show")["versions"]:
         if version["round"] is not None:
-            own = [sent[one["update_id"]] for one in folded if one["round"] == version["round"] and _is_sent(one, sent)]
+            here = [one for one in folded if (one["buffer"] or one["round"]) == version["round"]]
+            own = [sent[one["update_id"]] for one in here if _is_sent(one, sent)]
             total = np.zeros(service.n_params, np.float64)  # [n_params]
             n_examples = sum(one.n_examples for one in own)
-            for entry in sorted(own, key=lambda one: one.device):
-                total += pool.decoded(entry.delta).astype(np.float64) * entry.n_examples
+            for entry in sorted(own, key=lambda one: (one.device, one.round)):
+                # FedBuff (arXiv:2106.06639, algorithm 1): 1 / sqrt(1 + tau); in a round tau is 0.
+                staleness = version["version"] - 1 - entry.version
+                weight = entry.n_examples * (1.0 / math.sqrt(1.0 + staleness))
+                total += pool.decoded(entry.delta).astype(np.float64) * weight
             # FedAvg (arXiv:1602.05629, algorithm 1), in float64, in the order of device names.
             adapter = (total / max(1, n_examples) + adapter).astype(np.float32)
             n_versions += 1

@@ -50,6 +50,7 @@ class KillPlan:
     seed: int = 0
     devices: int = 12
     n_params: int = 20_000
+    is_async: bool = False
     broker: BrokerKind = "auto"
     deadline_s: float = 3600.0
 
@@ -104,6 +105,7 @@ def run_kill_matrix(plan: KillPlan) -> dict[str, Any]:
         rounds=_ENDLESS,
         seed=plan.seed,
         broker=plan.broker,
+        is_async=plan.is_async,
     )
     fleet = local_fleet(spec)
     service = read_service(fleet.aggregator_config)
@@ -124,6 +126,7 @@ def run_kill_matrix(plan: KillPlan) -> dict[str, Any]:
     verified = ask(service, "verify")
     found = audit(service, journal_path, seed=plan.seed, plan=plan_of())
     return {
+        "mode": "async" if plan.is_async else "sync",
         "seed": plan.seed,
         "kills": dict(killer.killed),
         "seconds": time.monotonic() - started,
@@ -149,18 +152,32 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, help="default: a new one, printed")
     parser.add_argument("--devices", type=int, default=12)
+    parser.add_argument("--mode", choices=["both", "sync", "async"], default="both", help="half of the kills each")
     parser.add_argument("--broker", choices=["auto", "mosquitto", "embedded"], default="auto")
     options = parser.parse_args()
     seed = random.SystemRandom().randrange(2**31) if options.seed is None else options.seed
     sys.stdout.write(f"{options.kills} kills, seed {seed}\n")
     sys.stdout.flush()
+    modes = [False, True] if options.mode == "both" else [options.mode == "async"]
+    shares = [options.kills // len(modes) + (at < options.kills % len(modes)) for at in range(len(modes))]
+    results = [_run(options, seed, is_async=is_async, kills=n) for is_async, n in zip(modes, shares, strict=True)]
+    return 0 if all(found["is_good"] for found in results) else 1
+
+
+def _run(options: argparse.Namespace, seed: int, *, is_async: bool, kills: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="edgefold-kill-") as folder:
         plan = KillPlan(
-            folder=Path(folder), kills=options.kills, seed=seed, devices=options.devices, broker=options.broker
+            folder=Path(folder),
+            kills=kills,
+            seed=seed,
+            devices=options.devices,
+            broker=options.broker,
+            is_async=is_async,
         )
         found = run_kill_matrix(plan)
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
-    return 0 if found["is_good"] else 1
+    sys.stdout.flush()
+    return found
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ class LocalSpec:
         cohort: devices a round; by default all that may be expected, with a margin.
         deadline_s: of a round.
         broker: which.
+        is_async: one buffer of a third of the cohort after the other, and no rounds.
         keep_updates: so that ``edgefold task verify`` can fold again.
     """
 
@@ -52,6 +53,7 @@ class LocalSpec:
     cohort: int | None = None
     deadline_s: float = 120.0
     broker: BrokerKind = "auto"
+    is_async: bool = False
     keep_updates: bool = True
 
 
@@ -66,11 +68,13 @@ def local_fleet(spec: LocalSpec) -> LocalFleet:
     make_folder(spec.folder)
     bundle = write_random_bundle(spec.folder / "bundle", n_params=spec.n_params, seed=spec.seed)
     cohort = spec.cohort or _cohort(spec)
-    selection = {
-        "over_select": _over_select(spec),
-        "straggler_factor": 0.0,
-        "spread_s": round(spec.n_devices / _JOINS_A_SECOND, 3),
-    }
+    selection = {"straggler_factor": 0.0, "spread_s": round(spec.n_devices / _JOINS_A_SECOND, 3)}
+    settings: dict[str, Any] = {"selection": selection}
+    if spec.is_async:
+        settings |= {"mode": "async", "strategy": "fedbuff", "asynchronous": {"concurrency": spec.n_devices}}
+        cohort = max(1, cohort // 3)
+    else:
+        selection["over_select"] = _over_select(spec)
     return LocalFleet(
         FleetSpec(
             folder=spec.folder / "fleet",
@@ -84,7 +88,7 @@ def local_fleet(spec: LocalSpec) -> LocalFleet:
             deadline_s=spec.deadline_s,
             broker=spec.broker,
             keep_updates=spec.keep_updates,
-            task_settings={"selection": selection},
+            task_settings=settings,
         )
     )
 

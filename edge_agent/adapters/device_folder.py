@@ -2,11 +2,14 @@
 
     state.cbor           the session state, replaced whole; names the files below that count
     work.cbor            the work of the current round
+    work.id              a new name for it at each arrival: under it a training is counted once, however often it begins
     served-<task>.cbor   the newest adapter of a task, for predictions (``served_work``)
     receipt.cbor         the last receipt, for `edgefold agent status`
     outbox-<id>.cbor     a signed, sealed update that waits for its receipt
     residual-<id>.f32    what encoding that update rounded away
     kept-<id>.f32        what stays on the device with that update, where the task's strategy keeps something
+    conduct.cbor         what the day has used and which rules hold; see ``conduct_record``
+    checkpoint/          the trainer's: where an interrupted training stands; removed when the round is not trained on
     scratch/             the trainer's; worthless after a restart
 
 Laws: a file is written before the state that names it; what no state names is removed at start; one agent at a time (a
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["DeviceFolder", "is_held", "kept_file", "read_receipt", "read_state"]
 
 _MAX_STATE_BYTES: Final = 1 << 20
+_WORK_ID_BYTES: Final = 16
 
 
 class DeviceFolder:
@@ -47,9 +51,9 @@ class DeviceFolder:
             ConfigError: another agent uses it.
             StorageError: it cannot be made or read.
         """
-        self._folder = make_folder(folder)
+        self.root = self._folder = make_folder(folder)
         self._lock = self._take_lock()
-        self.scratch = folder / "scratch"
+        self.scratch, self.checkpoint = folder / "scratch", folder / "checkpoint"
         self.clear_scratch()
         sweep(folder)
 
@@ -70,8 +74,24 @@ class DeviceFolder:
 
     def save_work(self, work: Work) -> None:
         """Keep the work of the current round."""
+        write_bytes(self._folder / "work.id", os.urandom(_WORK_ID_BYTES))
         write_bytes(self._folder / "work.cbor", pack_body(work))
         keep_served(self._folder, work)
+
+    def work_id(self) -> bytes:
+        """Return the name of the current work, 16 bytes; a new one where an older version kept none.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        path = self._folder / "work.id"
+        try:
+            found = read_bytes(path, max_bytes=_WORK_ID_BYTES)
+        except FileNotFoundError:
+            found = b""
+        if len(found) != _WORK_ID_BYTES:
+            write_bytes(path, found := os.urandom(_WORK_ID_BYTES))
+        return found
 
     def load_work(self) -> Work:
         """Return the work of the current round.
@@ -142,6 +162,8 @@ class DeviceFolder:
         return fd
 
     def _remove_unnamed(self, state: SessionState) -> None:
+        if state.phase not in ("joining", "training") and self.checkpoint.is_dir():
+            shutil.rmtree(self.checkpoint, ignore_errors=True)
         named = {self.residual_path(update_id) for update_id in state.residual_of.values()}
         named |= {self.kept_path(update_id) for update_id in state.kept_of.values()}
         if state.update_id is not None:

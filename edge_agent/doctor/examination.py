@@ -30,6 +30,7 @@ _HOPS: Final[tuple[tuple[str, tuple[str, ...], Callable[[Device], Finding]], ...
     ("certificate", ("identity",), machine.check_certificate),
     ("bundles", (), machine.check_bundles),
     ("data", (), machine.check_data),
+    ("privacy", (), machine.check_privacy),
     ("memory", ("bundles",), machine.check_memory),
     ("engine", ("bundles", "data"), machine.check_engine),
     ("dns", ("identity",), wire.check_dns),

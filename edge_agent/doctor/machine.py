@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Final
 from edge_agent.adapters.device_folder import read_state
 from edge_agent.adapters.fetched_bundles import whole_folders
 from edge_agent.adapters.identity import Enrolment
+from edge_agent.adapters.refusal import read_refusal
+from edge_agent.adapters.sample_record import SampleRecord
+from edge_agent.config import examples_path
 from edge_agent.doctor.finding import Finding
 from edge_agent.parties import believed_service, own_key
 from edge_agent.renewal import AT_FRACTION
@@ -42,6 +45,7 @@ __all__ = [
     "check_folder",
     "check_identity",
     "check_memory",
+    "check_privacy",
 ]
 
 _ENROL: Final = (
@@ -51,6 +55,7 @@ _LEAST_BYTES: Final = 32 << 20  # an update, its residual and the work: a few MB
 _LOW_BYTES: Final = 256 << 20
 _TRIAL_EXAMPLES: Final = 2
 _TRIAL_S: Final = 120.0
+_ISSUERS_WARN_S: Final = 180 * 86_400.0  # as the service warns
 _MB: Final = 1_000_000
 
 
@@ -123,7 +128,7 @@ def check_certificate(device: Device) -> Finding:
     """Whether the device's own certificate holds, and for how long."""
     if device.tls is None or device.tls.certificate is None:
         return Finding(name="certificate", state="skipped", what="plain MQTT on this machine needs none")
-    own = load_pem(device.tls.certificate)[0]
+    own, *issuers = load_pem(device.tls.certificate)
     begin_s, end_s, now_s = own.not_valid_before_utc.timestamp(), own.not_valid_after_utc.timestamp(), time.time()
     if now_s > end_s:
         what = f"the device's certificate expired at {_date(end_s)}; this clock says {_date(now_s)}"
@@ -134,6 +139,11 @@ def check_certificate(device: Device) -> Finding:
     if now_s > begin_s + AT_FRACTION * (end_s - begin_s) and not device.is_running:
         fix = "start the agent: it renews by itself when it reaches the service"
         return Finding(name="certificate", state="warning", what=f"{what}; renewal is due", fix=fix)
+    issuers_end_s = min([one.not_valid_after_utc.timestamp() for one in issuers], default=end_s + _ISSUERS_WARN_S)
+    if issuers_end_s - now_s < _ISSUERS_WARN_S and end_s <= issuers_end_s:
+        what = f"{what}; that of its issuer until {_date(issuers_end_s)}, and no device's holds for longer"
+        fix = "tell the operator: edgefold authority renew; devices need nothing then"
+        return Finding(name="certificate", state="warning", what=what, fix=fix)
     return Finding(name="certificate", state="ok", what=what)
 
 
@@ -154,7 +164,7 @@ def check_bundles(device: Device) -> Finding:
 
 def check_data(device: Device) -> Finding:
     """Whether the data file is there, readable, and has examples; whether they fit the task is the engine's check."""
-    path, most = device.here / device.config.data.train, device.config.data.max_examples
+    path, most = examples_path(device.here, device.config), device.config.data.max_examples
     try:
         if path.suffix.lower() == ".npz":
             n_bytes = path.stat().st_size
@@ -164,6 +174,25 @@ def check_data(device: Device) -> Finding:
         fix = "point data.train at a .jsonl, .csv or .npz file with at least one example, readable by the agent's user"
         return Finding(name="data", state="failed", what=str(error), fix=fix)
     return Finding(name="data", state="ok", what=f"{path}: {n_rows} examples")
+
+
+def check_privacy(device: Device) -> Finding:
+    """Whether the record of what the examples have paid is whole, and anything of the owner's bound is left."""
+    settings, folder = device.config.privacy, device.here / device.config.device.folder
+    record = SampleRecord(folder)
+    try:
+        what = record.summary(max_epsilon=settings.max_sample_epsilon, delta=settings.sample_delta)
+    except StorageError as error:
+        return Finding(name="privacy", state="failed", what=str(error), fix="restore the file; as the line says")
+    if what is None:
+        return Finding(
+            name="privacy", state="skipped", what="no noisy training yet, and privacy.max_sample_epsilon is not set"
+        )
+    refusal = read_refusal(folder)
+    if refusal is not None and "privacy.max_sample_epsilon" in refusal.why:
+        fix = "nothing, if that is what its owner wants; a higher privacy.max_sample_epsilon tells more of each example"
+        return Finding(name="privacy", state="warning", what=f"{what}; refused: {refusal.why}", fix=fix)
+    return Finding(name="privacy", state="ok", what=what)
 
 
 def check_memory(device: Device) -> Finding:
@@ -194,7 +223,7 @@ def check_engine(device: Device) -> Finding:
         for bundle in device.bundles:
             names.append(choose_engine(settings.engine, bundle.manifest.engines))
             if not device.is_running:
-                sets = {"own": str(device.here / device.config.data.train)}
+                sets = {"own": str(examples_path(device.here, device.config))}
                 job = EvaluateJob(
                     bundle=str(bundle.folder), sets=sets, batch_size=1, max_examples=_TRIAL_EXAMPLES, engine=names[-1]
                 )

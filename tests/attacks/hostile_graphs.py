@@ -61,6 +61,8 @@ def attacks() -> Iterator[tuple[str, str, bytes]]:
     yield "a length beyond the end", "bytes where", field(1, 10) + b"\x3a\xff\xff\xff\xff\x07"
     yield "an endless number", "too long", b"\x08" + b"\xff" * 64
     yield "a group", "wire type 3", b"\x3b" * 100
+    packed = field(1, b"\x01" * MAX_FIELDS) + field(2, 1)
+    yield "a shape of half a million packed sizes", "more fields", model(graph(GOOD_NODE, tensors=(packed,)))
     yield "more fields than there may be", "more fields", model(graph(extra=b"\x5a\x00" * MAX_FIELDS))
 
 

@@ -52,6 +52,16 @@ def test_central_noise_hides_a_member_and_without_it_nothing_does(pool: Pool) ->
     assert bare.membership_auc > 0.8
 
 
+def test_noise_of_the_devices_own_hides_a_member_of_a_sum_and_without_it_nothing_does(pool: Pool) -> None:
+    """As above, and a little better: noise for devices that may drop out is there although nobody does."""
+    fold = dataclasses.replace(FOLD, view="noisy-sum", n_devices=5)
+    noisy = rates(pool, dataclasses.replace(fold, noise_multiplier=3.0))
+    bare = rates(pool, dataclasses.replace(fold, noise_multiplier=1e-3))
+    assert 0.4 < noisy.membership_auc < 0.7
+    assert noisy.identified < 0.1
+    assert bare.membership_auc > 0.7
+
+
 def test_dp_sgd_hides_an_example_from_the_aggregator_and_without_noise_does_not(pool: Pool) -> None:
     dp = SampleDp(clip=1.0, noise_multiplier=1.0)
     noisy = rates(pool, Case(view="update", n_examples=16, dp=dp))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.fuzz.files import file_targets
+from tests.fuzz.inputs import input_targets
 from tests.fuzz.targets import protocol_targets
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ __all__ = ["FOLDER", "NAMES", "keep", "kept", "target"]
 FOLDER: Final = Path(__file__).parent / "corpus"
 _MAX_KEPT: Final = 40  # a target
 _MAX_KEPT_BYTES: Final = 4096
-_TARGETS: Final = {target.name: target for target in (*protocol_targets(), *file_targets())}
+_TARGETS: Final = {target.name: target for target in (*protocol_targets(), *file_targets(), *input_targets())}
 NAMES: Final = tuple(_TARGETS)
 
 

@@ -17,7 +17,9 @@ _COUNTED: Final = f"{_TEST_INTAKE}::test_a_refused_message_is_counted_and_the_ro
 _ATTACKS: Final = "tests/attacks/test_attacks.py"
 _LYING: Final = "tests/protocol/secure_sum/test_lying_server.py"
 _STEPS: Final = "tests/edge_agent/trainer/test_private_steps.py"
+_BUDGET: Final = "tests/edge_agent/test_sample_budget.py"
 _SECOND: Final = "tests/attacks/test_second_signature.py"
+_ISSUING: Final = "tests/aggregator/adapters/test_issuing_keys.py"
 _SECOND_KEYS: Final = "tests/aggregator/test_second_keys.py"
 _REPLAY: Final = "tests/attacks/test_replay.py"
 _DEVICE: Final = "protocol/secure_sum/device.py"
@@ -241,6 +243,14 @@ MUTANTS: Final = (
         tests=("tests/aggregator/test_issuance.py::test_a_revoked_device_is_unknown_at_once_and_does_not_come_back",),
     ),
     Mutant(
+        name="former-lists",
+        row="come back with a certificate by a former issuing key",
+        file="aggregator/adapters/authority.py",
+        old="self._keys = (present, *former_keys(self._folder, present))",
+        new="self._keys = (present,)",
+        tests=(f"{_ISSUING}::test_there_is_a_revocation_list_of_each_issuing_key_by_itself",),
+    ),
+    Mutant(
         name="example-clip",
         row="learn a single example from an update, where the plan has `dp`",
         file="edge_agent/trainer/private_steps.py",
@@ -271,5 +281,32 @@ MUTANTS: Final = (
         old="    _check_adverts(view, directory)\n",
         new="",
         tests=(f"{_LYING}::test_the_server_cannot_take_a_devices_place",),
+    ),
+    Mutant(
+        name="sample-bound",
+        row="ask for round after round, under any task's name, until the noise says nothing",
+        file="edge_agent/adapters/sample_record.py",
+        old="    if epsilon <= max_epsilon:",
+        new="    if epsilon <= 10 * max_epsilon:",
+        tests=(
+            f"{_BUDGET}::test_what_would_pass_the_owners_bound_is_refused_and_costs_nothing",
+            f"{_BUDGET}::test_a_round_beyond_the_bound_is_declined_and_the_status_says_why",
+        ),
+    ),
+    Mutant(
+        name="sample-charge",
+        row="ask for round after round, under any task's name, until the noise says nothing",
+        file="edge_agent/adapters/sample_record.py",
+        old="        write_bytes(self._path, cbor.dumps(plain(after)))",
+        new="        cbor.dumps(plain(after))",
+        tests=(f"{_BUDGET}::test_trainings_of_all_tasks_add_up_to_what_the_accountant_says",),
+    ),
+    Mutant(
+        name="noise-charge",
+        row="ask a device for sum after sum, under any task's name",
+        file="edge_agent/sums.py",
+        old='        if step == "inputs" and (terms',
+        new='        if step == "never" and (terms',
+        tests=("tests/edge_agent/test_sums.py::test_the_charge_is_on_the_disk_before_the_noisy_vector_can_be_sent",),
     ),
 )

@@ -69,7 +69,7 @@ def test_a_missing_file_is_one_line(here: Path, what: str, words: str) -> None:
 
 def started(here: Path) -> tuple[Beside, int]:
     config = load(AgentConfig, here / "agent.toml")
-    beside = beside_rounds(here, config, [open_bundle(here / "bundle")])
+    beside = beside_rounds(here, config, {open_bundle(here / "bundle").id: here / "bundle"})
     assert beside is not None
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
