@@ -16,6 +16,7 @@ from edge_agent.adapters.fetched_bundles import whole_folders
 from edge_agent.adapters.identity import Enrolment
 from edge_agent.adapters.refusal import read_refusal
 from edge_agent.adapters.sample_record import SampleRecord
+from edge_agent.config import examples_path
 from edge_agent.doctor.finding import Finding
 from edge_agent.parties import believed_service, own_key
 from edge_agent.renewal import AT_FRACTION
@@ -163,7 +164,7 @@ def check_bundles(device: Device) -> Finding:
 
 def check_data(device: Device) -> Finding:
     """Whether the data file is there, readable, and has examples; whether they fit the task is the engine's check."""
-    path, most = device.here / device.config.data.train, device.config.data.max_examples
+    path, most = examples_path(device.here, device.config), device.config.data.max_examples
     try:
         if path.suffix.lower() == ".npz":
             n_bytes = path.stat().st_size
@@ -222,7 +223,7 @@ def check_engine(device: Device) -> Finding:
         for bundle in device.bundles:
             names.append(choose_engine(settings.engine, bundle.manifest.engines))
             if not device.is_running:
-                sets = {"own": str(device.here / device.config.data.train)}
+                sets = {"own": str(examples_path(device.here, device.config))}
                 job = EvaluateJob(
                     bundle=str(bundle.folder), sets=sets, batch_size=1, max_examples=_TRIAL_EXAMPLES, engine=names[-1]
                 )

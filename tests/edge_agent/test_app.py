@@ -13,6 +13,7 @@ from edge_agent.adapters.device_folder import DeviceFolder, read_receipt
 from edge_agent.app import Agent
 from edge_agent.config import AgentConfig, BrokerSettings, DataSettings, DeviceSettings, TrainerSettings
 from edge_agent.core.session import SendJoin
+from edge_agent.lessons import Lessons
 from edge_agent.privacy_settings import PrivacySettings
 from host.memory_link import MemoryBroker
 from protocol import codec, topics
@@ -134,7 +135,7 @@ class Rig:
         )
         self.agent = Agent(
             config,
-            data=self.folder / "x.jsonl",
+            lessons=Lessons(self.folder / "x.jsonl"),
             bundles={BUNDLE: self.folder / "bundle"},
             key=self.device_key,
             link=self.link,
@@ -321,6 +322,20 @@ def test_a_later_round_ends_the_trainer_and_is_joined(rig: Rig) -> None:
     rig.say(rig.announce(2))
     assert rig.trainer.n_closed == 1
     assert [join.round for join in rig.heard(Join)] == [1, 2]
+
+
+def test_work_of_an_asynchronous_task_goes_on_and_the_newest_is_joined_after_it(rig: Rig) -> None:
+    rig.say(rig.announce(1))
+    rig.say(rig.work(1))
+    for round_ in (2, 3):
+        rig.say(replace(rig.announce(round_), oldest_round=1))
+    assert rig.trainer.n_closed == 0
+    rig.trainer.finish()
+    rig.turns()
+    (update,) = rig.heard(Update)
+    assert (update.round, update.version) == (1, 0)
+    rig.say(rig.receipt(update))
+    assert [join.round for join in rig.heard(Join)] == [1, 3]
 
 
 def test_an_engine_that_fails_twice_skips_the_round_and_takes_the_next(rig: Rig) -> None:
