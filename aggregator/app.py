@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from aggregator.runner import Runner
     from aggregator.steering import Steering
     from aggregator.task_setup import World
+    from aggregator.trust_upkeep import TrustUpkeep
     from host.link import Link
     from protocol.messages import Join, Reason, SumStep, Update
 
@@ -61,6 +62,7 @@ class Trust:
     issuance: Issuance
     desk: ClaimDesk
     revocations: Revocations
+    upkeep: TrustUpkeep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +127,7 @@ class Service:
         for supervisor in self._parts.supervisors:
             supervisor.tick(now_s)
         if self._parts.trust is not None:
+            self._parts.trust.upkeep.tick(now_s)
             self._parts.trust.revocations.tick(now_s)
             self._parts.trust.desk.tick()
         self._advance()

@@ -83,7 +83,8 @@ def _key_files(config: Config, folders: Folders) -> Iterator[tuple[str, Path]]:
         yield f"keys/task/{path.name}", path
     if config.authority is not None:
         for path in sorted(Path(config.authority.folder).glob("*.[kp]e[ym]")):
-            if path.name != _ROOT_KEY and path.stem.isalpha():
+            is_lasting = path.stem.isalpha() or path.stem.startswith(("issuing-", "former-"))
+            if path.name != _ROOT_KEY and is_lasting:
                 yield f"keys/authority/{path.name}", path
 
 

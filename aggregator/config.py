@@ -152,6 +152,8 @@ class TaskSettings:
             raise FieldError("plan.terms: they are the strategy's to set, see strategy_options")
         check_dp(self)
         check_mode(self)
+        if self.selection.prefer_within_s is not None and self.privacy.is_secure_sum:
+            raise FieldError("selection.prefer_within_s: a secure sum does not show how long a single device took")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,8 +183,12 @@ class Config:
             raise FieldError(f"task: the id {twice[0]} occurs twice")
 
 
-def load_config(path: Path) -> Config:
+def load_config(path: Path, *, insecure_loopback: bool = False) -> Config:
     """Return the configuration in ``path``, its relative paths made absolute.
+
+    Args:
+        path: ``aggregator.toml``.
+        insecure_loopback: said on the command line, it stands for ``broker.insecure_loopback = true``.
 
     Raises:
         ConfigError: see ``host.config.load`` (the user's fault).
@@ -199,6 +205,9 @@ def load_config(path: Path) -> Config:
     registry = None if devices.registry is None else resolve(devices.registry)
     return dataclasses.replace(
         config,
+        broker=dataclasses.replace(
+            config.broker, insecure_loopback=config.broker.insecure_loopback or insecure_loopback
+        ),
         service=dataclasses.replace(service, folder=resolve(service.folder), key=resolve(service.key)),
         authority=authority,
         devices=dataclasses.replace(devices, registry=registry),
@@ -216,5 +225,9 @@ def resolve_task(task: TaskSettings, folder: Path) -> TaskSettings:
     if evaluation is not None:
         sets = {name: resolve(text) for name, text in evaluation.sets.items()}
         evaluation = dataclasses.replace(evaluation, sets=sets)
-    privacy = task.privacy.resolved(resolve)
-    return dataclasses.replace(task, bundle=resolve(task.bundle), evaluation=evaluation, privacy=privacy)
+    privacy, selection = task.privacy.resolved(resolve), task.selection
+    if selection.tags is not None:
+        selection = dataclasses.replace(selection, tags=resolve(selection.tags))
+    return dataclasses.replace(
+        task, bundle=resolve(task.bundle), evaluation=evaluation, privacy=privacy, selection=selection
+    )

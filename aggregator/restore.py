@@ -7,6 +7,7 @@ makes the rest count, comes last and at once, so that an interrupted restore can
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -131,8 +132,9 @@ def _write_keys(config: Config, folders: Folders, backup: OpenedBackup) -> None:
     key = Path(config.service.key)
     if "keys/service.key" not in members and not key.exists():
         raise ConfigError(f"{key}: not there, nor in the backup (made without --with-keys): devices believe no other")
-    has_authority = config.authority is None or (Path(config.authority.folder) / "issuing.key").exists()
-    if config.authority is not None and not has_authority and "keys/authority/issuing.key" not in members:
+    has_authority = config.authority is None or any(Path(config.authority.folder).glob("issuing*.key"))
+    brings_authority = any(re.fullmatch(r"keys/authority/issuing(-[0-9a-f]+)?\.key", member) for member in members)
+    if config.authority is not None and not has_authority and not brings_authority:
         raise ConfigError(f"{config.authority.folder}: no authority there, nor in the backup; put it back first")
     for member, path in members.items():
         if path is None:

@@ -23,9 +23,11 @@ from aggregator.adapters.registry import DeviceRegistry, EnrolledDevices
 from aggregator.adapters.spent_file import SpentFile
 from aggregator.adapters.sql_devices import SqlDevices
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
+from aggregator.adapters.sql_pruning import SqlPruning
 from aggregator.adapters.sql_retention import SqlRetention
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.sql_sums import SqlSums
+from aggregator.adapters.tag_file import TagFile
 from aggregator.adapters.task_keys import FolderTaskKeys
 from aggregator.brokers import Brokers, make_brokers
 from aggregator.bundle_shelf import BundleShelf
@@ -147,6 +149,8 @@ class Workshop:
         self.enrolled = SqlDevices(self.folders.database)
         self._stack.callback(self.enrolled.close)
         self.devices = EnrolledDevices(self.enrolled, file)
+        self.pruning = SqlPruning(self.folders.database)
+        self._stack.callback(self.pruning.close)
         sums = SqlSums(self.folders.database)
         self._stack.callback(sums.close)
         blobs = FolderBlobStore(self.folders.blobs)
@@ -161,7 +165,9 @@ class Workshop:
             keep_folded_updates=service.keep_folded_updates,
             fold_workers=service.fold_workers,
             sums=SumParts(
-                store=sums, directory=DeviceDirectory(self.devices), chain_of=chain_source(self.config, self.enrolled)
+                store=sums,
+                directory=DeviceDirectory(self.devices),
+                chain_of=chain_source(self.config, self.enrolled, SystemClock()),
             ),
         )
         retention = SqlRetention(self.folders.database)
@@ -232,6 +238,7 @@ def open_task(settings: TaskSettings, folders: Folders, *, make_key: bool) -> Ta
         keys=FolderTaskKeys(folders.task_key(settings.id), make=make_key),
         strategy=strategy,
         spent=_spent_file(settings, folders),
+        tags=None if settings.selection.tags is None else TagFile(Path(settings.selection.tags)),
     )
 
 

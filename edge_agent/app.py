@@ -52,7 +52,14 @@ from host.durable import read_bytes, write_bytes
 from host.link import LinkDown, LinkUp, Received
 from host.logs import event as log
 from protocol import topics
-from protocol.errors import EdgefoldError, EngineError, LocalProtocolError, RemoteProtocolError, StorageError
+from protocol.errors import (
+    ConfigError,
+    EdgefoldError,
+    EngineError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    StorageError,
+)
 from protocol.jobs import UPDATE_FILE, Progress, SumStepResult, TrainJob, TrainResult
 from protocol.messages import (
     MAX_MESSAGE_BYTES,
@@ -77,6 +84,7 @@ if TYPE_CHECKING:
     from edge_agent.bundle_fetch import BundleFetch
     from edge_agent.conduct import Conduct
     from edge_agent.config import AgentConfig
+    from edge_agent.lessons import Lessons
     from edge_agent.ports import Beside, Running, StartTrainer
     from edge_agent.renewal import Renewal
     from edge_agent.sums import DeviceSums
@@ -100,7 +108,7 @@ class Agent:
         self,
         config: AgentConfig,
         *,
-        data: Path,
+        lessons: Lessons,
         bundles: Mapping[str, Path],
         key: SigningKey,
         link: Link,
@@ -117,7 +125,7 @@ class Agent:
 
         Args:
             config: the device's settings.
-            data: the file of examples.
+            lessons: what rounds train on.
             bundles: folders of the checked bundles by id.
             key: the device's signing key.
             link: a link subscribed to this device's ``down`` topics and the announcements.
@@ -135,11 +143,11 @@ class Agent:
             config.trainer,
             config.data.max_examples,
         )
-        self._data, self._bundles, self._key = data, dict(bundles), key
+        self._lessons, self._bundles, self._key = lessons, dict(bundles), key
         self._fetch, self._conduct = fetch, conduct
         self._service, self._renewal, self._sums, self._beside = service_key, renewal, sums, beside
         self._link, self._folder, self._start_trainer = link, folder, start_trainer
-        self._budget = SampleBudget(config.privacy, folder=folder.root, data=data)
+        self._budget = SampleBudget(config.privacy, folder=folder.root, data=lessons.data)
         self._state = folder.load_state()
         self._seal_of_adapter = AdapterSeal(fleet=config.device.fleet, device=config.device.id)
         self._announced: dict[str, Announce] = {}  # the latest of each task, to choose from when idle
@@ -198,7 +206,8 @@ class Agent:
         self._renew_if_due()
         self._fetch_bundles()
         if self._beside is not None:
-            self._beside.turn(is_idle=self._state.phase == "idle" and self._running is None)
+            may_train = self._conduct is None or self._conduct.may_train
+            self._beside.turn(is_idle=self._state.phase == "idle" and self._running is None and may_train)
 
     def _on_message(self, message: Received) -> None:
         try:
@@ -431,13 +440,20 @@ class Agent:
             return
         work = self._folder.load_work()
         self._folder.clear_scratch()
+        try:
+            lesson = self._lessons.of(job.task, work.plan)
+        except (ConfigError, StorageError) as error:
+            self._ends.put((self._n_stopped, job, error))
+            return
         adapter = self._folder.scratch / "adapter.payload"
         write_bytes(adapter, work.adapter)
         residual = self._left(self._state.residual_of.get(job.task), self._folder.residual_path)
         kept = self._left(self._state.kept_of.get(job.task), self._folder.kept_path)
         train_job = TrainJob(
             bundle=str(self._bundles[job.bundle_id]),
-            data=str(self._data),
+            data=lesson.data,
+            replay=lesson.replay,
+            memory=lesson.memory,
             out=str(self._folder.scratch),
             plan=work.plan,
             adapter=str(adapter),
@@ -498,6 +514,7 @@ class Agent:
             peak_memory_bytes=outcome.peak_memory_bytes,
         )
         work = self._folder.load_work()
+        self._lessons.learnt(job.task, job.round, self._folder.scratch)
         if work.secure_sum is None:
             delta = read_bytes(self._folder.scratch / UPDATE_FILE, max_bytes=MAX_MESSAGE_BYTES)
             device = self._device

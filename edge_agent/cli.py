@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edge_agent.examples_cli import examples, forget, label
 from edge_agent.health_cli import doctor, status
 from edge_agent.predict_cli import predict
 
@@ -44,6 +45,9 @@ def agent() -> None:
 agent.add_command(doctor)
 agent.add_command(status)
 agent.add_command(predict)
+agent.add_command(examples)
+agent.add_command(label)
+agent.add_command(forget)
 
 
 @agent.command()
@@ -149,7 +153,7 @@ def _run(config_path: Path, config: AgentConfig) -> None:
     from edge_agent.adapters.device_folder import DeviceFolder  # noqa: PLC0415
     from edge_agent.adapters.sensors import make_sensors  # noqa: PLC0415
     from edge_agent.app import Agent  # noqa: PLC0415
-    from edge_agent.beside import beside_rounds  # noqa: PLC0415
+    from edge_agent.beside import beside_rounds, lessons_of  # noqa: PLC0415
     from edge_agent.bundle_setup import DeviceBundles  # noqa: PLC0415
     from edge_agent.conduct import Conduct  # noqa: PLC0415
     from edge_agent.trainer_starts import make_launch, step_starter, trainer_starter  # noqa: PLC0415
@@ -182,7 +186,7 @@ def _run(config_path: Path, config: AgentConfig) -> None:
     try:
         Agent(
             config,
-            data=here / config.data.train,
+            lessons=lessons_of(here, config),
             bundles=bundles.folders,
             key=key,
             link=link,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.dialects.sqlite import insert
 
 from aggregator.adapters.sql_database import SqlDatabase
@@ -53,6 +53,11 @@ class SqlDevices(SqlDatabase):
         """Return a device's certificates, the last to end first."""
         of_device = CERTIFICATES.c.device == device
         return self._records(CertificateRecord, CERTIFICATES, of_device, order=CERTIFICATES.c.ends_unix_s.desc())
+
+    def last_end_unix_s(self) -> float | None:
+        """Return when the last certificate ends, or None if none was given."""
+        with self._reading() as connection:
+            return connection.execute(select(func.max(CERTIFICATES.c.ends_unix_s))).scalar()
 
     def revoked_serials(self, unix_s: float) -> list[int]:
         """Return the serial numbers of revoked devices' certificates that have not ended."""

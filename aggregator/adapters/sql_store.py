@@ -24,6 +24,7 @@ from aggregator.adapters.tables import (
     UPDATES,
     VERSIONS,
 )
+from aggregator.core.pace import Participation
 from aggregator.core.records import (
     Evaluation,
     RoundRecord,
@@ -128,6 +129,23 @@ class SqlStore(SqlDatabase):
         with self._reading() as connection:
             rows = connection.execute(query.where(of_round(UPDATES, task, round_)))
             return {device: max(0.0, took_s) for device, took_s in rows}
+
+    def last_participation(self, task: str, device: str) -> Participation | None:
+        """Return the device's last round that it answered or that is over; None if there is none."""
+        p, u, r = PARTICIPANTS.c, UPDATES.c, ROUNDS.c
+        pair = and_(p.task == u.task, p.round == u.round, p.device == u.device)
+        seconds = func.coalesce(u.taken_unix_s, r.closed_unix_s) - p.joined_unix_s
+        query = (
+            select(seconds, u.update_id.is_not(None))
+            .outerjoin_from(PARTICIPANTS, UPDATES, pair)
+            .join(ROUNDS, and_(r.task == p.task, r.round == p.round))
+            .where(p.task == task, p.device == device, seconds.is_not(None))
+            .order_by(p.round.desc())
+            .limit(1)
+        )
+        with self._reading() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else Participation(seconds=max(0.0, row[0]), is_answered=bool(row[1]))
 
     def taken(self, update_id: bytes) -> UpdateRecord | None:
         """Return the accepted update with this id."""

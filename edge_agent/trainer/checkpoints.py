@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import numpy as np
 
+from edge_agent.adapters.example_views import file_of
 from host.arrays import load_npz
 from host.durable import make_folder, open_plain, remove, sweep, write_bytes
 from protocol.errors import StorageError
@@ -124,7 +125,7 @@ class Checkpoints:
 
 def _digest(job: TrainJob, bundle_id: str) -> str:
     """Return what tells this job's training from any other's."""
-    files = [None if path is None else _file_digest(Path(path)) for path in (job.data, job.adapter, job.kept)]
+    files = [None if path is None else _file_digest(file_of(Path(path))) for path in (job.data, job.adapter, job.kept)]
     facts = [plain(job.plan), bundle_id, files, job.engine, job.threads, job.max_examples]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

@@ -38,6 +38,7 @@ from protocol.errors import ConfigError, EngineError
 from protocol.jobs import (
     DELTA_FILE,
     KEPT_FILE,
+    PERSONAL_FILE,
     RESIDUAL_FILE,
     UPDATE_FILE,
     CheckJob,
@@ -104,6 +105,8 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
     out = Path(job.out)
     if remembering is not None and job.plan.continual is not None and job.plan.continual.needs_memory:
         save_memory(out, remembering.consolidate(theta, data))
+    if job.keep_delta:
+        save_vector(out / PERSONAL_FILE, theta - terms.start)
     if job.sum_clip is not None:
         n_bytes = _write_bounded(out, delta, job.sum_clip, is_norm=job.sum_clips_norm)
     else:
@@ -129,6 +132,8 @@ def evaluate(job: EvaluateJob, report: Report, *, started: float) -> EvaluateRes
     """
     bundle = open_bundle(Path(job.bundle))
     theta = _adapter(bundle, job.adapter, n_values=bundle.layout.n_params)
+    if job.personal is not None:
+        theta += _vector(Path(job.personal), bundle.layout.n_params)
     engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
     results = {}
     for done, (name, path) in enumerate(job.sets.items()):

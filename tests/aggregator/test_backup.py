@@ -12,6 +12,7 @@ import sys
 import tarfile
 import time
 from contextlib import ExitStack, closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ import numpy as np
 import pytest
 
 from aggregator.adapters import backup_archive, migrations, sql_dump, sql_restore
+from aggregator.adapters.authority import Authority, make_authority
+from aggregator.adapters.issuing_keys import renew_issuing
 from aggregator.adapters.spent_file import SpentFile
 from aggregator.adapters.sql_database import changed_database
 from aggregator.adapters.sql_devices import SqlDevices
@@ -317,6 +320,24 @@ def test_keys_come_back_where_they_were_lost(played: Played) -> None:
     assert played.bench.setup.keys.of_round(1).raw == key
     assert stat.S_IMODE((played.bench.folder / "service.key").stat().st_mode) == 0o600
     played.bench.play(*played.devices)
+
+
+def test_an_authority_whose_issuing_key_was_renewed_comes_back_whole(played: Played) -> None:
+    folder, now = played.bench.folder / "ca", datetime.now(UTC)
+    make_authority(folder, fleet=FLEET, host="127.0.0.1", now=now)
+    root_key = (folder / "root.key").rename(played.bench.folder / "offline.key")
+    until_unix_s = now.timestamp() + 86_400.0
+    renew_issuing(folder, FLEET, root_key_file=root_key, keep_until_unix_s=until_unix_s, now=now)
+    with Path(played.config).open("a", encoding="utf-8") as config:
+        config.write('[authority]\nfolder = "ca"\nhost = "127.0.0.1"\n')
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    played.back_up("--with-keys")
+    played.lose()
+    shutil.rmtree(folder)
+    said = played.restore()
+    assert said.code == 0, said.err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    Authority(folder).write_crl([], unix_s=now.timestamp())
 
 
 def test_a_restore_without_the_services_key_is_refused_before_anything_is_written(played: Played) -> None:

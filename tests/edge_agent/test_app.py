@@ -13,6 +13,7 @@ from edge_agent.adapters.device_folder import DeviceFolder, read_receipt
 from edge_agent.app import Agent
 from edge_agent.config import AgentConfig, BrokerSettings, DataSettings, DeviceSettings, TrainerSettings
 from edge_agent.core.session import SendJoin
+from edge_agent.lessons import Lessons
 from edge_agent.privacy_settings import PrivacySettings
 from host.memory_link import MemoryBroker
 from protocol import codec, topics
@@ -134,7 +135,7 @@ class Rig:
         )
         self.agent = Agent(
             config,
-            data=self.folder / "x.jsonl",
+            lessons=Lessons(self.folder / "x.jsonl"),
             bundles={BUNDLE: self.folder / "bundle"},
             key=self.device_key,
             link=self.link,
