@@ -29,6 +29,7 @@ _COMMANDS: Final = {
     "task": ("aggregator.task_cli", "task", "Create tasks, look at them, pause, stop, roll back, export."),
     "strategies": ("aggregator.cli", "strategies", "List the fold strategies and what each needs."),
     "devices": ("aggregator.cli", "devices", "Let devices in and shut them out."),
+    "authority": ("aggregator.authority_cli", "authority", "Look after the keys that sign the fleet's certificates."),
     "backup": ("aggregator.backup_cli", "backup", "Write a service's whole state to one file, while it runs."),
     "restore": ("aggregator.backup_cli", "restore", "Make a service again from a backup."),
     "simulate": ("deploy.simulate.cli", "simulate", "Try a service with thousands of virtual devices."),

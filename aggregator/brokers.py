@@ -85,7 +85,8 @@ def _elsewhere(config: Config, url: str, authority: Authority | None) -> Brokers
 def _insecure(config: Config, folder: Path, max_packet_bytes: int) -> Brokers:
     if not config.broker.insecure_loopback:
         raise ConfigError(
-            "broker: a broker without certificates needs broker.insecure_loopback = true and serves this machine only; "
+            "broker: a broker without certificates needs broker.insecure_loopback = true, or --insecure-loopback, and "
+            "serves this machine only; "
             "for a real fleet: edgefold serve init"
         )
     supervisor = _start(config, folder / "broker", None, port=config.broker.port, max_packet_bytes=max_packet_bytes)

@@ -16,6 +16,11 @@ CONFIG_OPTION = click.option(
     type=click.Path(path_type=Path),
     help="The service's settings, aggregator.toml; docs/aggregator.md explains each.",
 )
+INSECURE_OPTION = click.option(
+    "--insecure-loopback",
+    is_flag=True,
+    help="As broker.insecure_loopback = true: a broker without certificates, for this machine alone.",
+)
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _YEAR_S = 365 * 86_400
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
@@ -41,8 +46,9 @@ class _Expiry(click.ParamType[float]):
     help="The service's settings, aggregator.toml; docs/aggregator.md explains each.",
 )
 @click.option("--exit-when-done", is_flag=True, help="Exit with 0 once every task is finished and evaluated.")
+@INSECURE_OPTION
 @click.pass_context
-def serve(ctx: click.Context, config_path: Path | None, *, exit_when_done: bool) -> None:
+def serve(ctx: click.Context, config_path: Path | None, *, exit_when_done: bool, insecure_loopback: bool) -> None:
     """Run the aggregator: open tasks, run rounds, fold updates. `serve init` makes a new fleet first.
 
     Starts and watches a broker too, unless the settings name one by URL. Everything durable is under service.folder:
@@ -55,7 +61,7 @@ def serve(ctx: click.Context, config_path: Path | None, *, exit_when_done: bool)
     from aggregator.config import load_config  # noqa: PLC0415 - a command loads what it uses
     from aggregator.serve import run_service  # noqa: PLC0415
 
-    run_service(load_config(config_path), exit_when_done=exit_when_done)
+    run_service(load_config(config_path, insecure_loopback=insecure_loopback), exit_when_done=exit_when_done)
 
 
 @serve.command()
@@ -126,12 +132,13 @@ def gc(config_path: Path, *, dry_run: bool, as_json: bool) -> None:
 
 @click.command()
 @CONFIG_OPTION
-def broker(config_path: Path) -> None:
+@INSECURE_OPTION
+def broker(config_path: Path, *, insecure_loopback: bool) -> None:
     """Run only the MQTT broker of the settings' [broker] table, apart from the aggregator."""
     from aggregator.config import load_config  # noqa: PLC0415
     from aggregator.serve import run_broker  # noqa: PLC0415
 
-    run_broker(load_config(config_path))
+    run_broker(load_config(config_path, insecure_loopback=insecure_loopback))
 
 
 @click.command()

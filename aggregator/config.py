@@ -48,6 +48,8 @@ class ServiceSettings:
 
     fleet: Name
     folder: PathText
+    database: Annotated[str, Length(1, 1024)] | None = None  # postgresql+psycopg://...; None: SQLite in the folder
+    database_password_file: PathText | None = None
     key: PathText  # Ed25519, hex; made with mode 0600 if it is missing
     # Kept, they let `edgefold task verify` fold again; without a bound in [service.retention] they only grow.
     keep_folded_updates: bool = False
@@ -152,6 +154,8 @@ class TaskSettings:
             raise FieldError("plan.terms: they are the strategy's to set, see strategy_options")
         check_dp(self)
         check_mode(self)
+        if self.selection.prefer_within_s is not None and self.privacy.is_secure_sum:
+            raise FieldError("selection.prefer_within_s: a secure sum does not show how long a single device took")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,8 +185,12 @@ class Config:
             raise FieldError(f"task: the id {twice[0]} occurs twice")
 
 
-def load_config(path: Path) -> Config:
+def load_config(path: Path, *, insecure_loopback: bool = False) -> Config:
     """Return the configuration in ``path``, its relative paths made absolute.
+
+    Args:
+        path: ``aggregator.toml``.
+        insecure_loopback: said on the command line, it stands for ``broker.insecure_loopback = true``.
 
     Raises:
         ConfigError: see ``host.config.load`` (the user's fault).
@@ -197,9 +205,15 @@ def load_config(path: Path) -> Config:
     if authority is not None:
         authority = dataclasses.replace(authority, folder=resolve(authority.folder))
     registry = None if devices.registry is None else resolve(devices.registry)
+    password_file = None if service.database_password_file is None else resolve(service.database_password_file)
     return dataclasses.replace(
         config,
-        service=dataclasses.replace(service, folder=resolve(service.folder), key=resolve(service.key)),
+        broker=dataclasses.replace(
+            config.broker, insecure_loopback=config.broker.insecure_loopback or insecure_loopback
+        ),
+        service=dataclasses.replace(
+            service, folder=resolve(service.folder), key=resolve(service.key), database_password_file=password_file
+        ),
         authority=authority,
         devices=dataclasses.replace(devices, registry=registry),
         task=tuple(resolve_task(task, folder) for task in config.task),
@@ -216,5 +230,9 @@ def resolve_task(task: TaskSettings, folder: Path) -> TaskSettings:
     if evaluation is not None:
         sets = {name: resolve(text) for name, text in evaluation.sets.items()}
         evaluation = dataclasses.replace(evaluation, sets=sets)
-    privacy = task.privacy.resolved(resolve)
-    return dataclasses.replace(task, bundle=resolve(task.bundle), evaluation=evaluation, privacy=privacy)
+    privacy, selection = task.privacy.resolved(resolve), task.selection
+    if selection.tags is not None:
+        selection = dataclasses.replace(selection, tags=resolve(selection.tags))
+    return dataclasses.replace(
+        task, bundle=resolve(task.bundle), evaluation=evaluation, privacy=privacy, selection=selection
+    )

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from cryptography import x509
 
+from aggregator.adapters.authority import Authority
 from aggregator.adapters.registry import DeviceRegistry
 from aggregator.adapters.sql_devices import SqlDevices
 from aggregator.brokers import open_authority
 from aggregator.config import load_config
 from aggregator.core.enrolment import TokenRecord
+from aggregator.folders import Folders, upgrade
 from aggregator.service_key import service_key
-from aggregator.setup import Folders, upgrade
 from aggregator.trust_setup import make_welcome
-from host.durable import make_folder
+from aggregator.trust_upkeep import ends_soon
 from protocol.enrolment import SECRET_BYTES, Token, fingerprint, pack_welcome, token_text
 from protocol.errors import ConfigError
 
@@ -41,7 +42,7 @@ def opened(config_path: Path) -> Iterator[DeviceDesk]:
         ConfigError, StorageError: see the parts.
     """
     config = load_config(config_path)
-    folders = Folders(root=make_folder(Path(config.service.folder)))
+    folders = Folders.of(config)
     upgrade(folders.database)
     devices = SqlDevices(folders.database)
     try:
@@ -90,7 +91,9 @@ class DeviceDesk:
         """Print one line a device."""
         facts = [self._facts(one) for one in self._devices.devices()] + self._only_in_file()
         if as_json:
-            return click.echo(json.dumps({"devices": facts}, indent=2))
+            return click.echo(json.dumps({"devices": facts, "warning": self._warning()}, indent=2))
+        if (why := self._warning()) is not None:
+            click.echo(why, err=True)
         for one in facts or [{"device": "no device has enrolled yet", "status": "", "certificate_ends": None}]:
             click.echo(f"{one['device']:<32}{one['status']:<12}{one['certificate_ends'] or ''}".rstrip())
         return None
@@ -127,6 +130,12 @@ class DeviceDesk:
         if not any(one["device"] == device for one in self._only_in_file()):
             self._known(device)
         self._devices.revoke(device, time.time())
+
+    def _warning(self) -> str | None:
+        settings = self._config.authority
+        if settings is None:
+            return None
+        return ends_soon(Authority(Path(settings.folder)).issuing_ends_unix_s, time.time())
 
     def _known(self, device: str) -> DeviceRecord:
         record = self._devices.device(device)

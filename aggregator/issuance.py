@@ -29,7 +29,7 @@ from host.link import LinkDown, LinkUp, Received
 from host.logs import event
 from protocol import topics
 from protocol.enrolment import Claim, ClaimAnswer, ClaimReason, fingerprint, open_claim, pack_welcome, seal_answer
-from protocol.errors import MalformedMessageError, RemoteProtocolError
+from protocol.errors import ConfigError, MalformedMessageError, RemoteProtocolError
 from protocol.messages import Certificate
 from protocol.signing import SERVICE, VerifyKey
 
@@ -112,7 +112,7 @@ class Issuance:
         if record is None or record.status != "approved":
             raise RemoteProtocolError(f"{device} did not enrol here", reason="bad-renewal")
         held = next(iter(self._devices.certificates(device)), None)
-        if held is not None and held.ends_unix_s - now_unix_s > _RENEW_FRACTION * self.terms.life_s:
+        if held is not None and self._is_young(held, now_unix_s):
             if not _is_for(held, renew.request, device):
                 raise RemoteProtocolError(f"{device} has a young certificate for another key", reason="bad-renewal")
             return Certificate(chain=self._issuer.chain(held.der))
@@ -124,10 +124,14 @@ class Issuance:
                 life_s=self.terms.life_s,
                 unix_s=now_unix_s,
             )
-        except MalformedMessageError as error:
+        except (MalformedMessageError, ConfigError) as error:
             raise RemoteProtocolError(str(error), reason="bad-renewal") from error
         self._devices.add_certificate(made)
         return Certificate(chain=self._issuer.chain(made.der))
+
+    def _is_young(self, held: CertificateRecord, now_unix_s: float) -> bool:
+        is_young = held.ends_unix_s - now_unix_s > _RENEW_FRACTION * self.terms.life_s
+        return is_young and self._issuer.is_by_present(held.der)
 
     def _facts(self, claim: Claim, token: TokenRecord | None, tls_key: bytes, now_unix_s: float) -> ClaimFacts:
         record = self._devices.device(claim.device)
@@ -221,6 +225,8 @@ class ClaimDesk:
             sealed = seal_answer(answer, fleet=fleet, claim_id=claim_id, answer_key=claim.answer_key, key=self._key)
         except RemoteProtocolError as error:
             self._refuse("claim-malformed", "", str(error))
+        except ConfigError as error:  # the device asks again; what is wrong is here
+            event("claim-unanswered", level=logging.ERROR, why=str(error))
         else:
             self._link.publish(topics.claim_down(fleet, claim_id), sealed)
             if answer.reason is not None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from protocol.errors import StorageError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from aggregator.core.buffer import Buffered
     from aggregator.core.enrolment import CertificateRecord, DeviceRecord, TokenRecord
+    from aggregator.core.pace import Participation
     from aggregator.core.privacy.ledger import LedgerEntry, PrivateFold, Step
     from aggregator.core.records import (
         Change,
@@ -44,6 +47,7 @@ __all__ = [
     "Accountant",
     "BlobStore",
     "Clock",
+    "DatabaseAwayError",
     "DeviceStore",
     "EvaluationRequest",
     "Evaluator",
@@ -55,8 +59,13 @@ __all__ = [
     "StoreReader",
     "SumStore",
     "Supervisor",
+    "Tags",
     "TaskKeys",
 ]
+
+
+class DatabaseAwayError(StorageError):
+    """The database is not there just now, or locked: the service waits for it, everything else gives up."""
 
 
 class TaskKeys(Protocol):
@@ -70,6 +79,13 @@ class TaskKeys(Protocol):
 
     def end_before(self, round_: int) -> None:
         """Destroy the keys that hold for earlier rounds alone."""
+
+
+class Tags(Protocol):
+    """The operator's tags of devices."""
+
+    def tag_of(self, device: str) -> str:
+        """Return the device's tag, or ``""``."""
 
 
 class Clock(Protocol):
@@ -116,6 +132,7 @@ class StoreReader(Protocol):
     def n_joined(self, task: str, round_: int) -> int: ...  # noqa: D102
     def joined(self, task: str, round_: int) -> Sequence[str]: ...  # noqa: D102
     def answer_times(self, task: str, round_: int) -> Mapping[str, float]: ...  # noqa: D102
+    def last_participation(self, task: str, device: str) -> Participation | None: ...  # noqa: D102
     def taken(self, update_id: bytes) -> UpdateRecord | None: ...  # noqa: D102
     def taken_from(self, task: str, round_: int, device: str) -> UpdateRecord | None: ...  # noqa: D102
     def updates(self, task: str, round_: int) -> Sequence[UpdateRecord]: ...  # noqa: D102
@@ -295,7 +312,11 @@ class Issuer(Protocol):
 
         Raises:
             MalformedMessageError: the request is not the device's (the peer's fault).
+            ConfigError: the issuing certificate has ended (the operator's fault).
         """
+
+    def is_by_present(self, der: bytes) -> bool:
+        """Return whether a certificate was signed by the issuing key in use."""
 
     def chain(self, der: bytes) -> tuple[bytes, ...]:
         """Return a certificate and what signed it, up to but without the root."""

@@ -7,6 +7,7 @@ makes the rest count, comes last and at once, so that an interrupted restore can
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ from aggregator.adapters.sql_restore import restore_database
 from aggregator.core.privacy.ledger import merged
 from aggregator.core.strategies import STRATEGIES
 from aggregator.created_tasks import with_created
+from aggregator.folders import Folders
 from aggregator.restored_privacy import settle
-from aggregator.setup import Folders
 from aggregator.sole_service import hold_folder
 from host.durable import make_folder, read_bytes, write_bytes
 from host.keys import second_key_file
@@ -65,7 +66,8 @@ def restore(config: Config, path: Path, *, word: PrivacyWord) -> Restored:
         backup = stack.enter_context(opened_backup(path))
         if backup.manifest.fleet != config.service.fleet:
             raise ConfigError(f"{path}: a backup of fleet {backup.manifest.fleet}, not of {config.service.fleet}")
-        folders = Folders(root=make_folder(Path(config.service.folder)))
+        folders = Folders.of(config)
+        make_folder(folders.root)
         hold_folder(folders.root, stack)
         rules = _Rules(config, folders, backup, word, unix_s=now)
         _write_keys(config, folders, backup)
@@ -131,8 +133,9 @@ def _write_keys(config: Config, folders: Folders, backup: OpenedBackup) -> None:
     key = Path(config.service.key)
     if "keys/service.key" not in members and not key.exists():
         raise ConfigError(f"{key}: not there, nor in the backup (made without --with-keys): devices believe no other")
-    has_authority = config.authority is None or (Path(config.authority.folder) / "issuing.key").exists()
-    if config.authority is not None and not has_authority and "keys/authority/issuing.key" not in members:
+    has_authority = config.authority is None or any(Path(config.authority.folder).glob("issuing*.key"))
+    brings_authority = any(re.fullmatch(r"keys/authority/issuing(-[0-9a-f]+)?\.key", member) for member in members)
+    if config.authority is not None and not has_authority and not brings_authority:
         raise ConfigError(f"{config.authority.folder}: no authority there, nor in the backup; put it back first")
     for member, path in members.items():
         if path is None:

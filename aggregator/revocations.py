@@ -37,7 +37,7 @@ class Revocations:
         self._devices, self._issuer, self._clock, self._evict = devices, issuer, clock, evict
         self._look_at_s = 0.0
         self._second_cut_at_s: dict[str, float] = {}
-        self._write_list()
+        self.write_list()
 
     def tick(self, now_s: float) -> None:
         """Do what is due."""
@@ -47,7 +47,7 @@ class Revocations:
         waiting = self._devices.to_shut_out()
         new = [device for device in waiting if device not in self._second_cut_at_s]
         if new:
-            self._write_list()
+            self.write_list()
         for device in new:
             self._second_cut_at_s[device] = now_s + _SECOND_CUT_S
             self._evict(device)
@@ -57,6 +57,7 @@ class Revocations:
             self._devices.shut_out(device)
             del self._second_cut_at_s[device]
 
-    def _write_list(self) -> None:
+    def write_list(self) -> None:
+        """Write the revocation list anew."""
         now_unix_s = self._clock.unix_s()
         self._issuer.write_crl(self._devices.revoked_serials(now_unix_s), unix_s=now_unix_s)

@@ -10,13 +10,14 @@ import secrets
 from typing import TYPE_CHECKING
 
 from aggregator.core.attendance import Attendance, patience_s
-from aggregator.core.selection import Gathering, n_places
+from aggregator.core.pace import pace_weight
+from aggregator.core.selection import StratifiedGathering, n_places
 
 if TYPE_CHECKING:
     from aggregator.config import TaskSettings
     from aggregator.core.intake import Admitted
     from aggregator.core.records import RoundRecord
-    from aggregator.ports import StoreReader
+    from aggregator.ports import StoreReader, Tags
 
 __all__ = ["RoundMembers"]
 
@@ -26,17 +27,25 @@ _KEY_BYTES = 32
 class RoundMembers:
     """Those of one round."""
 
-    def __init__(self, settings: TaskSettings, store: StoreReader, round_: RoundRecord, *, now_s: float) -> None:
+    def __init__(
+        self,
+        settings: TaskSettings,
+        store: StoreReader,
+        round_: RoundRecord,
+        *,
+        now_s: float,
+        tags: Tags | None = None,
+    ) -> None:
         """Take up the round where the store has it."""
         joined = store.joined(round_.task, round_.round)
         answered = store.answer_times(round_.task, round_.round)
         waiting = [device for device in joined if device not in answered]
-        self._selection = settings.selection
+        self._selection, self._store, self._task, self._tags = settings.selection, store, round_.task, tags
         self.n_places = n_places(settings.cohort, settings.selection.over_select)
         self.attendance = Attendance(now_s=now_s, waiting=waiting, took_s=answered.values())
-        self._gathering: Gathering[tuple[Admitted, int]] | None = None
+        self._gathering: StratifiedGathering[tuple[Admitted, int]] | None = None
         if settings.selection.gather_s > 0 and not joined:
-            self._gathering = Gathering(self.n_places, key=secrets.token_bytes(_KEY_BYTES))
+            self._gathering = StratifiedGathering(self.n_places, key=secrets.token_bytes(_KEY_BYTES))
         self._first_offer_s: float | None = None
 
     @property
@@ -50,7 +59,9 @@ class RoundMembers:
             raise ValueError("offer: nothing is gathered any more")
         if self._first_offer_s is None:
             self._first_offer_s = now_s
-        out = self._gathering.offer(admitted.device, (admitted, n_bytes))
+        device = admitted.device
+        tag = "" if self._tags is None else self._tags.tag_of(device)
+        out = self._gathering.offer(device, (admitted, n_bytes), tag=tag, weight=self._weight_of(device))
         return None if out is None else out[1][0]
 
     def chosen(self, *, now_s: float) -> list[tuple[Admitted, int]]:
@@ -61,6 +72,13 @@ class RoundMembers:
             return []
         chosen, self._gathering = self._gathering.chosen(), None
         return [said for _, said in chosen]
+
+    def _weight_of(self, device: str) -> float:
+        within_s = self._selection.prefer_within_s
+        if within_s is None:
+            return 1.0
+        last = self._store.last_participation(self._task, device)
+        return pace_weight(last, within_s=within_s, exploration=self._selection.exploration)
 
     @property
     def patience_s(self) -> float | None:

@@ -318,7 +318,7 @@ class TaskRunner:
             self.setup.keys.end_before(self._round.round)
         self._n_accepted = len(store.updates(self.task, self._round.round))
         now_s = self._world.clock.monotonic_s()
-        self._members = RoundMembers(self.setup.settings, store, self._round, now_s=now_s)
+        self._members = RoundMembers(self.setup.settings, store, self._round, now_s=now_s, tags=self.setup.tags)
         is_summing = self.setup.sum_terms is not None and self._round.state in SUM_STATES.values()
         self._sum = SumRound(self.setup, self._world, self._round) if is_summing else None
         # A machine without a battery clock may wake up in 1970: no wait is longer than the settings say.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aggregator.conversation import Conversation
     from aggregator.core.folding import Strategy
     from aggregator.core.update_shape import UpdateShape
-    from aggregator.ports import Accountant, BlobStore, Clock, LifecycleStore, SpentRecord, Store, TaskKeys
+    from aggregator.ports import Accountant, BlobStore, Clock, LifecycleStore, SpentRecord, Store, Tags, TaskKeys
     from aggregator.sum_round import SumParts
     from host.bundle_folder import Bundle
     from protocol.messages import DeviceTerms, SumTerms
@@ -39,6 +39,7 @@ class TaskSetup:
     keys: TaskKeys
     strategy: Strategy
     spent: SpentRecord | None = None  # of a task with differential privacy
+    tags: Tags | None = None  # of a task that chooses some devices of each
 
     @property
     def n_params(self) -> int:

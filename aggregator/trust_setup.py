@@ -12,6 +12,7 @@ from aggregator.app import Trust
 from aggregator.bundle_shelf import bundle_url
 from aggregator.issuance import ClaimDesk, Issuance, Terms
 from aggregator.revocations import Revocations
+from aggregator.trust_upkeep import TrustUpkeep
 from host.certificates import der_of
 from host.durable import remove
 from host.link import LinkUp
@@ -63,11 +64,10 @@ def make_trust(workshop: Workshop, brokers: Brokers) -> Trust | None:
         key=workshop.key,
     )
     evict = _evictor(authority, brokers.fleet, clock)
-    return Trust(
-        issuance=issuance,
-        desk=desk,
-        revocations=Revocations(devices=workshop.enrolled, issuer=authority, clock=clock, evict=evict),
-    )
+    revocations = Revocations(devices=workshop.enrolled, issuer=authority, clock=clock, evict=evict)
+    host = "" if config.authority is None else config.authority.host
+    upkeep = TrustUpkeep(authority, workshop.pruning, host=host, clock=clock, write_list=revocations.write_list)
+    return Trust(issuance=issuance, desk=desk, revocations=revocations, upkeep=upkeep)
 
 
 def make_welcome(fleet: str, authority: Authority, key: SigningKey) -> Welcome:

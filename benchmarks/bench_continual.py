@@ -33,7 +33,7 @@ FEDERATED: Final = "replay+federated"
 def main() -> None:
     """Measure and report."""
     streams = os.environ.get("EDGEFOLD_STREAMS", ",".join(SCENARIOS)).split(",")
-    ways = os.environ.get("EDGEFOLD_WAYS", ",".join(WAYS)).split(",")
+    ways = os.environ.get("EDGEFOLD_WAYS", ",".join(WAYS["sentiment"])).split(",")
     n_seeds, epochs = _number("EDGEFOLD_SEEDS", 3), _number("EDGEFOLD_EPOCHS", 2)
     scale = Scale(n_train=_number("EDGEFOLD_TRAIN", 600), n_test=_number("EDGEFOLD_TEST", 400))
     runs: dict[str, dict[str, list[Rows]]] = {stream: {way: [] for way in ways} for stream in streams}
@@ -56,7 +56,7 @@ def _number(name: str, default: int) -> int:
 
 
 def _run(stream: str, way: str, *, seed: int, scale: Scale, epochs: int) -> Rows:
-    settings = {"n_train": scale.n_train, "n_test": scale.n_test, "epochs": epochs, "way": repr(WAYS[way])}
+    settings = {"n_train": scale.n_train, "n_test": scale.n_test, "epochs": epochs, "way": repr(WAYS[stream][way])}
     path = make_folder(OUT) / f"{stream}-{way}-{seed}.json"
     if path.is_file():
         known = json.loads(path.read_bytes())
@@ -64,7 +64,7 @@ def _run(stream: str, way: str, *, seed: int, scale: Scale, epochs: int) -> Rows
             rows: Rows = known["rows"]
             return rows
     scenario = SCENARIOS[stream](seed, scale)
-    rows = learn(scenario, WAYS[way], seed=seed, epochs=epochs, folder=OUT / f"work-{stream}-{way}-{seed}")
+    rows = learn(scenario, WAYS[stream][way], seed=seed, epochs=epochs, folder=OUT / f"work-{stream}-{way}-{seed}")
     write_bytes(path, json.dumps({"settings": settings, "rows": rows}).encode(), mode=0o644)
     return rows
 

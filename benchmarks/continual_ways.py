@@ -1,8 +1,8 @@
 """The ways to learn from a stream that changes, all by the functions that devices and the service run.
 
 A device's round is ``edge_agent.trainer.jobs.train`` on a job, a fold is the strategy ``fedavg``, what is kept is the
-reservoir's choice. Laws: every way sees each example equally often, except what a way replays; ways differ in nothing
-else; accuracy is measured on the exams of all stages so far, after each stage.
+reservoir's choice. Laws: ways differ in nothing but what ``Way`` says; accuracy is measured on the exams of all stages
+so far, after each stage.
 """
 
 from __future__ import annotations
@@ -43,18 +43,27 @@ class Way:
 
     terms: ContinualTerms | None = None
     n_devices: int = 1
+    local_epochs: int = 1  # in each round, over a device's share of the stage
     keeps: float = 0.2  # of one stage's examples: the places of all reservoirs together
     is_joint: bool = False
 
 
-_REPLAY: Final = ContinualTerms(replay_fraction=0.5)
+def _ways(*, replay: ContinualTerms, keeps: float, ewc: float, local_epochs: int) -> dict[str, Way]:
+    return {
+        "naive": Way(),
+        "replay": Way(terms=replay, keeps=keeps),
+        "ewc": Way(terms=ContinualTerms(ewc_strength=ewc, ewc_decay=0.9)),
+        "lwf": Way(terms=ContinualTerms(lwf_weight=1.0)),
+        "replay+federated": Way(terms=replay, keeps=keeps, n_devices=4, local_epochs=local_epochs),
+        "joint": Way(is_joint=True),
+    }
+
+
+# New classes on one head overwrite the old ones: more is kept and replayed, and four devices with a quarter of the
+# examples each go over them four times, so that a round has as many steps as the single device's.
 WAYS: Final = {
-    "naive": Way(),
-    "replay": Way(terms=_REPLAY),
-    "ewc": Way(terms=ContinualTerms(ewc_strength=1.0, ewc_decay=0.9)),
-    "lwf": Way(terms=ContinualTerms(lwf_weight=1.0)),
-    "replay+federated": Way(terms=_REPLAY, n_devices=4),
-    "joint": Way(is_joint=True),
+    "sentiment": _ways(replay=ContinualTerms(replay_fraction=0.5), keeps=0.2, ewc=1.0, local_epochs=1),
+    "fashion": _ways(replay=ContinualTerms(replay_fraction=0.75), keeps=1.0, ewc=10.0, local_epochs=4),
 }
 
 
@@ -74,14 +83,14 @@ class _Run:
     def __init__(self, scenario: Scenario, way: Way, *, seed: int, epochs: int, folder: Path) -> None:
         self.scenario, self.way, self.epochs, self.folder = scenario, way, epochs, make_folder(folder)
         self.rng = np.random.default_rng([seed, 2])
-        self.plan = replace(_PLAN, continual=way.terms, seed=seed)
+        self.plan = replace(_PLAN, epochs=way.local_epochs, continual=way.terms, seed=seed)
         self.devices = [_Device(f"device-{i}") for i in range(way.n_devices)]
         bundle = scenario.bundle
         self.theta = load_vector(bundle.path(ADAPTER), n_values=bundle.layout.n_params)
         self.n_jobs, self.n_stages = 0, 0
 
     def stage(self, stage: Stage) -> None:
-        """Learn one stage: ``epochs`` rounds in which each device goes once over its share of it."""
+        """Learn one stage: ``epochs`` rounds in which each device goes over its share of it."""
         shares = {one.name: stage.rows[i :: len(self.devices)] for i, one in enumerate(self.devices)}
         memories: dict[str, Path] = {}
         self.n_stages += 1

@@ -47,11 +47,19 @@ from edge_agent.core.summing import (
     TrainedForSum,
 )
 from edge_agent.sample_budget import SampleBudget
+from edge_agent.update_sealing import seal_update
 from host.durable import read_bytes, write_bytes
 from host.link import LinkDown, LinkUp, Received
 from host.logs import event as log
 from protocol import topics
-from protocol.errors import EdgefoldError, EngineError, LocalProtocolError, RemoteProtocolError, StorageError
+from protocol.errors import (
+    ConfigError,
+    EdgefoldError,
+    EngineError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    StorageError,
+)
 from protocol.jobs import UPDATE_FILE, Progress, SumStepResult, TrainJob, TrainResult
 from protocol.messages import (
     MAX_MESSAGE_BYTES,
@@ -62,14 +70,10 @@ from protocol.messages import (
     Join,
     Receipt,
     SumNext,
-    Update,
-    UpdateContent,
     Work,
     kind_of,
-    pack_content,
     unpack_envelope,
 )
-from protocol.sealing import binding, seal
 from protocol.signing import SERVICE, SigningKey, VerifyKey, open_envelope, sign
 
 if TYPE_CHECKING:
@@ -78,7 +82,9 @@ if TYPE_CHECKING:
 
     from edge_agent.adapters.device_folder import DeviceFolder
     from edge_agent.bundle_fetch import BundleFetch
+    from edge_agent.conduct import Conduct
     from edge_agent.config import AgentConfig
+    from edge_agent.lessons import Lessons
     from edge_agent.ports import Beside, Running, StartTrainer
     from edge_agent.renewal import Renewal
     from edge_agent.sums import DeviceSums
@@ -102,7 +108,7 @@ class Agent:
         self,
         config: AgentConfig,
         *,
-        data: Path,
+        lessons: Lessons,
         bundles: Mapping[str, Path],
         key: SigningKey,
         link: Link,
@@ -112,13 +118,14 @@ class Agent:
         renewal: Renewal | None = None,
         sums: DeviceSums | None = None,
         fetch: BundleFetch | None = None,
+        conduct: Conduct | None = None,
         beside: Beside | None = None,
     ) -> None:
         """Take up the saved state.
 
         Args:
             config: the device's settings.
-            data: the file of examples.
+            lessons: what rounds train on.
             bundles: folders of the checked bundles by id.
             key: the device's signing key.
             link: a link subscribed to this device's ``down`` topics and the announcements.
@@ -128,6 +135,7 @@ class Agent:
             renewal: looks after the certificate of a device that has one.
             sums: takes part in secure sums; without it such rounds are left alone.
             fetch: brings bundles that are not here; without it their tasks are left alone.
+            conduct: keeps the owner's rules; without it there are none.
             beside: what the device does beside its rounds.
         """
         self._device, self._trainer_settings, self._max_examples = (
@@ -135,15 +143,17 @@ class Agent:
             config.trainer,
             config.data.max_examples,
         )
-        self._data, self._bundles, self._key, self._fetch = data, dict(bundles), key, fetch
+        self._lessons, self._bundles, self._key = lessons, dict(bundles), key
+        self._fetch, self._conduct = fetch, conduct
         self._service, self._renewal, self._sums, self._beside = service_key, renewal, sums, beside
         self._link, self._folder, self._start_trainer = link, folder, start_trainer
-        self._budget = SampleBudget(config.privacy, folder=folder.root, data=data)
+        self._budget = SampleBudget(config.privacy, folder=folder.root, data=lessons.data)
         self._state = folder.load_state()
         self._seal_of_adapter = AdapterSeal(fleet=config.device.fleet, device=config.device.id)
         self._announced: dict[str, Announce] = {}  # the latest of each task, to choose from when idle
         self._running: Running | None = None
-        self._ends: queue.SimpleQueue[tuple[Job, TrainResult | EdgefoldError]] = queue.SimpleQueue()
+        self._n_stopped = 0  # trainers that were ended from here: what they say later does not count
+        self._ends: queue.SimpleQueue[tuple[int, Job, TrainResult | EdgefoldError]] = queue.SimpleQueue()
         self._steps: queue.SimpleQueue[tuple[Job, SumStepName, SumStepResult | EdgefoldError]] = queue.SimpleQueue()
         self._heard_s = time.monotonic()  # of this sum, from the service
         self._resend: Resend | None = None
@@ -157,6 +167,7 @@ class Agent:
         if self._beside is not None:
             self._beside.turn(is_idle=False)
         log("agent-ready", device=self._device.id, phase=self._state.phase, pid=os.getpid())
+        self._keep_rules()
         if self._state.phase in ("training", "summing"):
             self._apply(Resume())
         elif self._sums is not None and self._state.phase not in SUM_PHASES:
@@ -173,6 +184,8 @@ class Agent:
         """Wait for one event and handle it."""
         now_s = time.monotonic()
         wait_s = _MAX_WAIT_S if self._resend is None else min(_MAX_WAIT_S, self._resend.due_s - now_s)
+        look_s = None if self._conduct is None else self._conduct.wait_s
+        wait_s = wait_s if look_s is None else min(wait_s, look_s)
         event = self._link.receive(max(0.0, wait_s))
         match event:
             case Received():
@@ -187,12 +200,14 @@ class Agent:
             self._on_trainer_end(*self._ends.get())
         while not self._steps.empty():
             self._on_step_end(*self._steps.get())
+        self._keep_rules()
         self._give_up_if_due()
         self._send_what_is_due()
         self._renew_if_due()
         self._fetch_bundles()
         if self._beside is not None:
-            self._beside.turn(is_idle=self._state.phase == "idle" and self._running is None)
+            may_train = self._conduct is None or self._conduct.may_train
+            self._beside.turn(is_idle=self._state.phase == "idle" and self._running is None and may_train)
 
     def _on_message(self, message: Received) -> None:
         try:
@@ -358,6 +373,9 @@ class Agent:
         now_s = time.monotonic()
         if self._resend is None or now_s < self._resend.due_s:
             return
+        if self._conduct is not None and not self._conduct.may_do(self._sending):
+            self._resend = Resend.later(now_s, _ASK_AGAIN_S)
+            return
         self._resend = self._resend.sent(now_s, self._random)
         match self._sending:
             case SendJoin(job=job):
@@ -376,6 +394,8 @@ class Agent:
             self._publish("renew", sign(renew, fleet=self._device.fleet, sender=self._device.id, key=self._key))
 
     def _fetch_bundles(self) -> None:
+        if self._conduct is not None and not self._conduct.may_send:
+            return
         needed = {one.bundle_id for one in self._announced.values() if one.state == "open"}
         job = self._state.job
         if self._fetch is not None and self._fetch.turn(needed | ({job.bundle_id} if job else set()), self._bundles):
@@ -399,21 +419,41 @@ class Agent:
         topic = topics.up(self._device.fleet, self._device.id, kind)
         if self._link.publish(topic, envelope):
             self.bytes_up += len(topic) + len(envelope)
+            if self._conduct is not None:
+                self._conduct.sent(len(topic) + len(envelope))
             log(f"{kind}-sent", bytes=len(envelope))
 
+    def _keep_rules(self) -> None:
+        if self._conduct is None:
+            return
+        is_training = self._state.phase == "training"
+        if self._conduct.turn(self._running if is_training else None):
+            self._stop_trainer()
+        if is_training and self._running is None and self._state.job is not None:
+            self._train(self._state.job)
+
     def _train(self, job: Job) -> None:
+        if self._conduct is not None and not self._conduct.may_train:
+            return  # ``_keep_rules`` tries again
         if job.bundle_id not in self._bundles:  # removed by hand, or damaged, since the work came
-            self._ends.put((job, EngineError(f"bundle {job.bundle_id[:12]} is no longer here")))
+            self._ends.put((self._n_stopped, job, EngineError(f"bundle {job.bundle_id[:12]} is no longer here")))
             return
         work = self._folder.load_work()
         self._folder.clear_scratch()
+        try:
+            lesson = self._lessons.of(job.task, work.plan)
+        except (ConfigError, StorageError) as error:
+            self._ends.put((self._n_stopped, job, error))
+            return
         adapter = self._folder.scratch / "adapter.payload"
         write_bytes(adapter, work.adapter)
         residual = self._left(self._state.residual_of.get(job.task), self._folder.residual_path)
         kept = self._left(self._state.kept_of.get(job.task), self._folder.kept_path)
         train_job = TrainJob(
             bundle=str(self._bundles[job.bundle_id]),
-            data=str(self._data),
+            data=lesson.data,
+            replay=lesson.replay,
+            memory=lesson.memory,
             out=str(self._folder.scratch),
             plan=work.plan,
             adapter=str(adapter),
@@ -424,15 +464,19 @@ class Agent:
             sample_charge=self._budget.charge(work, self._folder.work_id()),
             threads=self._trainer_settings.n_threads,
             max_examples=self._max_examples,
+            checkpoint=str(self._folder.checkpoint),
             least_pass_s=self._trainer_settings.least_pass_s,
         )
+        number = self._n_stopped
         log("training-started", task=job.task, round=job.round)
         try:
             self._running = self._start_trainer(
-                train_job, on_end=lambda outcome: self._trainer_ended(job, outcome), on_progress=self._on_progress
+                train_job,
+                on_end=lambda outcome: self._trainer_ended(number, job, outcome),
+                on_progress=self._on_progress,
             )
         except EngineError as error:
-            self._ends.put((job, error))
+            self._ends.put((number, job, error))
 
     @staticmethod
     def _left(update_id: bytes | None, path_of: Callable[[bytes], Path]) -> str | None:
@@ -440,8 +484,8 @@ class Agent:
         path = None if update_id is None else path_of(update_id)
         return str(path) if path is not None and path.is_file() else None
 
-    def _trainer_ended(self, job: Job, outcome: TrainResult | EdgefoldError) -> None:
-        self._ends.put((job, outcome))  # on the trainer's thread: nothing but this
+    def _trainer_ended(self, number: int, job: Job, outcome: TrainResult | EdgefoldError) -> None:
+        self._ends.put((number, job, outcome))  # on the trainer's thread: nothing but this
         self._link.wake()
 
     def _on_progress(self, progress: Progress) -> None:
@@ -450,10 +494,9 @@ class Agent:
             self._progress_logged_s = now_s
             log("training-progress", step=progress.step, n_steps=progress.n_steps, loss=progress.loss)
 
-    def _on_trainer_end(self, job: Job, outcome: TrainResult | EdgefoldError) -> None:
-        current = self._state.job
-        if self._state.phase != "training" or current is None or (current.task, current.round) != (job.task, job.round):
-            return None  # stopped, and the session has gone on
+    def _on_trainer_end(self, number: int, job: Job, outcome: TrainResult | EdgefoldError) -> None:
+        if number != self._n_stopped or self._state.phase != "training":
+            return None  # ended from here
         self._running = None
         if isinstance(outcome, EdgefoldError):
             log("training-failed", task=job.task, round=job.round, error=str(outcome))
@@ -471,43 +514,15 @@ class Agent:
             peak_memory_bytes=outcome.peak_memory_bytes,
         )
         work = self._folder.load_work()
+        self._lessons.learnt(job.task, job.round, self._folder.scratch)
         if work.secure_sum is None:
-            return self._apply(Trained(update_id=self._seal(job, outcome)))
+            delta = read_bytes(self._folder.scratch / UPDATE_FILE, max_bytes=MAX_MESSAGE_BYTES)
+            device = self._device
+            update_id, envelope = seal_update(work, outcome, delta, fleet=device.fleet, device=device.id, key=self._key)
+            self._folder.save_update(update_id, envelope)
+            return self._apply(Trained(update_id=update_id))
         self._summing().begin(work, self._folder.scratch, outcome.n_examples)
         return self._apply(TrainedForSum())
-
-    def _seal(self, job: Job, result: TrainResult) -> bytes:
-        """Seal and sign the trainer's update, store it, and return its id."""
-        work = self._folder.load_work()
-        update_id = os.urandom(_UPDATE_ID_BYTES)
-        content = UpdateContent(
-            n_examples=result.n_examples,
-            n_steps=result.n_steps,
-            loss=0.0 if work.plan.dp is not None else result.loss,  # the noise does not cover it
-            train_s=result.train_s,
-            delta=read_bytes(self._folder.scratch / UPDATE_FILE, max_bytes=MAX_MESSAGE_BYTES),
-        )
-        info = binding(
-            fleet=self._device.fleet,
-            task=job.task,
-            bundle_id=job.bundle_id,
-            round_=job.round,
-            version=work.version,
-            device=self._device.id,
-            update_id=update_id,
-        )
-        sealed = seal(pack_content(content), public_raw=work.task_key, info=info)
-        update = Update(
-            task=job.task,
-            round=job.round,
-            version=work.version,
-            bundle_id=job.bundle_id,
-            update_id=update_id,
-            sealed=sealed,
-        )
-        envelope = sign(update, fleet=self._device.fleet, sender=self._device.id, key=self._key)
-        self._folder.save_update(update_id, envelope)
-        return update_id
 
     def _summing(self) -> DeviceSums:
         if self._sums is None:  # such work is refused
@@ -557,6 +572,7 @@ class Agent:
 
     def _stop_trainer(self) -> None:
         if self._running is not None:
+            self._n_stopped += 1
             self._running.close()
             self._running = None
 

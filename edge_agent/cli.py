@@ -5,12 +5,13 @@ from __future__ import annotations
 import queue
 import signal
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from edge_agent.examples_cli import examples, forget, label
 from edge_agent.health_cli import doctor, status
 from edge_agent.predict_cli import predict
 
@@ -20,13 +21,11 @@ if TYPE_CHECKING:
 
     from edge_agent.adapters.identity import FolderKeyStore, IdentityFolder
     from edge_agent.config import AgentConfig
-    from edge_agent.ports import Running, StartStep, StartTrainer
+    from edge_agent.ports import StartStep
     from edge_agent.renewal import Renewal
     from edge_agent.sums import DeviceSums
     from host.link import BrokerAddress
     from protocol.enrolment import Token
-    from protocol.errors import EdgefoldError
-    from protocol.jobs import Progress, SumStepJob, SumStepResult, TrainJob, TrainResult
     from protocol.signing import SigningKey, VerifyKey
 
 __all__ = ["agent"]
@@ -46,6 +45,9 @@ def agent() -> None:
 agent.add_command(doctor)
 agent.add_command(status)
 agent.add_command(predict)
+agent.add_command(examples)
+agent.add_command(label)
+agent.add_command(forget)
 
 
 @agent.command()
@@ -149,9 +151,12 @@ def _identity(config_path: Path, config: AgentConfig) -> tuple[FolderKeyStore, I
 
 def _run(config_path: Path, config: AgentConfig) -> None:
     from edge_agent.adapters.device_folder import DeviceFolder  # noqa: PLC0415
+    from edge_agent.adapters.sensors import make_sensors  # noqa: PLC0415
     from edge_agent.app import Agent  # noqa: PLC0415
-    from edge_agent.beside import beside_rounds  # noqa: PLC0415
+    from edge_agent.beside import beside_rounds, lessons_of  # noqa: PLC0415
     from edge_agent.bundle_setup import DeviceBundles  # noqa: PLC0415
+    from edge_agent.conduct import Conduct  # noqa: PLC0415
+    from edge_agent.trainer_starts import make_launch, step_starter, trainer_starter  # noqa: PLC0415
     from host import logs  # noqa: PLC0415
     from host.mqtt_link import MqttLink  # noqa: PLC0415
     from protocol import topics  # noqa: PLC0415
@@ -161,6 +166,7 @@ def _run(config_path: Path, config: AgentConfig) -> None:
     key = way.key
     logs.configure(level=device.log_level)
     bundles = DeviceBundles(here, config, url=way.bundle_url)
+    launch = make_launch(config)
     folder = DeviceFolder(here / device.folder)
     link = MqttLink(
         way.address,
@@ -180,16 +186,17 @@ def _run(config_path: Path, config: AgentConfig) -> None:
     try:
         Agent(
             config,
-            data=here / config.data.train,
+            lessons=lessons_of(here, config),
             bundles=bundles.folders,
             key=key,
             link=link,
             folder=folder,
-            start_trainer=_trainer_starter(config, bundles.engines),
+            start_trainer=trainer_starter(launch, bundles.engines),
             service_key=way.service_key,
             renewal=way.renewal,
-            sums=_sums(here, config, way, key),
+            sums=_sums(here, config, way, step_starter(launch)),
             fetch=bundles.fetch(way.tls, link.wake),
+            conduct=Conduct(config.rules, here / device.folder, make_sensors(config.rules, here, here / device.folder)),
             beside=beside_rounds(here, config, bundles.folders),
         ).run(should_stop)
     finally:
@@ -242,7 +249,7 @@ def _way(config_path: Path, config: AgentConfig) -> _Way:
     )
 
 
-def _sums(here: Path, config: AgentConfig, way: _Way, key: SigningKey) -> DeviceSums:
+def _sums(here: Path, config: AgentConfig, way: _Way, start: StartStep) -> DeviceSums:
     from edge_agent.adapters.sum_folder import SumFolder  # noqa: PLC0415
     from edge_agent.sums import DeviceSums, Peers  # noqa: PLC0415
     from protocol.errors import ConfigError  # noqa: PLC0415
@@ -254,37 +261,8 @@ def _sums(here: Path, config: AgentConfig, way: _Way, key: SigningKey) -> Device
         config.privacy,
         fleet=config.device.fleet,
         device=config.device.id,
-        key=key,
+        key=way.key,
         folder=SumFolder(here / config.device.folder),
         peers=Peers(root=way.root, registry=registry),
-        start=_step_starter(config),
+        start=start,
     )
-
-
-def _step_starter(config: AgentConfig) -> StartStep:
-    from host.trainer_process import Launch, TrainerProcess  # noqa: PLC0415
-
-    launch = Launch(nice=config.trainer.nice, memory_limit_bytes=config.trainer.memory_limit_mb * 2**20)
-
-    def start(job: SumStepJob, *, on_end: Callable[[SumStepResult | EdgefoldError], None]) -> Running:
-        return TrainerProcess(job, on_end=on_end, launch=launch)  # type: ignore[arg-type]  # a SumStepJob ends in a SumStepResult
-
-    return start
-
-
-def _trainer_starter(config: AgentConfig, engines: dict[str, str]) -> StartTrainer:
-    from host.trainer_process import Launch, TrainerProcess  # noqa: PLC0415
-
-    limit_bytes = config.trainer.memory_limit_mb * 2**20
-    launch = Launch(nice=config.trainer.nice, memory_limit_bytes=limit_bytes)
-
-    def start(
-        job: TrainJob,
-        *,
-        on_end: Callable[[TrainResult | EdgefoldError], None],
-        on_progress: Callable[[Progress], None],
-    ) -> Running:
-        job = replace(job, engine=engines[job.bundle])
-        return TrainerProcess(job, on_end=on_end, on_progress=on_progress, launch=launch)  # type: ignore[arg-type]  # a TrainJob ends in a TrainResult
-
-    return start

@@ -6,9 +6,13 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from edge_agent.adapters.example_views import view
 from edge_agent.bundle_settings import BundleSettings
+from edge_agent.continual_settings import ContinualSettings
 from edge_agent.predict_settings import PredictSettings
 from edge_agent.privacy_settings import PrivacySettings
+from edge_agent.rules_settings import RulesSettings
+from edge_agent.store_settings import StoreSettings  # noqa: TC001 - structure() resolves the annotations
 from host import config
 from protocol.errors import ConfigError
 from protocol.fields import FieldError, Hex, Length, Name, Range
@@ -17,7 +21,15 @@ from protocol.signing import SERVICE
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["AgentConfig", "BrokerSettings", "DataSettings", "DeviceSettings", "TrainerSettings", "load_config"]
+__all__ = [
+    "AgentConfig",
+    "BrokerSettings",
+    "DataSettings",
+    "DeviceSettings",
+    "TrainerSettings",
+    "examples_path",
+    "load_config",
+]
 
 _PathText = Annotated[str, Length(1, 4096)]
 
@@ -54,7 +66,7 @@ class BrokerSettings:
 class DataSettings:
     """What the device learns from; it never leaves the device."""
 
-    train: _PathText  # .jsonl or .csv with text and label
+    train: _PathText | None = None  # .jsonl or .csv with text and label; or [store] takes examples as they come
     max_examples: Annotated[int, Range(1, 10**7)] = 100_000  # bounds the trainer's memory: about 100 bytes each
 
 
@@ -82,16 +94,23 @@ class AgentConfig:
 
     device: DeviceSettings
     broker: BrokerSettings = field(default_factory=BrokerSettings)
-    data: DataSettings
+    data: DataSettings = field(default_factory=DataSettings)
     bundles: BundleSettings = field(default_factory=BundleSettings)
+    rules: RulesSettings = field(default_factory=RulesSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     predict: PredictSettings = field(default_factory=PredictSettings)
+    store: StoreSettings | None = None
+    continual: ContinualSettings = field(default_factory=ContinualSettings)
 
     def __post_init__(self) -> None:
         """Refuse a broker without a service to believe, and the reverse: both come by hand or both by enrolment."""
         if (self.broker.url is None) != (self.device.service_key is None):
             raise FieldError("broker.url, device.service_key: give both, or neither and run edgefold agent enrol")
+        if (self.data.train is None) == (self.store is None):
+            raise FieldError("data.train, store: give one of them, a file of examples or a store that fills")
+        if self.continual.personal and self.store is None:
+            raise FieldError("continual.personal: needs a [store] to learn from")
 
 
 def load_config(path: Path) -> AgentConfig:
@@ -101,7 +120,14 @@ def load_config(path: Path) -> AgentConfig:
         ConfigError: see ``host.config.load``; or the data file is not there.
     """
     settings = config.load(AgentConfig, path)
-    data = path.parent / settings.data.train
-    if not data.is_file():
+    data = examples_path(path.parent, settings)
+    if settings.store is None and not data.is_file():
         raise ConfigError(f"{path}: data.train: no such file: {data}")
     return settings
+
+
+def examples_path(here: Path, settings: AgentConfig) -> Path:
+    """Return what a job names to read all of the device's examples: its data file, or its store's view of all."""
+    if settings.store is not None:
+        return view(here / settings.store.folder, "all")
+    return here / (settings.data.train or "")

@@ -35,6 +35,16 @@ class KeyStore(Protocol):
 class Running(Protocol):
     """A trainer at work."""
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    def pause(self) -> None:
+        """Stop it where it is; its memory stays."""
+
+    def resume(self) -> None:
+        """Let it go on."""
+
     def close(self) -> None:
         """End it if it still runs, and wait for its last callback."""
 

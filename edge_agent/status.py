@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from edge_agent.adapters.conduct_record import read_conduct
 from edge_agent.adapters.device_folder import is_held, read_receipt, read_state
 from edge_agent.adapters.fetched_bundles import begun_bytes, whole_folders
 from edge_agent.adapters.refusal import read_refusal
@@ -57,6 +58,7 @@ class Status:
 
     Attributes:
         why: one sentence: why it is or isn't training.
+        holds: what the owner's rules said at their last look.
         phase: of the session; ``damaged`` if its file cannot be read.
         n_failures: of training in this round.
         done: the last finished round of each task.
@@ -72,6 +74,7 @@ class Status:
     device: str
     is_running: bool
     why: str
+    holds: tuple[str, ...]
     phase: str
     task: str | None
     round: int | None
@@ -99,12 +102,14 @@ def read_status(config_path: Path) -> Status:
     except StorageError:
         state = None
     job, is_running = None if state is None else state.job, is_held(folder)
+    holds = read_conduct(folder).holds
     end_unix_s, refusal = _certificate_end(here / device.identity / "certificate.pem"), read_refusal(folder)
     return Status(
         fleet=device.fleet,
         device=device.id,
         is_running=is_running,
-        why=_why(state, is_running=is_running, end_unix_s=end_unix_s, refusal=refusal),
+        why=_why(state, holds=holds, is_running=is_running, end_unix_s=end_unix_s, refusal=refusal),
+        holds=holds,
         phase="damaged" if state is None else state.phase,
         task=None if job is None else job.task,
         round=None if job is None else job.round,
@@ -127,13 +132,22 @@ def _examples_paid(folder: Path, privacy: PrivacySettings) -> str | None:
         return str(error)
 
 
-def _why(state: SessionState | None, *, is_running: bool, end_unix_s: float | None, refusal: Refusal | None) -> str:
+def _why(
+    state: SessionState | None,
+    *,
+    holds: tuple[str, ...],
+    is_running: bool,
+    end_unix_s: float | None,
+    refusal: Refusal | None,
+) -> str:
     if state is None:
         return f"it isn't training: its state is damaged; {_DOCTOR}"
     if end_unix_s is not None and end_unix_s < time.time():
         return f"it isn't training: its certificate expired; {_DOCTOR}"
     if not is_running:
         return "it isn't training: the agent is not running; start it: edgefold agent run"
+    if holds:
+        return f"a rule of its owner holds it back: {'; '.join(holds)}"
     return _PHASES[state.phase] if state.phase != "idle" else _why_idle(state, refusal)
 
 

@@ -69,6 +69,10 @@ def load_npz(path: Path, *, max_bytes: int = MAX_NPZ_BYTES) -> dict[str, NDArray
         if n_bytes > max_bytes:
             raise StorageError(f"{path}: {n_bytes} bytes of arrays, at most {max_bytes} are taken")
         with np.load(path, allow_pickle=False) as arrays:  # noqa: TID251 - the one place, with pickles refused
-            return {name: arrays[name] for name in arrays.files}
+            found = {name: arrays[name] for name in arrays.files}
     except _NOT_NPZ as error:
         raise StorageError(f"{path}: not a file of arrays: {error}") from error
+    for name, value in found.items():
+        if not isinstance(value, np.ndarray):  # numpy hands out the bytes of a member that is no .npy
+            raise StorageError(f"{path}: {name[:80]!r} is no array")
+    return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -36,6 +37,7 @@ from protocol.jobs import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 __all__ = ["Launch", "Result", "TrainerProcess", "run_job"]
 
@@ -61,6 +63,7 @@ class Launch:
     interpreter: str | None = None  # that of the job's engine
     nice: int = 0
     memory_limit_bytes: int | None = None
+    cgroup: Path | None = None  # the trainer enters it before it loads anything
 
 
 class TrainerProcess:
@@ -92,6 +95,8 @@ class TrainerProcess:
         command = [interpreter, "-m", "edge_agent.trainer", f"--nice={launch.nice}", f"--parent={os.getpid()}"]
         if launch.memory_limit_bytes is not None:
             command.append(f"--memory-limit={launch.memory_limit_bytes}")
+        if launch.cgroup is not None:
+            command.append(f"--cgroup={launch.cgroup}")
         pipe = subprocess.PIPE
         try:
             self._process = subprocess.Popen(
@@ -107,6 +112,14 @@ class TrainerProcess:
     def pid(self) -> int:
         """The process id, for the operator's eyes."""
         return self._process.pid
+
+    def pause(self) -> None:
+        """Stop the process where it is (SIGSTOP); its memory stays."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End the process at once; ``on_end`` then gets an ``EngineError``."""

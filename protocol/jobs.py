@@ -25,6 +25,7 @@ __all__ = [
     "FISHER_FILE",
     "KEPT_FILE",
     "MAX_LINE_BYTES",
+    "PERSONAL_FILE",
     "REPLY_FILE",
     "RESIDUAL_FILE",
     "STATEMENT_FILE",
@@ -48,6 +49,7 @@ __all__ = [
 
 MAX_LINE_BYTES: Final = 1_000_000  # the longest line is a check's list of losses
 UPDATE_FILE: Final = "update.payload"
+PERSONAL_FILE: Final = "personal.f32"  # local minus received, raw, never encoded
 RESIDUAL_FILE: Final = "residual.f32"
 KEPT_FILE: Final = "kept.f32"
 ANCHOR_FILE: Final = "anchor.f32"  # the adapter at the end of a stretch of examples
@@ -91,6 +93,7 @@ class TrainJob:
     residual: _Path | None = None  # raw float32: what earlier encodings rounded away
     kept: _Path | None = None  # raw float32 [n_params]: what the last accepted round of the task kept
     replay: _Path | None = None  # examples kept from before, as ``data``
+    keep_delta: bool = False  # write the delta as ``PERSONAL_FILE`` too: it is to stay here
     memory: _Path | None = None  # a folder with ``ANCHOR_FILE`` and ``FISHER_FILE`` of the stretch before
     sum_clip: Annotated[float, Range(1e-12, 1e12)] | None = (
         None  # for a secure sum: write ``DELTA_FILE``, encode nothing
@@ -101,6 +104,8 @@ class TrainJob:
     threads: _Threads = 1
     engine: _Engine = "portable"
     max_examples: Annotated[int, Range(1, 10**9)] = 1_000_000
+    checkpoint: _Path | None = None  # a folder: where training stands, to go on after an interruption; none if absent
+    checkpoint_every_s: Annotated[float, Range(0, 1e6)] = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +116,7 @@ class EvaluateJob:
     bundle: _Path
     sets: dict[Annotated[str, Length(1, 64)], _Path]
     adapter: _Path | None = None
+    personal: _Path | None = None  # raw float32 [n_params], added to the adapter
     batch_size: Annotated[int, Range(1, 4096)] = 32
     max_tokens: Annotated[int, Range(1, 8192)] = 64
     threads: _Threads = 1

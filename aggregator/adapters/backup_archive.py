@@ -42,7 +42,7 @@ _KINDS: Final = (
     (re.compile(r"privacy/[a-z0-9][a-z0-9._-]{0,63}\.spent"), 64 << 20),
     (re.compile(r"keys/service\.key(\.mldsa65)?"), 1 << 16),
     (re.compile(r"keys/task/[a-z0-9][a-z0-9._-]{0,63}\.taskkey(\.from-[0-9]{1,10})?"), 1 << 16),
-    (re.compile(r"keys/authority/[a-z]{1,32}\.(key|pem)"), 1 << 24),
+    (re.compile(r"keys/authority/[a-z]{1,32}(-[0-9a-f]{1,40}){0,2}\.(key|pem)"), 1 << 24),  # as in issuing_keys
 )
 
 Sha256 = Annotated[str, Pattern(r"[0-9a-f]{64}", "64 lower-case hex digits")]

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import ColumnElement, select
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import ColumnElement, func, select
 
-from aggregator.adapters.sql_database import SqlDatabase
+from aggregator.adapters.sql_database import SqlDatabase, insert_into
 from aggregator.adapters.tables import CERTIFICATES, DEVICES, TOKENS
 from aggregator.core.enrolment import CertificateRecord, DeviceRecord, TokenRecord
 
@@ -54,6 +53,11 @@ class SqlDevices(SqlDatabase):
         of_device = CERTIFICATES.c.device == device
         return self._records(CertificateRecord, CERTIFICATES, of_device, order=CERTIFICATES.c.ends_unix_s.desc())
 
+    def last_end_unix_s(self) -> float | None:
+        """Return when the last certificate ends, or None if none was given."""
+        with self._reading() as connection:
+            return connection.execute(select(func.max(CERTIFICATES.c.ends_unix_s))).scalar()
+
     def revoked_serials(self, unix_s: float) -> list[int]:
         """Return the serial numbers of revoked devices' certificates that have not ended."""
         query = select(CERTIFICATES.c.serial).join(DEVICES, DEVICES.c.device == CERTIFICATES.c.device)
@@ -78,7 +82,7 @@ class SqlDevices(SqlDatabase):
         A second key is kept where there was none; one that is there stays.
         """
         with self._writing() as connection:
-            connection.execute(insert(DEVICES).values(_row(device)).on_conflict_do_nothing())
+            connection.execute(insert_into(connection, DEVICES).values(_row(device)).on_conflict_do_nothing())
             if device.second_key is not None:
                 first = (DEVICES.c.device == device.device) & DEVICES.c.second_key.is_(None)
                 connection.execute(DEVICES.update().where(first).values(second_key=device.second_key))
@@ -105,7 +109,7 @@ class SqlDevices(SqlDatabase):
         new = DeviceRecord(device=device, verify_key=b"", status="revoked", since_unix_s=unix_s)
         change = {"status": "revoked", "since_unix_s": unix_s, "is_shut_out": False}
         with self._writing() as connection:
-            revoked = insert(DEVICES).values(_row(new))
+            revoked = insert_into(connection, DEVICES).values(_row(new))
             connection.execute(revoked.on_conflict_do_update(index_elements=["device"], set_=change))
 
     def shut_out(self, device: str) -> None:

@@ -9,10 +9,9 @@ import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import ColumnElement, and_, func, select
-from sqlalchemy.dialects.sqlite import insert
 
 from aggregator.adapters import sql_buffers, sql_privacy
-from aggregator.adapters.sql_database import SqlDatabase
+from aggregator.adapters.sql_database import SqlDatabase, insert_into
 from aggregator.adapters.tables import (
     BUFFERED,
     EVALUATIONS,
@@ -24,6 +23,7 @@ from aggregator.adapters.tables import (
     UPDATES,
     VERSIONS,
 )
+from aggregator.core.pace import Participation
 from aggregator.core.records import (
     Evaluation,
     RoundRecord,
@@ -129,6 +129,23 @@ class SqlStore(SqlDatabase):
             rows = connection.execute(query.where(of_round(UPDATES, task, round_)))
             return {device: max(0.0, took_s) for device, took_s in rows}
 
+    def last_participation(self, task: str, device: str) -> Participation | None:
+        """Return the device's last round that it answered or that is over; None if there is none."""
+        p, u, r = PARTICIPANTS.c, UPDATES.c, ROUNDS.c
+        pair = and_(p.task == u.task, p.round == u.round, p.device == u.device)
+        seconds = func.coalesce(u.taken_unix_s, r.closed_unix_s) - p.joined_unix_s
+        query = (
+            select(seconds, u.update_id.is_not(None))
+            .outerjoin_from(PARTICIPANTS, UPDATES, pair)
+            .join(ROUNDS, and_(r.task == p.task, r.round == p.round))
+            .where(p.task == task, p.device == device, seconds.is_not(None))
+            .order_by(p.round.desc())
+            .limit(1)
+        )
+        with self._reading() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else Participation(seconds=max(0.0, row[0]), is_answered=bool(row[1]))
+
     def taken(self, update_id: bytes) -> UpdateRecord | None:
         """Return the accepted update with this id."""
         return self._first(UpdateRecord, UPDATES, UPDATES.c.update_id == update_id)
@@ -233,7 +250,7 @@ class SqlStore(SqlDatabase):
         """Keep that the device takes part, if it is not known, and count its traffic."""
         row = {"task": task, "round": round_, "device": device, "joined_unix_s": unix_s, "up_bytes": 0, "down_bytes": 0}
         with self._writing() as connection:
-            connection.execute(insert(PARTICIPANTS).values(row).on_conflict_do_nothing())
+            connection.execute(insert_into(connection, PARTICIPANTS).values(row).on_conflict_do_nothing())
             count_traffic(connection, task, round_, device, traffic)
 
     def accept(self, update: UpdateRecord, *, traffic: Traffic, unix_s: float, buffer: int | None = None) -> None:
@@ -255,12 +272,10 @@ class SqlStore(SqlDatabase):
         traffic: Traffic | None = None,
     ) -> None:
         """Count a refusal, for the task if it is a known one, and the traffic if the device takes part in the round."""
-        counted = insert(REFUSALS).values(task=task, reason=reason, count=1)
-        counted = counted.on_conflict_do_update(
-            index_elements=["task", "reason"], set_={"count": REFUSALS.c["count"] + 1}
-        )
+        more = {"count": REFUSALS.c["count"] + 1}
         with self._writing() as connection:
-            connection.execute(counted)
+            counted = insert_into(connection, REFUSALS).values(task=task, reason=reason, count=1)
+            connection.execute(counted.on_conflict_do_update(index_elements=["task", "reason"], set_=more))
             count_traffic(connection, task, round_, device, traffic or Traffic())
 
     def start_closing(

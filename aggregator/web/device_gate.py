@@ -1,8 +1,8 @@
 """Who may connect to fetch bundles: a device whose certificate is the fleet's and not revoked, a few times at once.
 
-Laws: TLS decides whose certificate it is before a byte of HTTP is read; the authority's revocation list decides at each
-new connection, as the broker's copy of it does; a connection has a longest life, so a revoked device or one that drips
-is not kept.
+Laws: TLS decides whose certificate it is before a byte of HTTP is read; the revocation list of the certificate's own
+issuer decides at each new connection, as the broker's copy of it does, and an issuer without a list is distrusted; a
+connection has a longest life, so a revoked device or one that drips is not kept.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from aggregator.web.listening import server_context
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["DeviceGate", "device_context", "gated_protocol"]
 
 _MAX_CRL_BYTES = 64 << 20  # as ``adapters.authority`` has it
+_END = b"-----END X509 CRL-----\n"
 
 
 class DeviceGate:
@@ -44,18 +46,18 @@ class DeviceGate:
         self.max_connection_s = settings.max_connection_s
         self._open: Counter[str] = Counter()
         self._mtime_ns = -1
-        self._revoked: x509.CertificateRevocationList | None = None
+        self._revoked: dict[str, x509.CertificateRevocationList] = {}
         if not self._is_read():
             raise ConfigError(f"{revocations}: cannot be read")
 
     def admit(self, certificate: dict[str, Any] | None) -> str | None:
         """Return the device's name, or None if it may not connect now; ``leave`` with that name later."""
         facts = certificate or {}
-        names = [value for part in facts.get("subject", ()) for key, value in part if key == "commonName"]
-        if len(names) != 1 or not self._is_read() or self._revoked is None:
+        names, issuers = _common_names(facts, "subject"), _common_names(facts, "issuer")
+        if len(names) != 1 or len(issuers) != 1 or not self._is_read() or issuers[0] not in self._revoked:
             return None
         serial = int(facts["serialNumber"], 16)
-        if self._revoked.get_revoked_certificate_by_serial_number(serial) is not None:
+        if self._revoked[issuers[0]].get_revoked_certificate_by_serial_number(serial) is not None:
             event("bundle-connection-refused", device=names[0], why="revoked")
             return None
         if self._open[names[0]] >= self._max:
@@ -72,11 +74,22 @@ class DeviceGate:
         try:
             mtime_ns = self._path.stat().st_mtime_ns
             if mtime_ns != self._mtime_ns:
-                self._revoked = x509.load_pem_x509_crl(read_bytes(self._path, max_bytes=_MAX_CRL_BYTES))
+                self._revoked = _lists(read_bytes(self._path, max_bytes=_MAX_CRL_BYTES))
                 self._mtime_ns = mtime_ns
         except (OSError, ValueError, StorageError):  # nobody is let in on a list that is not there
             return False
         return True
+
+
+def _common_names(facts: dict[str, Any], holder: str) -> list[str]:
+    return [str(value) for part in facts.get(holder, ()) for key, value in part if key == "commonName"]
+
+
+def _lists(pem: bytes) -> dict[str, x509.CertificateRevocationList]:
+    """Return the lists by their issuer's name, no two of which are the same."""
+    parts = [part + _END for part in pem.split(_END) if part.strip()]
+    lists = [x509.load_pem_x509_crl(part) for part in parts]
+    return {str(one.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value): one for one in lists}
 
 
 def device_context(authority: Authority) -> ssl.SSLContext:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shutil
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from host.certificates import load_pem
 from host.durable import remove, write_bytes
-from protocol.errors import EdgefoldError, StorageError
+from protocol.errors import ConfigError, EdgefoldError, StorageError
 
 if TYPE_CHECKING:
-    from aggregator.setup import Folders
+    from aggregator.folders import Folders
     from aggregator.web.sources import Sources
 
 __all__ = ["check_ready", "free_bytes"]
@@ -36,7 +38,18 @@ def check_ready(sources: Sources) -> dict[str, bool]:
         "broker": sources.pulse.is_link_up,
         "store": _is_writable(sources),
         "disk": settings is not None and free_bytes(sources.folders) >= settings.min_free_bytes,
+        "authority": _holds_issuing(sources),
     }
+
+
+def _holds_issuing(sources: Sources) -> bool:
+    settings = sources.config.authority
+    if settings is None:
+        return True
+    try:
+        return load_pem(Path(settings.folder) / "issuing.pem")[0].not_valid_after_utc.timestamp() > time.time()
+    except ConfigError:
+        return False
 
 
 def _is_writable(sources: Sources) -> bool:

@@ -8,6 +8,8 @@
     outbox-<id>.cbor     a signed, sealed update that waits for its receipt
     residual-<id>.f32    what encoding that update rounded away
     kept-<id>.f32        what stays on the device with that update, where the task's strategy keeps something
+    conduct.cbor         what the day has used and which rules hold; see ``conduct_record``
+    checkpoint/          the trainer's: where an interrupted training stands; removed when the round is not trained on
     scratch/             the trainer's; worthless after a restart
 
 Laws: a file is written before the state that names it; what no state names is removed at start; one agent at a time (a
@@ -51,7 +53,7 @@ class DeviceFolder:
         """
         self.root = self._folder = make_folder(folder)
         self._lock = self._take_lock()
-        self.scratch = folder / "scratch"
+        self.scratch, self.checkpoint = folder / "scratch", folder / "checkpoint"
         self.clear_scratch()
         sweep(folder)
 
@@ -160,6 +162,8 @@ class DeviceFolder:
         return fd
 
     def _remove_unnamed(self, state: SessionState) -> None:
+        if state.phase not in ("joining", "training") and self.checkpoint.is_dir():
+            shutil.rmtree(self.checkpoint, ignore_errors=True)
         named = {self.residual_path(update_id) for update_id in state.residual_of.values()}
         named |= {self.kept_path(update_id) for update_id in state.kept_of.values()}
         if state.update_id is not None:

@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Final
 
+from edge_agent.adapters.example_views import file_of
 from host.durable import make_folder, read_bytes, write_bytes
 from protocol import cbor
 from protocol.errors import ConfigError, MalformedMessageError, StorageError
@@ -171,7 +172,7 @@ class SampleRecord:
 def _stamp_of(data: Path) -> _DataStamp | None:
     """Return how the file stands now; None if it is not there."""
     try:
-        found = data.stat()
+        found = file_of(data).stat()
     except OSError:
         return None
     return _DataStamp(n_bytes=found.st_size, changed_ns=found.st_mtime_ns)

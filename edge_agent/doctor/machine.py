@@ -16,6 +16,7 @@ from edge_agent.adapters.fetched_bundles import whole_folders
 from edge_agent.adapters.identity import Enrolment
 from edge_agent.adapters.refusal import read_refusal
 from edge_agent.adapters.sample_record import SampleRecord
+from edge_agent.config import examples_path
 from edge_agent.doctor.finding import Finding
 from edge_agent.parties import believed_service, own_key
 from edge_agent.renewal import AT_FRACTION
@@ -54,6 +55,7 @@ _LEAST_BYTES: Final = 32 << 20  # an update, its residual and the work: a few MB
 _LOW_BYTES: Final = 256 << 20
 _TRIAL_EXAMPLES: Final = 2
 _TRIAL_S: Final = 120.0
+_ISSUERS_WARN_S: Final = 180 * 86_400.0  # as the service warns
 _MB: Final = 1_000_000
 
 
@@ -126,7 +128,7 @@ def check_certificate(device: Device) -> Finding:
     """Whether the device's own certificate holds, and for how long."""
     if device.tls is None or device.tls.certificate is None:
         return Finding(name="certificate", state="skipped", what="plain MQTT on this machine needs none")
-    own = load_pem(device.tls.certificate)[0]
+    own, *issuers = load_pem(device.tls.certificate)
     begin_s, end_s, now_s = own.not_valid_before_utc.timestamp(), own.not_valid_after_utc.timestamp(), time.time()
     if now_s > end_s:
         what = f"the device's certificate expired at {_date(end_s)}; this clock says {_date(now_s)}"
@@ -137,6 +139,11 @@ def check_certificate(device: Device) -> Finding:
     if now_s > begin_s + AT_FRACTION * (end_s - begin_s) and not device.is_running:
         fix = "start the agent: it renews by itself when it reaches the service"
         return Finding(name="certificate", state="warning", what=f"{what}; renewal is due", fix=fix)
+    issuers_end_s = min([one.not_valid_after_utc.timestamp() for one in issuers], default=end_s + _ISSUERS_WARN_S)
+    if issuers_end_s - now_s < _ISSUERS_WARN_S and end_s <= issuers_end_s:
+        what = f"{what}; that of its issuer until {_date(issuers_end_s)}, and no device's holds for longer"
+        fix = "tell the operator: edgefold authority renew; devices need nothing then"
+        return Finding(name="certificate", state="warning", what=what, fix=fix)
     return Finding(name="certificate", state="ok", what=what)
 
 
@@ -157,7 +164,7 @@ def check_bundles(device: Device) -> Finding:
 
 def check_data(device: Device) -> Finding:
     """Whether the data file is there, readable, and has examples; whether they fit the task is the engine's check."""
-    path, most = device.here / device.config.data.train, device.config.data.max_examples
+    path, most = examples_path(device.here, device.config), device.config.data.max_examples
     try:
         if path.suffix.lower() == ".npz":
             n_bytes = path.stat().st_size
@@ -216,7 +223,7 @@ def check_engine(device: Device) -> Finding:
         for bundle in device.bundles:
             names.append(choose_engine(settings.engine, bundle.manifest.engines))
             if not device.is_running:
-                sets = {"own": str(device.here / device.config.data.train)}
+                sets = {"own": str(examples_path(device.here, device.config))}
                 job = EvaluateJob(
                     bundle=str(bundle.folder), sets=sets, batch_size=1, max_examples=_TRIAL_EXAMPLES, engine=names[-1]
                 )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.local.endpoint import write_endpoint
+from edge_agent.local.keeper import Keeper
 from edge_agent.local.loopback_http import start_server
 from edge_agent.local.orders import Orders
 from edge_agent.local.prediction_routes import prediction_routes
@@ -48,8 +49,18 @@ def main() -> int:
 
 def _serve(orders: Orders) -> None:
     predict, folder = orders.predict, Path(orders.folder)
-    serving = Serving(folder, bundles=orders.bundles, task=predict.task, labels=predict.labels, threads=predict.threads)
-    routes: Routes = prediction_routes(serving, max_inputs=predict.max_inputs)
+    serving = Serving(
+        folder,
+        bundles=orders.bundles,
+        task=predict.task,
+        fetched=None if orders.fetched is None else Path(orders.fetched),
+        labels=predict.labels,
+        threads=predict.threads,
+    )
+    routes: Routes = dict(prediction_routes(serving, max_inputs=predict.max_inputs))
+    keeper = None if orders.store is None else Keeper(orders, orders.store, serving)
+    if keeper is not None:
+        routes = {**routes, **keeper.routes()}
     server = start_server(
         predict.port or 0,
         routes,
@@ -58,9 +69,12 @@ def _serve(orders: Orders) -> None:
     )
     write_endpoint(folder, port=server.server_address[1])
     logs.event("local-process-ready", port=server.server_address[1])
+    if keeper is not None:
+        keeper.start()
     while sys.stdin.buffer.read(1):
         pass
     server.shutdown()
+    server.server_close()
 
 
 if __name__ == "__main__":

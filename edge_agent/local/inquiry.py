@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from edge_agent.adapters.fetched_bundles import whole_folders
 from edge_agent.local.endpoint import ask, read_port
 from edge_agent.local.latency import Latency
 from edge_agent.local.serving import Serving
@@ -74,7 +75,9 @@ def _way(here: Path, config: AgentConfig) -> Callable[[dict[str, Any]], dict[str
     port = None if config.predict.port is None else read_port(here / config.device.folder)
     if port is not None and ask(port, "GET", "/health") is not None:
         return lambda one: ask(port, "POST", "/predict", one) or _gone(port)
-    bundles = [open_bundle(here / folder) for folder in config.device.bundles]
+    fetched = here / config.bundles.folder
+    folders = [*(here / name for name in config.device.bundles), *whole_folders(fetched)]
+    bundles = [open_bundle(folder) for folder in folders]
     serving = Serving(
         here / config.device.folder,
         bundles={bundle.id: str(bundle.folder) for bundle in bundles},

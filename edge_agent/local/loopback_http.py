@@ -52,7 +52,7 @@ Routes: TypeAlias = "Mapping[tuple[str, str], Callable[[Asked], dict[str, Any]]]
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+    daemon_threads = False  # what was asked is answered before the process goes
     allow_reuse_address = True
     request_queue_size = _BACKLOG
 

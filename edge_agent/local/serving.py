@@ -61,11 +61,21 @@ class Serving:
         *,
         bundles: Mapping[str, str],
         task: str | None = None,
+        fetched: Path | None = None,
         labels: Sequence[str] = (),
         threads: int = 1,
     ) -> None:
-        """Serve from the agent's ``folder``; ``bundles`` are folders by id, the first one serves before any work."""
-        self._folder, self._bundles, self._task = folder, dict(bundles), task
+        """Serve from the agent's ``folder``.
+
+        Args:
+            folder: the agent's.
+            bundles: folders by id; the first one serves before any work.
+            task: of several; None for the one that brought work last.
+            fetched: where bundles that come later lie, by their ids.
+            labels: names in label order.
+            threads: of the engine.
+        """
+        self._folder, self._bundles, self._task, self._fetched = folder, dict(bundles), task, fetched
         self._labels, self._threads = tuple(labels), threads
         self._model: ServedModel | None = None
         self._marks: tuple[Mark | None, ...] | None = None
@@ -74,8 +84,8 @@ class Serving:
         self.latency = Latency()
         self.n_answers, self.n_exchanges = 0, 0
 
-    def answer(self, inputs: Sequence[Any]) -> Answers:
-        """Return what the current model says of ``inputs``.
+    def answer(self, inputs: Sequence[Any], *, is_counted: bool = True) -> Answers:
+        """Return what the current model says of ``inputs``; the device's own questions are not counted.
 
         Raises:
             ConfigError: an input is not what the task takes, or there is no bundle (the asker's or owner's fault).
@@ -85,8 +95,9 @@ class Serving:
         began = time.perf_counter()
         predictions = model.answer(inputs, labels=self._labels)
         took_s = time.perf_counter() - began
-        self.latency.add(took_s)
-        self.n_answers += 1
+        if is_counted:
+            self.latency.add(took_s)
+            self.n_answers += 1
         return Answers(predictions=predictions, served=_served(model), took_ms=round(1000 * took_s, 3))
 
     def served(self) -> Served | None:
@@ -169,6 +180,10 @@ class Serving:
         )
 
     def _folder_of(self, work: Work | None) -> Path:
+        if work is not None and work.bundle_id not in self._bundles and self._fetched is not None:
+            folder = self._fetched / work.bundle_id
+            if folder.is_dir():  # ``open_bundle`` checks that it is that one, every byte
+                return folder
         if not self._bundles:
             raise ConfigError("there is no bundle yet, so there is nothing to predict with")
         if work is None:

@@ -9,8 +9,10 @@ import os
 import resource
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from host.cgroup import enter_cgroup
 from host.parent import die_with_parent
 from protocol.errors import BundleError, ConfigError, EdgefoldError, EngineError, StorageError, UpdateError
 from protocol.fields import FieldError, plain, structure
@@ -31,6 +33,9 @@ def main() -> int:
     if options.parent is not None:
         die_with_parent(options.parent)
     os.nice(options.nice)
+    if options.cgroup is not None:
+        with contextlib.suppress(OSError):  # gone with its unit: the limit below still holds
+            enter_cgroup(options.cgroup)
     if options.memory_limit is not None:
         # Private writable memory: what training allocates. Mapped weights are shared pages and do not count.
         resource.setrlimit(resource.RLIMIT_DATA, (options.memory_limit, options.memory_limit))
@@ -64,6 +69,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--nice", type=int, default=0)
     parser.add_argument("--parent", type=int, default=None, help="process id to die with")
     parser.add_argument("--memory-limit", type=int, default=None, help="bytes of private writable memory")
+    parser.add_argument("--cgroup", type=Path, default=None, help="folder of the control group to enter")
     return parser.parse_args()
 
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from edge_agent.adapters.example_views import SUFFIX, read_view
 from protocol.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    _Reader = Callable[[Path], Iterator[tuple[int, Any]]]
 
 __all__ = ["MAX_TEXT_CHARS", "Example", "read_examples", "read_rows"]
 
@@ -40,17 +44,25 @@ def read_examples(path: Path, *, n_labels: int | None, max_examples: int) -> lis
     Raises:
         ConfigError: no such file, another format, no example, or a line without ``text`` or a valid ``label``.
     """
-    rows = read_rows(path, max_rows=max_examples)
+    rows = read_rows(path, max_rows=max_examples, labelled=n_labels is not None)
     return [_example(row, where, n_labels) for where, row in rows]
 
 
-def read_rows(path: Path, *, max_rows: int) -> Iterator[tuple[str, Any]]:
-    """Yield at most ``max_rows`` rows of a JSONL or CSV file, each with its place; what is in them is not checked.
+def read_rows(path: Path, *, max_rows: int, labelled: bool = False) -> Iterator[tuple[str, Any]]:
+    """Yield at most ``max_rows`` rows of a file or of a store's view, each with its place; their content is unchecked.
+
+    Args:
+        path: a .jsonl, a .csv, or a view (``adapters.example_views``).
+        max_rows: further ones are not read.
+        labelled: of a view, whose examples may wait for their labels, those that have one.
 
     Raises:
         ConfigError: no such file, another format, or no row.
+        StorageError: a store is damaged.
     """
-    rows = {".jsonl": _jsonl, ".csv": _csv}.get(path.suffix.lower())
+    suffix = path.suffix.lower()
+    readers: dict[str, _Reader] = {".jsonl": _jsonl, ".csv": _csv, SUFFIX: partial(read_view, labelled=labelled)}
+    rows = readers.get(suffix)
     if rows is None:
         raise ConfigError(f"{path}: examples are read from .jsonl or .csv")
     n_rows = 0

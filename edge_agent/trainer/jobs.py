@@ -7,6 +7,8 @@ finite ends the job before anything of it is written.
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 import time
 from pathlib import Path
@@ -17,6 +19,7 @@ import numpy as np
 from edge_agent.adapters.sample_record import SampleRecord
 from edge_agent.trainer.accumulation import loss_and_gradient
 from edge_agent.trainer.batches import batches_in_order, shuffled_batches
+from edge_agent.trainer.checkpoints import Checkpoints, Progressed
 from edge_agent.trainer.continual.remembering import Remembering, load_memory, save_memory
 from edge_agent.trainer.datasets import open_dataset
 from edge_agent.trainer.engines import open_engine
@@ -35,6 +38,7 @@ from protocol.errors import ConfigError, EngineError
 from protocol.jobs import (
     DELTA_FILE,
     KEPT_FILE,
+    PERSONAL_FILE,
     RESIDUAL_FILE,
     UPDATE_FILE,
     CheckJob,
@@ -83,6 +87,7 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
     # A residual may be of training without dp, and would then tell of examples what no noise covers.
     residual = _residual(None if dp is not None else job.residual, n_params)
     engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
+    checkpoints = Checkpoints(job, bundle.id)
     if job.least_pass_s > 0:
         engine = PacedEngine(engine=engine, least_pass_s=job.least_pass_s)
     if dp is not None and job.sample_charge is not None:  # last of all that may fail before the first step
@@ -92,7 +97,7 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
     remembering = _remembering(job, bundle, engine)
     if dp is None:
         epochs = _Epochs(job.plan, data, bundle.manifest.task.kind, report)
-        theta = epochs.run(engine if remembering is None else remembering, terms)
+        theta = epochs.run(engine if remembering is None else remembering, terms, checkpoints)
     else:
         epochs = PrivateEpochs(job.plan, dp, data, report)
         theta = epochs.run(engine, terms.start)
@@ -100,10 +105,13 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
     out = Path(job.out)
     if remembering is not None and job.plan.continual is not None and job.plan.continual.needs_memory:
         save_memory(out, remembering.consolidate(theta, data))
+    if job.keep_delta:
+        save_vector(out / PERSONAL_FILE, theta - terms.start)
     if job.sum_clip is not None:
         n_bytes = _write_bounded(out, delta, job.sum_clip, is_norm=job.sum_clips_norm)
     else:
         n_bytes = _write_update(out, terms, theta, residual, n_steps=epochs.n_steps)
+    checkpoints.forget()
     return TrainResult(
         n_examples=len(data),
         n_steps=epochs.n_steps,
@@ -124,6 +132,8 @@ def evaluate(job: EvaluateJob, report: Report, *, started: float) -> EvaluateRes
     """
     bundle = open_bundle(Path(job.bundle))
     theta = _adapter(bundle, job.adapter, n_values=bundle.layout.n_params)
+    if job.personal is not None:
+        theta += _vector(Path(job.personal), bundle.layout.n_params)
     engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
     results = {}
     for done, (name, path) in enumerate(job.sets.items()):
@@ -202,16 +212,19 @@ class _Epochs:
         self._plan, self._data, self._kind, self._report = plan, data, kind, report
         self.n_steps, self.train_s, self.last_loss = 0, 0.0, 0.0
 
-    def run(self, engine: _Gradients, terms: LocalTerms) -> NDArray[np.float32]:
-        """Return the local adapter, float32 [n_params]."""
+    def run(self, engine: _Gradients, terms: LocalTerms, checkpoints: Checkpoints) -> NDArray[np.float32]:
+        """Return the local adapter, float32 [n_params]; begins where ``checkpoints`` stands."""
         plan, theta = self._plan, terms.start.copy()
         rng = np.random.default_rng(plan.seed)
         optimizer = make_optimizer(plan.optimizer, terms.n_trained)
         n_steps = plan.epochs * math.ceil(len(self._data) / plan.batch_size)
         reported = time.monotonic()
-        for _ in range(plan.epochs):
-            losses = []
-            for batch in shuffled_batches(self._data, batch_size=plan.batch_size, rng=rng):
+        begin, losses = checkpoints.load(theta, optimizer, rng)
+        self.n_steps, self.train_s, n_taken = begin.n_steps, begin.train_s, begin.n_batches
+        for epoch in range(begin.epoch, plan.epochs):
+            epoch_rng = json.dumps(rng.bit_generator.state)
+            batches = shuffled_batches(self._data, batch_size=plan.batch_size, rng=rng)
+            for batch in itertools.islice(batches, n_taken, None):
                 began = time.monotonic()
                 loss, gradient = loss_and_gradient(
                     engine.loss_and_gradient, theta, batch, kind=self._kind, micro_batch=plan.micro_batch
@@ -225,7 +238,18 @@ class _Epochs:
                 if now - reported > _REPORT_EVERY_S:
                     self._report(Progress(step=self.n_steps, n_steps=n_steps, loss=loss))
                     reported = now
+                so_far = Progressed(
+                    job=checkpoints.job,
+                    epoch=epoch,
+                    n_batches=len(losses),
+                    n_steps=self.n_steps,
+                    train_s=self.train_s,
+                    rng=epoch_rng,
+                    optimizer_steps=optimizer.n_steps,
+                )
+                checkpoints.save_if_due(so_far, losses, theta, optimizer)
             self.last_loss = float(np.mean(losses))
+            losses, n_taken = [], 0
         return theta
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from protocol.messages import Optimizer
@@ -27,6 +29,17 @@ class FlatOptimizer(Protocol):
 
     def step(self, theta: NDArray[np.float32], gradient: NDArray[np.float32]) -> None:
         """Move ``theta`` in place."""
+
+    @property
+    def moments(self) -> tuple[NDArray[np.float32], ...]:
+        """What it remembers of earlier gradients; not copies."""
+
+    @property
+    def n_steps(self) -> int:
+        """How many steps were taken, where the next depends on it."""
+
+    def restore(self, moments: Sequence[NDArray[np.float32]], n_steps: int) -> None:
+        """Go on as an optimiser of the same settings that had these."""
 
 
 class AdamW:
@@ -56,6 +69,21 @@ class AdamW:
         denominator += np.float32(s.epsilon)
         theta -= np.float32(s.learning_rate / (1 - s.beta1**self._t)) * self._m / denominator
 
+    @property
+    def moments(self) -> tuple[NDArray[np.float32], ...]:
+        """Both moments."""
+        return self._m, self._v
+
+    @property
+    def n_steps(self) -> int:
+        """How many steps were taken."""
+        return self._t
+
+    def restore(self, moments: Sequence[NDArray[np.float32]], n_steps: int) -> None:
+        """Go on as an optimiser that had these."""
+        self._m[:], self._v[:] = moments
+        self._t = n_steps
+
 
 class Sgd:
     """Stochastic gradient descent with heavy-ball momentum (``beta1``) and L2 decay, as torch.optim.SGD has it."""
@@ -71,6 +99,20 @@ class Sgd:
         self._m *= np.float32(s.beta1)
         self._m += gradient + np.float32(s.weight_decay) * theta
         theta -= np.float32(s.learning_rate) * self._m
+
+    @property
+    def moments(self) -> tuple[NDArray[np.float32], ...]:
+        """The momentum."""
+        return (self._m,)
+
+    @property
+    def n_steps(self) -> int:
+        """Nothing depends on it."""
+        return 0
+
+    def restore(self, moments: Sequence[NDArray[np.float32]], n_steps: int) -> None:  # noqa: ARG002 - see n_steps
+        """Go on as an optimiser that had these."""
+        (self._m[:],) = moments
 
 
 def make_optimizer(settings: Optimizer, n_params: int) -> FlatOptimizer:

@@ -112,7 +112,7 @@ def read_tagged(
         BundleError: the bundle's tokenizer file is not one.
         ConfigError: another format, or a line without as many labels as words.
     """
-    rows = [_tagged(row, where, n_labels) for where, row in read_rows(path, max_rows=max_examples)]
+    rows = [_tagged(row, where, n_labels) for where, row in read_rows(path, max_rows=max_examples, labelled=True)]
     tokenizer = load_tokenizer(tokenizer_file, max_tokens=max_tokens)
     ids, labels = [], []
     for words, tags in rows:

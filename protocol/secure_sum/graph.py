@@ -1,12 +1,13 @@
 """Who masks with whom: a k-regular ring over a public random order, and the threshold t that goes with k.
 
-Source: Bell et al. 2020 (ePrint 2020/704), section 3: Harary graph over a random permutation, k and t from
-hypergeometric tails. Departures:
+Source: Bell et al. 2020 (ePrint 2020/704), the protocol against a semi-honest server: Harary graph over a random
+permutation; k and t such that nobody has too many corrupt neighbours, the graph of the honest survivors is connected,
+and enough of everybody's neighbours survive, the tails hypergeometric. Departures:
 - a device keeps a share of its own secrets too (as in Bonawitz et al. 2017), so a secret has k + 1 *holders*;
 - where no sparse graph meets the bounds, the complete graph is taken, whose guarantees are exact and not probable;
 - against a ``lying`` server t is at least k/2 + 2 + (corrupted neighbours), which keeps any arc of the ring from being
-  summed alone (argument in docs/secure-sum.md). The paper's malicious variant lets every device choose its own
-  neighbours instead, at two more messages a device.
+  summed alone (argument in docs/secure-sum.md). The paper's protocol against a malicious server has every device choose
+  neighbours itself, among keys that the server committed to.
 
 Laws: everyone computes the same graph from the same seed; all probabilities are exact integer ratios (no floating-point
 tails) summed over all n devices (union bound); an order is drawn from 64-bit keys, so its bias is below n**2 / 2**64.
@@ -40,9 +41,9 @@ __all__ = [
 
 MIN_COHORT: Final = 3  # a sum of two tells each of the two the other's vector
 MAX_COHORT: Final = 1000  # the roster's names fit into one message's MAX_ITEMS; issue 4 asks for 3 to 1,000
-SECURITY_BITS: Final = 40  # the paper's sigma: a bad graph at most once in 2**40 rounds
+SECURITY_BITS: Final = 40  # a bad graph at most once in 2**40 rounds; so in the authors' code (federated-compute)
 SMALL_COHORT: Final = 32  # below it the complete graph costs little and its guarantees are exact
-CORRECTNESS_BITS: Final = 20  # the paper's eta: a round lost to an unlucky graph at most once in 2**20
+CORRECTNESS_BITS: Final = 20  # a round lost to an unlucky graph at most once in 2**20; likewise
 _SEED_BYTES: Final = 32
 
 ServerModel: TypeAlias = Literal["curious", "lying"]

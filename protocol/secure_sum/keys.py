@@ -4,8 +4,8 @@ Laws: every derived key is bound to a label, to the plan (fleet, task, round, ve
 and to the two indices in their order, so a key is good for one purpose in one round; a sealing key seals one message,
 so its nonce is constant; private keys come from the caller's entropy, so a restart makes the same ones.
 
-Not post-quantum: X25519 alone protects masks and shares. Whoever records the round's traffic and has a quantum computer
-later can unmask it; the outer seal of an update (``protocol.sealing``) is hybrid.
+Not post-quantum: X25519 alone protects masks and shares (docs/secure-sum.md, "A hybrid agreement"). Whoever records the
+round's traffic and has a quantum computer later can unmask it; the outer seal (``protocol.sealing``) is hybrid.
 """
 
 from __future__ import annotations

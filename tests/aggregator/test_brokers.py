@@ -11,7 +11,7 @@ from aggregator.adapters.authority import make_authority
 from aggregator.adapters.broker import BrokerConfig
 from aggregator.adapters.mosquitto_files import BrokerTls, mosquitto_config
 from aggregator.brokers import make_brokers
-from aggregator.config import AuthoritySettings, BrokerSettings, Config, DevicesSettings, ServiceSettings
+from aggregator.config import AuthoritySettings, BrokerSettings, Config, DevicesSettings, ServiceSettings, load_config
 from protocol.errors import ConfigError
 from protocol.fields import FieldError
 
@@ -32,6 +32,13 @@ def config(folder: Path, broker: BrokerSettings, *, secure: bool) -> Config:
 def test_a_broker_without_certificates_must_be_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="insecure_loopback = true"):
         make_brokers(config(tmp_path, BrokerSettings(), secure=False), tmp_path, max_packet_bytes=1 << 20)
+
+
+def test_it_can_be_asked_for_on_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "aggregator.toml"
+    path.write_text('[service]\nfleet = "f"\nfolder = "s"\nkey = "k"\n[devices]\nregistry = "d.toml"\n')
+    assert not load_config(path).broker.insecure_loopback
+    assert load_config(path, insecure_loopback=True).broker.insecure_loopback
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from aggregator.selection_settings import SelectionSettings
+from protocol.fields import FieldError
 from protocol.messages import Announce, Decline, Work
 from tests.aggregator.workbench import TASK, Bench, Device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import pytest
+    from pathlib import Path
 
 
 def joined(bench: Bench, names: str) -> list[Device]:
@@ -150,3 +153,45 @@ def test_the_announcement_says_how_far_to_spread_the_calls(make_bench: Callable[
     bench = with_selection(make_bench, spread_s=30.0)
     bench.settle()
     assert bench.device("a").last(Announce).spread_s == 30.0
+
+
+def choose(bench: Bench, devices: list[Device]) -> list[Device]:
+    """Let the devices offer themselves; return those that are handed work once the time to gather is over."""
+    before = {one.name: len(one.all(Work)) for one in devices}
+    for device in devices:
+        device.join()
+        bench.settle()
+    bench.clock.now += 11
+    bench.settle()
+    return [one for one in devices if len(one.all(Work)) > before[one.name]]
+
+
+def test_devices_that_were_quick_are_preferred_and_slow_ones_are_seldom_drawn(make_bench: Callable[..., Bench]) -> None:
+    selection = SelectionSettings(gather_s=10.0, prefer_within_s=20.0, exploration=0.001)
+    bench = make_bench(cohort=4, min_cohort=2, rounds=5, selection=selection)
+    devices = [bench.device(name) for name in "abcd"]
+    assert choose(bench, devices) == devices
+    for device in devices:
+        bench.clock.now += 7  # 7, 14, 21, 28 s after their work
+        update(bench, device)
+    assert (bench.version, bench.round) == (1, 2)
+    bench.settings = dataclasses.replace(bench.settings, cohort=2)
+    bench.restart()
+    bench.settle()
+    assert [one.name for one in choose(bench, devices)] == ["a", "b"]  # by chance otherwise: twice in a thousand
+
+
+def test_a_round_has_some_of_each_of_the_operators_tags(make_bench: Callable[..., Bench], tmp_path: Path) -> None:
+    tags = tmp_path / "tags.toml"
+    tags.write_text("[tags]\n" + "".join(f'{name} = "indoors"\n' for name in "abcdefg") + 'z = "roof"\n')
+    selection = SelectionSettings(gather_s=10.0, tags=str(tags))
+    bench = make_bench(cohort=2, min_cohort=2, selection=selection)
+    chosen = choose(bench, [bench.device(name) for name in "abcdefgz"])
+    assert len(chosen) == 2
+    assert chosen[-1].name == "z"
+
+
+@pytest.mark.parametrize("preference", [{"prefer_within_s": 9.0}, {"tags": "tags.toml"}])
+def test_a_preference_needs_a_time_to_gather(preference: dict[str, Any]) -> None:
+    with pytest.raises(FieldError, match="gather_s"):
+        SelectionSettings(**preference)

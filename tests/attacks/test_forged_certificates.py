@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from aggregator.adapters.authority import Authority, make_authority
-from host.certificates import check_chain, der_of, load_key, make_key, make_request, name_of, subject
+from host.certificates import check_chain, der_of, load_key, load_pem, make_key, make_request, name_of, subject
 from host.device_certificates import check_peers, key_name
 from protocol.errors import TrustError
 from protocol.signing import SigningKey
@@ -78,7 +78,7 @@ def mallory(authority: Authority, tmp_path: Path) -> Signer:
 @pytest.fixture
 def issuing(authority: Authority) -> Signer:
     """The service's issuing key, as if stolen: it may sign devices, and no other authorities."""
-    return Signer(load_key(authority.file("issuing.key")), authority.chain(b"")[1:])
+    return Signer(load_key(authority.file("issuing.key")), der_of(load_pem(authority.file("issuing.pem"))))
 
 
 def believed(authority: Authority, signed: Signer) -> list[str]:

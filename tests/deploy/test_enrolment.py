@@ -17,16 +17,17 @@ from deploy.supervised import Supervised
 from edge_agent import enrolment
 from edge_agent.adapters.identity import FolderKeyStore, IdentityFolder
 from host.bundle_folder import open_bundle
+from host.certificates import check_chain, load_key, load_pem, make_request
 from host.keys import load_signing_key
-from host.link import BrokerAddress, LinkUp
+from host.link import BrokerAddress, LinkUp, Received
 from host.memory import resident_bytes
 from host.mqtt_link import MqttLink
 from host.tls import TlsFiles, client_context
 from protocol import topics
 from protocol.enrolment import parse_token, token_text
 from protocol.errors import ConfigError
-from protocol.messages import Join
-from protocol.signing import sign
+from protocol.messages import Certificate, Join, Renew, unpack_envelope
+from protocol.signing import open_envelope, sign
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +73,7 @@ class Served:
         ports += ["--bundle-port", self.bundle_port]
         place = ["--folder", folder / "fleet", "--fleet", "demo", "--host", "127.0.0.1"]
         edgefold("serve", "init", *map(str, [*place, *ports]))
-        (folder / "fleet" / "authority" / "root.key").unlink()  # offline
+        self.root_key = (folder / "fleet" / "authority" / "root.key").rename(folder / "offline.key")
         self.process = Supervised("service", ["serve", "--config", self.config], folder / "service.log")
         self.process.start()
         self.seen: list[Any] = []
@@ -275,3 +276,39 @@ def test_tls_of_the_fleet_is_1_3(served: Served) -> None:
     for port in (served.port, served.claim_port):
         with socket.create_connection(("127.0.0.1", port), 5) as plain, pytest.raises(ssl.SSLError):
             context.wrap_socket(plain)
+
+
+def test_the_issuing_key_changes_under_a_running_fleet(served: Served, device: Path, tiny_bundle: Path) -> None:
+    (device / "agent.toml").write_text(AGENT.format(bundle=tiny_bundle))
+    config, authority = str(device / "agent.toml"), served.folder / "fleet" / "authority"
+    edgefold("agent", "enrol", "--config", config, "--token", served.token())
+    link = served.link(device)
+    assert isinstance(link.receive(WAIT_S), LinkUp)
+    renew = ["authority", "renew", "--config", served.config]
+    assert "root.key: no such key file" in edgefold(*renew, code=2)
+    assert "a new issuing key is in use" in edgefold(*renew, "--root-key", str(served.root_key))
+    served.wait_for("issuing-key-changed")
+    shown = json.loads(edgefold("authority", "show", "--config", served.config, "--json"))
+    assert [shown["warning"], len(shown["former"])] == [None, 1]
+
+    key, tls_key = load_signing_key(device / "device.key"), load_key(device / "identity" / "tls.key")
+    ask = sign(Renew(request=make_request("pi", tls_key)), fleet="demo", sender="pi", key=key)
+    assert link.publish(topics.up("demo", "pi", "renew"), ask)  # on the connection of before
+    answer = link.receive(WAIT_S)
+    assert isinstance(answer, Received)
+    service_key = load_signing_key(served.folder / "fleet" / "service.key").public
+    body = open_envelope(unpack_envelope(answer.payload), fleet="demo", key=service_key)
+    assert isinstance(body, Certificate)
+    (root,), (issuing,) = load_pem(authority / "root.pem"), load_pem(authority / "issuing.pem")
+    own, issuer = check_chain(body.chain, root=root, name="pi", key=tls_key.public_key())
+    assert (issuer, own.issuer) == (issuing, issuing.subject)
+    link.close()
+
+    agent = Supervised("agent", ["agent", "run", "--config", config], device / "agent.log")
+    agent.start()  # was away: it comes back with the certificate by the former key, and asks for the next
+    try:
+        assert_up(agent)
+    finally:
+        agent.stop()
+    assert "pi: enrolled" in edgefold("agent", "enrol", "--config", config, "--token", served.token())
+    assert load_pem(device / "identity" / "certificate.pem")[1] == issuing

@@ -12,6 +12,8 @@ import pytest
 from edge_agent.adapters.device_folder import DeviceFolder, read_receipt
 from edge_agent.app import Agent
 from edge_agent.config import AgentConfig, BrokerSettings, DataSettings, DeviceSettings, TrainerSettings
+from edge_agent.core.session import SendJoin
+from edge_agent.lessons import Lessons
 from edge_agent.privacy_settings import PrivacySettings
 from host.memory_link import MemoryBroker
 from protocol import codec, topics
@@ -54,7 +56,7 @@ class FakeTrainer:
 
     def __init__(self) -> None:
         self.jobs: list[TrainJob] = []
-        self.n_closed = 0
+        self.n_closed, self.is_paused = 0, False
         self._on_end: Callable[[TrainResult | EdgefoldError], None] | None = None
 
     def __call__(
@@ -74,10 +76,22 @@ class FakeTrainer:
         (out / UPDATE_FILE).write_bytes(codec.encode(np.full(N, 0.25, np.float32), Codec(name="float32")))
         (out / RESIDUAL_FILE).write_bytes(bytes(4 * N))
         assert self._on_end is not None
-        self._on_end(outcome)
+        on_end, self._on_end = self._on_end, None
+        on_end(outcome)
+
+    pid = 1
+
+    def pause(self) -> None:
+        self.is_paused = True
+
+    def resume(self) -> None:
+        self.is_paused = False
 
     def close(self) -> None:
         self.n_closed += 1
+        if self.jobs and self._on_end is not None:
+            self._on_end(EngineError("ended by signal 9"))  # as a real one says, late
+            self._on_end = None
 
 
 class FakeFetch:
@@ -121,7 +135,7 @@ class Rig:
         )
         self.agent = Agent(
             config,
-            data=self.folder / "x.jsonl",
+            lessons=Lessons(self.folder / "x.jsonl"),
             bundles={BUNDLE: self.folder / "bundle"},
             key=self.device_key,
             link=self.link,
@@ -310,6 +324,20 @@ def test_a_later_round_ends_the_trainer_and_is_joined(rig: Rig) -> None:
     assert [join.round for join in rig.heard(Join)] == [1, 2]
 
 
+def test_work_of_an_asynchronous_task_goes_on_and_the_newest_is_joined_after_it(rig: Rig) -> None:
+    rig.say(rig.announce(1))
+    rig.say(rig.work(1))
+    for round_ in (2, 3):
+        rig.say(replace(rig.announce(round_), oldest_round=1))
+    assert rig.trainer.n_closed == 0
+    rig.trainer.finish()
+    rig.turns()
+    (update,) = rig.heard(Update)
+    assert (update.round, update.version) == (1, 0)
+    rig.say(rig.receipt(update))
+    assert [join.round for join in rig.heard(Join)] == [1, 3]
+
+
 def test_an_engine_that_fails_twice_skips_the_round_and_takes_the_next(rig: Rig) -> None:
     rig.say(rig.announce(1))
     rig.say(rig.work(1))
@@ -367,3 +395,76 @@ def test_an_outbox_lost_to_a_damaged_disk_gives_up_the_round_only(rig: Rig) -> N
     rig.turns()
     rig.say(rig.announce(2))
     assert [join.round for join in rig.heard(Join)] == [1, 2]
+
+
+class FakeConduct:
+    """Rules that the test decides."""
+
+    wait_s = None
+
+    def __init__(self) -> None:
+        self.may_send = self.may_train = True
+        self.must_end = False
+        self.n_sent = 0
+
+    def turn(self, running: object) -> bool:
+        return running is not None and self.must_end
+
+    def may_do(self, action: object) -> bool:
+        return self.may_send and (self.may_train or not isinstance(action, SendJoin))
+
+    def sent(self, n_bytes: int) -> None:
+        self.n_sent += n_bytes
+
+
+@pytest.fixture
+def conduct(rig: Rig) -> FakeConduct:
+    made = FakeConduct()
+    rig.agent._conduct = made  # type: ignore[assignment]
+    return made
+
+
+def test_a_device_that_may_not_train_joins_no_round_until_it_may(
+    rig: Rig, conduct: FakeConduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_agent.app._ASK_AGAIN_S", 0.0)
+    conduct.may_train = False
+    rig.say(rig.announce(1))
+    assert rig.heard(Join) == []
+    conduct.may_train = True
+    rig.turns()
+    assert [join.round for join in rig.heard(Join)] == [1]
+    assert conduct.n_sent > 0
+
+
+def test_a_trainer_that_a_rule_ended_starts_again_and_counts_as_no_failure(rig: Rig, conduct: FakeConduct) -> None:
+    rig.say(rig.announce(1))
+    rig.say(rig.work(1))
+    for _ in range(3):  # more often than a training may fail
+        conduct.may_train, conduct.must_end = False, True
+        rig.turns()
+        n_jobs = len(rig.trainer.jobs)
+        rig.turns()
+        assert len(rig.trainer.jobs) == n_jobs
+        conduct.may_train, conduct.must_end = True, False
+        rig.turns()
+        assert len(rig.trainer.jobs) == n_jobs + 1
+    assert len({job.checkpoint for job in rig.trainer.jobs}) == 1
+    rig.trainer.finish()
+    rig.turns()
+    assert len(rig.heard(Update)) == 1
+
+
+def test_a_finished_update_waits_for_a_network_that_may_be_used(
+    rig: Rig, conduct: FakeConduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_agent.app._ASK_AGAIN_S", 0.0)
+    rig.say(rig.announce(1))
+    rig.say(rig.work(1))
+    conduct.may_send = False
+    rig.trainer.finish()
+    rig.turns()
+    assert rig.heard(Update) == []
+    conduct.may_send = True
+    rig.turns()
+    assert len(rig.heard(Update)) == 1

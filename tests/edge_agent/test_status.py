@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from edge_agent.adapters.conduct_record import ConductRecord, write_conduct
 from edge_agent.adapters.device_folder import DeviceFolder
 from edge_agent.core.session import Job, SessionState
 from edge_agent.status import read_status
@@ -70,3 +71,26 @@ def test_the_doctors_exit_code_says_whether_anything_failed(here: Path) -> None:
     assert done.returncode == 1, done.stderr
     states = {one["name"]: one["state"] for one in json.loads(done.stdout)}
     assert (states["config"], states["bundles"], states["data"]) == ("ok", "failed", "failed")
+
+
+def test_the_rule_that_holds_it_back_is_said(here: Path) -> None:
+    folder = DeviceFolder(here / "state")
+    write_conduct(here / "state", ConductRecord(holds=("it is 80 °C; it trains up to 70",)))
+    try:
+        assert read_status(here / "agent.toml").why == (
+            "a rule of its owner holds it back: it is 80 °C; it trains up to 70"
+        )
+    finally:
+        folder.close()
+
+
+def test_a_bundle_that_is_being_fetched_and_one_that_was_are_shown(here: Path) -> None:
+    made = make_bundle(here / "made")
+    (here / "bundles").mkdir()
+    (here / "made").rename(here / "bundles" / made)
+    (here / "bundles" / f".partial-{'0' * 64}").mkdir()
+    (here / "bundles" / f".partial-{'0' * 64}" / "weights.bin").write_bytes(bytes(1_500_000))
+    found = read_status(here / "agent.toml")
+    assert found.bundles == {"bundle": None, f"bundles/{made}": made}
+    assert found.fetching_bytes == {"0" * 64: 1_500_000}
+    assert f"bundles/{made[:12]}, 000000000000 is being fetched: 1.5 MB" in shown(here).stdout

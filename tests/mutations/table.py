@@ -19,6 +19,7 @@ _LYING: Final = "tests/protocol/secure_sum/test_lying_server.py"
 _STEPS: Final = "tests/edge_agent/trainer/test_private_steps.py"
 _BUDGET: Final = "tests/edge_agent/test_sample_budget.py"
 _SECOND: Final = "tests/attacks/test_second_signature.py"
+_ISSUING: Final = "tests/aggregator/adapters/test_issuing_keys.py"
 _SECOND_KEYS: Final = "tests/aggregator/test_second_keys.py"
 _REPLAY: Final = "tests/attacks/test_replay.py"
 _DEVICE: Final = "protocol/secure_sum/device.py"
@@ -240,6 +241,14 @@ MUTANTS: Final = (
         old='if record.status == "revoked":',
         new="if False:",
         tests=("tests/aggregator/test_issuance.py::test_a_revoked_device_is_unknown_at_once_and_does_not_come_back",),
+    ),
+    Mutant(
+        name="former-lists",
+        row="come back with a certificate by a former issuing key",
+        file="aggregator/adapters/authority.py",
+        old="self._keys = (present, *former_keys(self._folder, present))",
+        new="self._keys = (present,)",
+        tests=(f"{_ISSUING}::test_there_is_a_revocation_list_of_each_issuing_key_by_itself",),
     ),
     Mutant(
         name="example-clip",

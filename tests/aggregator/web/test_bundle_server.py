@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aggregator.adapters.authority import make_authority
+from aggregator.adapters.issuing_keys import renew_issuing
 from aggregator.bundle_settings import BundleSettings
 from aggregator.bundle_shelf import ShelvedFile
 from aggregator.web.bundle_server import BundleServer, byte_range
@@ -179,3 +180,15 @@ def test_a_taken_port_and_an_address_without_tls_are_one_line(host: BundleHost) 
         BundleServer(host.settings, host.shelf, host.authority)
     with pytest.raises(FieldError, match="url: expected https"):
         BundleSettings(url="http://files.example")
+
+
+def test_after_a_new_issuing_key_devices_of_both_keys_fetch_and_of_a_stolen_one_none(host: BundleHost) -> None:
+    folder, old, now = host.authority.file(""), host.device("old"), datetime.now(UTC)
+    for until_unix_s in (now.timestamp() + 86_400.0, None):
+        renew_issuing(
+            folder, "f", root_key_file=folder / "root.key", keep_until_unix_s=until_unix_s, now=datetime.now(UTC)
+        )
+        host.authority.refresh()
+        host.authority.write_crl([], unix_s=time.time())
+        assert is_refused(host, old) == (until_unix_s is None)
+        assert not is_refused(host, host.device("new"))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_agent.adapters.device_folder import DeviceFolder
+from edge_agent.doctor import machine
 from host.link import BrokerAddress, LinkUp, Received
 from host.mqtt_link import MqttLink
 from protocol import topics
@@ -171,3 +172,13 @@ def test_a_device_that_never_enrolled_and_a_file_that_is_no_configuration(patien
     states = patient.states()
     assert states.pop("config") == "failed"
     assert set(states.values()) == {"skipped"}
+
+
+def test_an_issuer_that_ends_soon_is_named_with_who_can_change_it(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_ISSUERS_WARN_S", 6 * 365 * 86_400.0)
+    found = patient.findings()["certificate"]
+    assert found.state == "warning"
+    assert "no device's holds for longer" in found.what
+    assert "edgefold authority renew" in found.fix
