@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from aggregator.conversation import Outgoing
     from aggregator.core.intake import Admitted, Stepped, Taken
-    from aggregator.core.records import CommandRecord, TaskState, UpdateRecord
+    from aggregator.core.records import CommandRecord, TaskRecord, TaskState, UpdateRecord
     from aggregator.core.rounds import RoundEvent
     from aggregator.task_setup import TaskSetup, World
 
@@ -69,6 +69,7 @@ class AsyncRunner:
         self._works: dict[int, int] = {}  # round -> version, of work that is still welcome
         self._slots = Slots(self._concurrency, slot_s=self._slot_s, now_s=0.0)
         self._waiting: WaitingRoom[tuple[Admitted, int]] = WaitingRoom(_WAITING_PLACES * self._concurrency)
+        self._waiting_for = 0  # the round that those who wait asked for
         self._n_buffered = 0
         self._deadline_s = 0.0  # monotonic
         self._outbox: list[Outgoing] = []
@@ -88,8 +89,7 @@ class AsyncRunner:
             self.versions.begin(self._new_buffer(1, version=0))
         else:
             self.versions.check_same(known)
-            if known.state == "finished" and self.versions.n_folded < self.setup.settings.rounds:
-                self._set_state("open")
+            self._fit_rounds(known)
         self._load()
         now_s = self._world.clock.monotonic_s()
         working = self._world.store.at_work(self.task, since=min(self._works))
@@ -116,7 +116,8 @@ class AsyncRunner:
             changed = True
             self._carry_out(due)
         changed = self._go_on() or changed
-        self._fill_slots(now_s)
+        if is_reachable:
+            self._fill_slots(now_s)
         return changed
 
     def obey(self, command: CommandRecord) -> str | None:
@@ -182,7 +183,7 @@ class AsyncRunner:
     def admit(self, admitted: Admitted, *, n_bytes: int) -> Outgoing | None:
         """Hand the device its work; let it wait if no slot is free, or decline it if too many wait."""
         now_s, device = self._world.clock.monotonic_s(), admitted.device
-        if not admitted.is_first or self._slots.take(device, now_s):
+        if self._slots.take(device, now_s) or not admitted.is_first:
             return self._hand_work(admitted, n_bytes=n_bytes)
         if self._waiting.offer(device, (admitted, n_bytes), now_s):
             return None
@@ -220,27 +221,36 @@ class AsyncRunner:
 
     # -- how ---------------------------------------------------------------------------------------------------------
 
+    def _fit_rounds(self, known: TaskRecord) -> None:
+        """Reopen a finished task that was given more rounds, end one that was given fewer than it has."""
+        store, is_through = self._world.store, self.versions.n_folded >= self.setup.settings.rounds
+        latest = store.latest_round(self.task)
+        if known.state == "finished" and not is_through:
+            self._set_state("open")
+        elif known.state == "open" and is_through and latest.state == "open":
+            store.finish(self.task, latest.round, unix_s=self._world.clock.unix_s())
+
     def _load(self) -> None:
         store, settings = self._world.store, self.setup.settings
         record = store.task(self.task)
         self._state = "open" if record is None else record.state
-        before, self._buffer = getattr(self, "_buffer", None), store.latest_round(self.task)
-        buffer = self._buffer
+        self._buffer = buffer = store.latest_round(self.task)
         oldest = oldest_welcome(settings, version=buffer.version, restored=store.restored(self.task)) or 0
         # After a rollback, until its first buffer opens, nothing is welcome.
         welcome = {one.round: one.version for one in store.rounds_from(self.task, version=oldest)}
         self._works = welcome or {buffer.round: buffer.version}
         if not self._world.keep_folded_updates:  # kept updates need their keys
             self.setup.keys.end_before(min(self._works))
-        self._n_buffered = len(store.buffered(self.task, self._buffer.round))
+        self._n_buffered = len(store.buffered(self.task, buffer.round))
         # A machine without a battery clock may wake up in 1970: no wait is longer than the settings say.
-        left_s = min(settings.deadline_s, self._buffer.deadline_unix_s - self._world.clock.unix_s())
+        left_s = min(settings.deadline_s, buffer.deadline_unix_s - self._world.clock.unix_s())
         self._deadline_s = self._world.clock.monotonic_s() + left_s
         self._announcement = self._world.conversation.announce(self._announce())
-        if before is None or before.round != self._buffer.round:
+        if self._waiting_for != buffer.round:
+            self._waiting_for = buffer.round
             self._waiting.clear()
-        if self._buffer.state == "open":
-            event("round-opened", task=self.task, round=self._buffer.round, version=self._buffer.version)
+        if buffer.state == "open":
+            event("round-opened", task=self.task, round=buffer.round, version=buffer.version)
 
     def _announce(self) -> Announce:
         version, state = self._buffer.version, self._announced_state()

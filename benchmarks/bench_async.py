@@ -8,7 +8,7 @@ all and fits its cores. Time is from the first round's opening to the version th
 the synchronous task's last one; versions are measured afterwards, so that measuring takes no core from training. Both
 tasks run for the same time, and the asynchronous one's history is folded again (``edgefold task verify``).
 
-Settings: EDGEFOLD_ROUNDS (6 synchronous ones), EDGEFOLD_PASS_S (the quick devices' pass, 0.5 s), EDGEFOLD_EXAMPLES (256
+Settings: EDGEFOLD_ROUNDS (7 synchronous ones), EDGEFOLD_PASS_S (the quick devices' pass, 0.6 s), EDGEFOLD_EXAMPLES (192
 a device), EDGEFOLD_BUFFER (2 updates a version).
 """
 
@@ -94,8 +94,8 @@ class Run:
 
 def main() -> None:
     """Measure and report."""
-    n_rounds, pass_s = int(os.environ.get("EDGEFOLD_ROUNDS", "6")), float(os.environ.get("EDGEFOLD_PASS_S", "0.5"))
-    n_examples, size = int(os.environ.get("EDGEFOLD_EXAMPLES", "256")), int(os.environ.get("EDGEFOLD_BUFFER", "2"))
+    n_rounds, pass_s = int(os.environ.get("EDGEFOLD_ROUNDS", "7")), float(os.environ.get("EDGEFOLD_PASS_S", "0.6"))
+    n_examples, size = int(os.environ.get("EDGEFOLD_EXAMPLES", "192")), int(os.environ.get("EDGEFOLD_BUFFER", "2"))
     bundle = export_bundle(Path("out/bench/bundle"))
     parts, sets = _data(n_examples)
     sync, buffered = Run("synchronous"), Run("asynchronous")

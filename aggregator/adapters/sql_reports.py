@@ -10,10 +10,12 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, func, select, union
+from sqlalchemy import and_, func, or_, select, union
 
+from aggregator.adapters import sql_buffers
 from aggregator.adapters.sql_database import SqlDatabase
 from aggregator.adapters.tables import (
+    BUFFERED,
     COMMANDS,
     DEVICES,
     PARTICIPANTS,
@@ -248,10 +250,13 @@ def _past_activity(connection: Connection, devices: Sequence[str]) -> dict[str, 
 def _summaries(connection: Connection, task: str, rounds: Sequence[int]) -> dict[int, RoundSummary]:
     p, u = PARTICIPANTS.c, UPDATES.c
     joined = select(p.round, func.count(), func.sum(p.up_bytes), func.sum(p.down_bytes))
-    taken = select(u.round, func.count(), func.max(u.train_s), func.sum(u.loss * u.n_examples), func.sum(u.n_examples))
+    fold = sql_buffers.fold_of()
+    taken = select(fold, func.count(), func.max(u.train_s), func.sum(u.loss * u.n_examples), func.sum(u.n_examples))
+    taken = taken.outerjoin_from(UPDATES, BUFFERED, BUFFERED.c.update_id == u.update_id)
     of_joined = connection.execute(joined.where(and_(p.task == task, p.round.in_(rounds))).group_by(p.round))
     participants = {number: figures for number, *figures in of_joined}
-    of_taken = connection.execute(taken.where(and_(u.task == task, u.round.in_(rounds))).group_by(u.round))
+    in_them = or_(u.round.in_(rounds), BUFFERED.c.buffer.in_(rounds))  # by index; the group then says which it is
+    of_taken = connection.execute(taken.where(u.task == task, in_them).group_by(fold))
     updates = {number: figures for number, *figures in of_taken}
     summaries = {}
     for number in rounds:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from aggregator.adapters.sql_reports import SqlReports
 from aggregator.async_settings import AsyncSettings
 from aggregator.buffer_report import buffer_facts, print_buffer_facts, where_buffered
 from aggregator.dp_settings import DpSettings
@@ -241,6 +242,12 @@ def test_more_rounds_reopen_a_finished_task_and_another_mode_is_another_task(mak
     bench.restart()
     fill(bench, "c", "d")
     assert (bench.version, bench.runner.is_finished) == (2, True)
+    bench.settings = task_settings(bench.bundle, **asynchronous() | {"rounds": 5})
+    bench.restart()
+    assert not bench.runner.is_finished
+    bench.settings = task_settings(bench.bundle, **asynchronous() | {"rounds": 1})
+    bench.restart()
+    assert bench.runner.is_finished
     bench.settings = task_settings(bench.bundle, strategy="fedbuff", rounds=3)
     with pytest.raises(ConfigError, match=r"fedbuff\+async"):
         bench.restart()
@@ -377,6 +384,9 @@ def test_show_says_what_waits_who_works_and_how_stale_it_is(
     (update,) = bench.store.updates(TASK, 1)[-1:]
     assert where_buffered(TASK, bench.store)[update.update_id] == (2, 0)
     assert buffer_facts(task_settings(bench.bundle), bench.store) is None
+    reports = SqlReports(bench.folders.database)
+    assert [one.summary.n_updates for one in reports.rounds(TASK, limit=5)] == [1, 2]  # by buffer, newest first
+    reports.close()
 
 
 def test_retention_keeps_what_a_kept_buffer_or_work_that_is_still_out_needs(make_bench: Callable[..., Bench]) -> None:

@@ -324,6 +324,20 @@ def test_a_later_round_ends_the_trainer_and_is_joined(rig: Rig) -> None:
     assert [join.round for join in rig.heard(Join)] == [1, 2]
 
 
+def test_work_of_an_asynchronous_task_goes_on_and_the_newest_is_joined_after_it(rig: Rig) -> None:
+    rig.say(rig.announce(1))
+    rig.say(rig.work(1))
+    for round_ in (2, 3):
+        rig.say(replace(rig.announce(round_), oldest_round=1))
+    assert rig.trainer.n_closed == 0
+    rig.trainer.finish()
+    rig.turns()
+    (update,) = rig.heard(Update)
+    assert (update.round, update.version) == (1, 0)
+    rig.say(rig.receipt(update))
+    assert [join.round for join in rig.heard(Join)] == [1, 3]
+
+
 def test_an_engine_that_fails_twice_skips_the_round_and_takes_the_next(rig: Rig) -> None:
     rig.say(rig.announce(1))
     rig.say(rig.work(1))
