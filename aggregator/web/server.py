@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from aggregator.adapters.authority import Authority
     from aggregator.config import Config
+    from aggregator.folders import Folders
     from aggregator.pulse import Pulse
-    from aggregator.setup import Folders
 
 __all__ = ["WebServer"]
 
