@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -17,8 +16,8 @@ from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_retention import SqlRetention
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.created_tasks import with_created
+from aggregator.folders import Folders, upgrade
 from aggregator.retention import Retention
-from aggregator.setup import Folders, upgrade
 from aggregator.sole_service import hold_folder
 from protocol.errors import ConfigError
 
@@ -83,8 +82,8 @@ def print_gc(config: Config, *, is_dry: bool, as_json: bool) -> None:
         ConfigError: no service has run here yet, or one runs and ``is_dry`` is false (the user's fault).
         StorageError: the database or the blobs cannot be read or written.
     """
-    folders = Folders(root=Path(config.service.folder))
-    if not folders.database.exists():
+    folders = Folders.of(config)
+    if not folders.has_database:
         raise ConfigError(f"{folders.root}: no service has run here yet, nothing is stored")
     with ExitStack() as stack:
         if not is_dry:
