@@ -62,7 +62,7 @@ def run(config_path: Path) -> None:
       id = "kitchen-pi"
       key = "device.key"
       [data]
-      train = "examples.jsonl"
+      train = "examples.jsonl"     (or a store that fills: docs/continual.md)
     Enrol first: edgefold agent enrol; bundles are then fetched from the service, or copied by hand and named in
     [device] bundles = ["bundle"]. A fleet without certificates, on one machine, says in place of that:
       [device] service_key = "<64 hex digits>"   [broker] url = "mqtt://127.0.0.1:1883"
