@@ -47,7 +47,7 @@ MUTATIONS ?=
 CHECK_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 BENCHES := $(sort $(subst _,-,$(patsubst benchmarks/bench_%.py,bench-%,$(wildcard benchmarks/bench_*.py))))
 
-.PHONY: help demo test test-faults test-flaps test-kill test-mutations fuzz test-arm64 test-image engines check fix bench $(BENCHES) clean
+.PHONY: help demo test test-faults test-flaps test-kill test-mutations fuzz test-arm64 test-image test-ssh engines check fix bench $(BENCHES) clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ test-mutations: $(STAMPS)/dev ## Take each defence of the threat model out and s
 
 fuzz: $(STAMPS)/fuzz ## Search every decoder of outside bytes for crashes, FUZZ_SECONDS=300 each
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) --workers $(WORKERS) $(FUZZ_ARGS)
+
+test-ssh: $(STAMPS)/dev ## Install over a real ssh onto this machine (needs openssh-server; a minute, fetches wheels)
+	EDGEFOLD_SSH=1 $(BIN)/python -m pytest -m ssh tests/deploy/flash/test_ssh.py
 
 test-image: $(STAMPS)/demo ## Build an image, start it in QEMU, train, cut its power, go on (names the programs that it lacks; minutes)
 	$(BIN)/python -m deploy.flash.trial $(if $(BUNDLE),--bundle $(BUNDLE))
