@@ -26,19 +26,28 @@ PYTEST_ARGS ?=
 WORKERS ?= 2
 # make test-kill: how often to kill; SEED=N repeats a run's victims and waits
 KILLS ?= 200
+# make test-faults, make test-flaps: how often
+CUTS ?= 500
+FLAPS ?= 200
 SEED ?=
 # make fuzz: seconds for each decoder, two at once; FUZZ_ARGS="cbor body" searches these alone
 FUZZ_SECONDS ?= 300
 FUZZ_ARGS ?=
 # make test-image: a bundle of two labels in place of MiniLM, exported anew
 BUNDLE ?=
-# make test-mutations: names of some, as in MUTATIONS="replay seal-binding"
+# make test-faults: $(STAMPS)/dev ## Cut a device's power at CUTS=500 random durable steps: no half bundle, nothing lost, nothing said twice
+	$(BIN)/python -m tests.faults --kills $(CUTS) $(if $(SEED),--seed $(SEED))
+
+test-flaps: $(STAMPS)/dev ## Cut a device's network FLAPS=200 times (Mosquitto): nothing lost, nothing said twice, memory flat
+	$(BIN)/python -m tests.faults.flaps --flaps $(FLAPS) $(if $(SEED),--seed $(SEED))
+
+test-mutations: names of some, as in MUTATIONS="replay seal-binding"
 MUTATIONS ?=
 
 CHECK_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 BENCHES := $(sort $(subst _,-,$(patsubst benchmarks/bench_%.py,bench-%,$(wildcard benchmarks/bench_*.py))))
 
-.PHONY: help demo test test-kill test-mutations fuzz test-arm64 test-image engines check fix bench $(BENCHES) clean
+.PHONY: help demo test test-faults test-flaps test-kill test-mutations fuzz test-arm64 test-image test-ssh engines check fix bench $(BENCHES) clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +71,9 @@ test-mutations: $(STAMPS)/dev ## Take each defence of the threat model out and s
 
 fuzz: $(STAMPS)/fuzz ## Search every decoder of outside bytes for crashes, FUZZ_SECONDS=300 each
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) --workers $(WORKERS) $(FUZZ_ARGS)
+
+test-ssh: $(STAMPS)/dev ## Install over a real ssh onto this machine (needs openssh-server; a minute, fetches wheels)
+	EDGEFOLD_SSH=1 $(BIN)/python -m pytest -m ssh tests/deploy/flash/test_ssh.py
 
 test-image: $(STAMPS)/demo ## Build an image, start it in QEMU, train, cut its power, go on (names the programs that it lacks; minutes)
 	$(BIN)/python -m deploy.flash.trial $(if $(BUNDLE),--bundle $(BUNDLE))

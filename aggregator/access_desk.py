@@ -7,7 +7,6 @@ import secrets
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -15,13 +14,13 @@ import click
 from aggregator.adapters.sql_access import SqlAccess
 from aggregator.config import load_config
 from aggregator.core.access import ROLES, AccessRecord, digest_of
-from aggregator.setup import Folders, upgrade
-from host.durable import make_folder
+from aggregator.folders import Folders, upgrade
 from protocol.errors import ConfigError
 from protocol.fields import FieldError, Name, structure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 __all__ = ["AccessDesk", "opened"]
 
@@ -96,7 +95,7 @@ def opened(config_path: Path) -> Iterator[AccessDesk]:
         ConfigError, StorageError: see the parts.
     """
     config = load_config(config_path)
-    folders = Folders(root=make_folder(Path(config.service.folder)))
+    folders = Folders.of(config)
     upgrade(folders.database)
     access = SqlAccess(folders.database)
     try:

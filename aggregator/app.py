@@ -1,8 +1,9 @@
 """The service's event pump: one thread takes one event at a time, decides, makes it durable, answers, acknowledges.
 
 Laws: a message is acknowledged to the broker only after what it caused is durable or it was refused, so a kill at any
-point means at most that it comes again, and everything here may come again; what cannot be made durable ends the
-process (``StorageError``), since the next start continues from the last good state. No asyncio: the work between two
+point means at most that it comes again, and everything here may come again; a database that went away is waited for,
+and what else cannot be made durable ends the process (``StorageError``), since the next start continues from the last
+good state. No asyncio: the work between two
 events is one signature, one decryption and one small transaction; folds and evaluations are rare or elsewhere.
 """
 
@@ -24,6 +25,7 @@ from aggregator.core.intake import (
     decide,
 )
 from aggregator.core.records import Traffic
+from aggregator.ports import DatabaseAwayError
 from aggregator.pulse import Pulse
 from host.link import LinkDown, LinkUp, Received
 from host.logs import event
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from aggregator.core.records import UpdateRecord
     from aggregator.evaluations import Evaluations
     from aggregator.issuance import ClaimDesk, Issuance
+    from aggregator.outage import Outage
     from aggregator.ports import Supervisor
     from aggregator.retention import Retention
     from aggregator.revocations import Revocations
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
     from aggregator.steering import Steering
     from aggregator.task_setup import World
     from aggregator.trust_upkeep import TrustUpkeep
-    from host.link import Link
+    from host.link import Link, LinkEvent
     from protocol.messages import Join, Reason, SumStep, Update
 
 __all__ = ["TICK_S", "Parts", "Service", "Trust"]
@@ -78,6 +81,7 @@ class Parts:
     trust: Trust | None = None
     steering: Steering | None = None
     retention: Retention | None = None
+    outage: Outage | None = None
     pulse: Pulse = field(default_factory=Pulse)
 
 
@@ -89,6 +93,7 @@ class Service:
         self._parts, self._world, self._link = parts, parts.world, parts.link
         self._runners = {runner.task: runner for runner in parts.runners}
         self._is_up = False
+        self._unhandled: LinkEvent | None = None
         self._intake = self._context()
 
     def _context(self) -> IntakeContext:
@@ -107,14 +112,29 @@ class Service:
             self._tidy(runner)
         self._advance()
 
+    def _resume(self) -> None:
+        """Go on where the store says: what these objects knew may be older or newer."""
+        for runner in self._runners.values():
+            runner.resume()
+            self._publish(runner.announcement)
+
     def run(self, stop: threading.Event, *, exit_when_done: bool = False) -> None:
-        """Take events until ``stop`` is set or, if asked for, all is done."""
-        while not stop.is_set() and not (exit_when_done and self.is_done):
-            self.step(TICK_S)
+        """Take events until ``stop`` is set or, if asked for, all is done; a database that went away is waited for."""
+        while not stop.is_set():
+            try:
+                if exit_when_done and self.is_done:
+                    return
+                self.step(TICK_S)
+            except DatabaseAwayError as error:
+                outage = self._parts.outage
+                if outage is None or not outage.wait(error, stop, resume=self._resume):
+                    raise
 
     def step(self, timeout_s: float) -> bool:
         """Take at most one event from the link, then do what is due; return whether there was an event."""
-        link_event = self._link.receive(timeout_s)
+        # An event in whose midst the database went away comes again here: it was not acknowledged, and all that it
+        # caused may be there or not.
+        link_event = self._unhandled = self._unhandled or self._link.receive(timeout_s)
         match link_event:
             case Received():
                 self._receive(link_event)
@@ -123,6 +143,7 @@ class Service:
             case LinkDown(why=why):
                 self._is_up = False
                 event("link-down", level=logging.WARNING, why=why)
+        self._unhandled = None
         now_s = self._world.clock.monotonic_s()
         for supervisor in self._parts.supervisors:
             supervisor.tick(now_s)

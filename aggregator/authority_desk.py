@@ -14,9 +14,8 @@ from aggregator.adapters.authority import BACKDATE, Authority
 from aggregator.adapters.issuing_keys import former_keys, present_key, renew_issuing
 from aggregator.adapters.sql_devices import SqlDevices
 from aggregator.config import load_config
-from aggregator.setup import Folders, upgrade
+from aggregator.folders import Folders, upgrade
 from aggregator.trust_upkeep import ends_soon
-from host.durable import make_folder
 from protocol.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def renew(config_path: Path, *, root_key: Path | None, is_stolen: bool) -> None:
     """
     config = load_config(config_path)
     settings, folder = _settings(config), Path(_settings(config).folder)
-    folders = Folders(root=make_folder(Path(config.service.folder)))
+    folders = Folders.of(config)
     upgrade(folders.database)
     devices, now_unix_s = SqlDevices(folders.database), time.time()
     try:

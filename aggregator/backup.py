@@ -22,7 +22,7 @@ from aggregator.adapters.spent_file import MAX_SPENT_BYTES
 from aggregator.adapters.sql_dump import SqlDump
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.created_tasks import with_created
-from aggregator.setup import Folders
+from aggregator.folders import Folders
 from host.durable import read_bytes
 from host.logs import event
 from protocol.errors import ConfigError, StorageError
@@ -63,8 +63,8 @@ def back_up(config: Config, out: Path, *, with_keys: bool) -> BackedUp:
         ConfigError: there is nothing to back up, or ``out`` is there already (the user's fault).
         StorageError: something cannot be read or written; ``out`` is not there then.
     """
-    folders = Folders(root=Path(config.service.folder))
-    if not folders.database.exists():
+    folders = Folders.of(config)
+    if not folders.has_database:
         raise ConfigError(f"{folders.root}: no service has run here yet, there is nothing to back up")
     for n_try in range(1, _TRIES + 1):
         try:

@@ -48,6 +48,8 @@ class ServiceSettings:
 
     fleet: Name
     folder: PathText
+    database: Annotated[str, Length(1, 1024)] | None = None  # postgresql+psycopg://...; None: SQLite in the folder
+    database_password_file: PathText | None = None
     key: PathText  # Ed25519, hex; made with mode 0600 if it is missing
     # Kept, they let `edgefold task verify` fold again; without a bound in [service.retention] they only grow.
     keep_folded_updates: bool = False
@@ -203,12 +205,15 @@ def load_config(path: Path, *, insecure_loopback: bool = False) -> Config:
     if authority is not None:
         authority = dataclasses.replace(authority, folder=resolve(authority.folder))
     registry = None if devices.registry is None else resolve(devices.registry)
+    password_file = None if service.database_password_file is None else resolve(service.database_password_file)
     return dataclasses.replace(
         config,
         broker=dataclasses.replace(
             config.broker, insecure_loopback=config.broker.insecure_loopback or insecure_loopback
         ),
-        service=dataclasses.replace(service, folder=resolve(service.folder), key=resolve(service.key)),
+        service=dataclasses.replace(
+            service, folder=resolve(service.folder), key=resolve(service.key), database_password_file=password_file
+        ),
         authority=authority,
         devices=dataclasses.replace(devices, registry=registry),
         task=tuple(resolve_task(task, folder) for task in config.task),

@@ -18,11 +18,10 @@ from aggregator.adapters.sql_devices import SqlDevices
 from aggregator.brokers import open_authority
 from aggregator.config import load_config
 from aggregator.core.enrolment import TokenRecord
+from aggregator.folders import Folders, upgrade
 from aggregator.service_key import service_key
-from aggregator.setup import Folders, upgrade
 from aggregator.trust_setup import make_welcome
 from aggregator.trust_upkeep import ends_soon
-from host.durable import make_folder
 from protocol.enrolment import SECRET_BYTES, Token, fingerprint, pack_welcome, token_text
 from protocol.errors import ConfigError
 
@@ -43,7 +42,7 @@ def opened(config_path: Path) -> Iterator[DeviceDesk]:
         ConfigError, StorageError: see the parts.
     """
     config = load_config(config_path)
-    folders = Folders(root=make_folder(Path(config.service.folder)))
+    folders = Folders.of(config)
     upgrade(folders.database)
     devices = SqlDevices(folders.database)
     try:

@@ -66,7 +66,12 @@ class Evaluations:
             except queue.Empty:
                 return
             pending, self._running = self._running, None
-            self._keep(pending, outcome)
+            try:
+                self._keep(pending, outcome)
+            except StorageError:
+                self._running = pending  # if the service goes on, the result is kept later
+                self._outcomes.put(outcome)
+                raise
         if self._waiting:
             self._start(self._waiting.popleft())
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.core.folding import ADAPTER
-from aggregator.setup import Folders
+from aggregator.folders import Folders
 from protocol.layout import MAX_PARAMS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from aggregator.config import Config
     from aggregator.core.records import VersionRecord
 
@@ -32,7 +33,7 @@ def export_model(
     Raises:
         StorageError: the version's adapter is missing or has changed.
     """
-    blobs = FolderBlobStore(Folders(root=Path(config.service.folder)).blobs)
+    blobs = FolderBlobStore(Folders.of(config).blobs)
     data = blobs.get(version.state[ADAPTER], max_bytes=4 * MAX_PARAMS)
     with tempfile.NamedTemporaryFile(prefix="edgefold-", suffix=".f32") as file:
         file.write(data)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from protocol.errors import StorageError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
@@ -45,6 +47,7 @@ __all__ = [
     "Accountant",
     "BlobStore",
     "Clock",
+    "DatabaseAwayError",
     "DeviceStore",
     "EvaluationRequest",
     "Evaluator",
@@ -59,6 +62,10 @@ __all__ = [
     "Tags",
     "TaskKeys",
 ]
+
+
+class DatabaseAwayError(StorageError):
+    """The database is not there just now, or locked: the service waits for it, everything else gives up."""
 
 
 class TaskKeys(Protocol):

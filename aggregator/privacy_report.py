@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aggregator.core.privacy.ledger import LedgerEntry, Step
     from aggregator.core.privacy.planning import BudgetPlan, BudgetQuestion
     from aggregator.dp_settings import DpSettings
-    from aggregator.setup import Folders
+    from aggregator.folders import Folders
 
 __all__ = ["ledger_facts", "print_ledger_facts", "print_plan", "print_sums_plan"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from contextlib import ExitStack, closing, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,14 +18,16 @@ from aggregator.buffer_report import buffer_facts, print_buffer_facts, staleness
 from aggregator.config import load_config
 from aggregator.core.gates import statuses
 from aggregator.created_tasks import with_created
+from aggregator.folders import Folders
 from aggregator.privacy_report import ledger_facts, print_ledger_facts
-from aggregator.setup import Folders, open_task
+from aggregator.setup import open_task
 from aggregator.verification import verify_task
 from protocol.errors import ConfigError, TrustError
 from protocol.fields import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from aggregator.config import Config, TaskSettings
     from aggregator.core.gates import VersionStatus
@@ -227,8 +228,8 @@ def opened(config_path: Path) -> Iterator[Desk]:
         ConfigError: no such service has run yet.
     """
     config = load_config(config_path)
-    folders = Folders(root=Path(config.service.folder))
-    if not folders.database.exists():
+    folders = Folders.of(config)
+    if not folders.has_database:
         raise ConfigError(
             f"{folders.root}: no service has run here yet; start one: edgefold serve --config {config_path}"
         )

@@ -19,12 +19,13 @@ from cryptography import x509
 from aggregator.adapters.backup_archive import opened_backup
 from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.adapters.spent_file import parse_spent
+from aggregator.adapters.sql_facts import disown
 from aggregator.adapters.sql_restore import restore_database
 from aggregator.core.privacy.ledger import merged
 from aggregator.core.strategies import STRATEGIES
 from aggregator.created_tasks import with_created
+from aggregator.folders import Folders
 from aggregator.restored_privacy import settle
-from aggregator.setup import Folders
 from aggregator.sole_service import hold_folder
 from host.durable import make_folder, read_bytes, write_bytes
 from host.keys import second_key_file
@@ -66,11 +67,13 @@ def restore(config: Config, path: Path, *, word: PrivacyWord) -> Restored:
         backup = stack.enter_context(opened_backup(path))
         if backup.manifest.fleet != config.service.fleet:
             raise ConfigError(f"{path}: a backup of fleet {backup.manifest.fleet}, not of {config.service.fleet}")
-        folders = Folders(root=make_folder(Path(config.service.folder)))
+        folders = Folders.of(config)
+        make_folder(folders.root)
         hold_folder(folders.root, stack)
         rules = _Rules(config, folders, backup, word, unix_s=now)
         _write_keys(config, folders, backup)
         n_blobs = _write_blobs(folders, backup)
+        disown(folders.blobs)
         revoked = _revoked_serials(config)
         tasks = restore_database(folders.database, backup, rules=rules, revoked=revoked, unix_s=now)
         return Restored(

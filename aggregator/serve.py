@@ -58,6 +58,7 @@ def run_service(config: Config, *, exit_when_done: bool = False) -> None:
             trust=make_trust(workshop, brokers),
             steering=workshop.steering,
             retention=workshop.retention,
+            outage=workshop.outage,
             pulse=pulse,
         )
         service = Service(parts)

@@ -6,22 +6,21 @@ runs on a folder at a time.
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
-from aggregator.adapters import migrations
 from aggregator.adapters.accountant import ProcessAccountant
 from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.adapters.clock import SystemClock
+from aggregator.adapters.engines import PostgresDatabase, open_engine
 from aggregator.adapters.evaluator import ProcessEvaluator
 from aggregator.adapters.introductions import DeviceDirectory, chain_source
 from aggregator.adapters.registry import DeviceRegistry, EnrolledDevices
 from aggregator.adapters.spent_file import SpentFile
+from aggregator.adapters.sql_database import translated
 from aggregator.adapters.sql_devices import SqlDevices
+from aggregator.adapters.sql_facts import SqlFacts
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_pruning import SqlPruning
 from aggregator.adapters.sql_retention import SqlRetention
@@ -36,7 +35,9 @@ from aggregator.core.strategies import STRATEGIES
 from aggregator.core.strategy_choice import options_of, refuse_unfit
 from aggregator.created_tasks import to_settings, with_created
 from aggregator.evaluations import Evaluations
+from aggregator.folders import Folders, upgrade
 from aggregator.noisy_terms import sum_terms_of
+from aggregator.outage import Outage
 from aggregator.retention import Retention
 from aggregator.runner import make_runner
 from aggregator.service_key import service_key
@@ -47,58 +48,19 @@ from aggregator.task_setup import TaskSetup, World
 from host.bundle_folder import open_bundle
 from host.durable import make_folder
 from protocol.bundle import CONTRASTIVE
-from protocol.errors import ConfigError, StorageError
+from protocol.errors import ConfigError
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from sqlalchemy import Engine
+
+    from aggregator.adapters.engines import Database
     from aggregator.config import Config, TaskSettings
     from aggregator.runner import Runner
     from host.bundle_folder import Bundle
 
-__all__ = ["Folders", "Workshop", "check_files", "open_task", "upgrade"]
-
-_MIGRATION_DEADLINE_S: Final = 60.0  # a start of Python and of Alembic: 0.7 s here, 10 s on a slow card
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Folders:
-    """Where a service keeps what, under ``service.folder``."""
-
-    root: Path
-
-    @property
-    def database(self) -> Path:
-        """Rounds, updates, versions, metrics."""
-        return self.root / "aggregator.db"
-
-    @property
-    def blobs(self) -> Path:
-        """Adapter versions and sealed updates."""
-        return self.root / "blobs"
-
-    @property
-    def broker(self) -> Path:
-        """The broker's own."""
-        return self.root / "broker"
-
-    @property
-    def claims(self) -> Path:
-        """The claim broker's own."""
-        return self.root / "claims"
-
-    @property
-    def evaluation(self) -> Path:
-        """The adapter under evaluation."""
-        return self.root / "evaluation"
-
-    def spent(self, task: str) -> Path:
-        """The second record of what a task spent of its privacy budget."""
-        return self.root / "privacy" / f"{task}.spent"
-
-    def task_key(self, task: str) -> Path:
-        """The first private key that opens a task's updates; later ones lie beside it."""
-        return self.root / "keys" / f"{task}.taskkey"
+__all__ = ["Workshop", "check_files", "open_task"]
 
 
 class Workshop:
@@ -111,7 +73,8 @@ class Workshop:
             ConfigError, TrustError, StorageError: see the parts.
         """
         self.config = config
-        self.folders = Folders(root=make_folder(Path(config.service.folder)))
+        self.folders = Folders.of(config)
+        make_folder(self.folders.root)
         self.shelf = BundleShelf()
         self._stack = ExitStack()
         try:
@@ -136,24 +99,29 @@ class Workshop:
         registry = self.config.devices.registry
         file = None if registry is None else DeviceRegistry(Path(registry))
         self.key = service_key(Path(service.key), with_second=service.post_quantum_signatures)
-        upgrade(self.folders.database)
-        self._lifecycle = SqlLifecycle(self.folders.database)
+        database = self.folders.database
+        self.outage = Outage(database)
+        upgrade(database)
+        engine = self._writer(database)
+        self._lifecycle = SqlLifecycle(database, engine=engine)
         self._stack.callback(self._lifecycle.close)
         tasks = with_created(self.config.task, self._lifecycle.created())
         setups = [open_task(task, self.folders, make_key=True) for task in tasks]
         self.max_packet_bytes = max(
             [self.config.broker.max_packet_bytes, *(2 * _largest_message(setup) for setup in setups)]
         )
-        store = SqlStore(self.folders.database)
+        store = SqlStore(database, engine=engine)
         self._stack.callback(store.close)
-        self.enrolled = SqlDevices(self.folders.database)
+        self.enrolled = SqlDevices(database, engine=engine)
         self._stack.callback(self.enrolled.close)
         self.devices = EnrolledDevices(self.enrolled, file)
-        self.pruning = SqlPruning(self.folders.database)
+        self.pruning = SqlPruning(database, engine=engine)
         self._stack.callback(self.pruning.close)
-        sums = SqlSums(self.folders.database)
+        sums = SqlSums(database, engine=engine)
         self._stack.callback(sums.close)
         blobs = FolderBlobStore(self.folders.blobs)
+        with closing(SqlFacts(database, engine=engine)) as facts:
+            facts.own(self.folders.blobs)
         blobs.keep_only(store.blobs_in_use(keep_folded=service.keep_folded_updates))
         self.world = World(
             store=store,
@@ -170,7 +138,7 @@ class Workshop:
                 chain_of=chain_source(self.config, self.enrolled, SystemClock()),
             ),
         )
-        retention = SqlRetention(self.folders.database)
+        retention = SqlRetention(database, engine=engine)
         self._stack.callback(retention.close)
         self.retention = Retention(
             retention,
@@ -188,6 +156,15 @@ class Workshop:
         )
         self.evaluations = Evaluations(evaluator, store)
         self.steering = Steering(self._lifecycle, self._open_created)
+
+    def _writer(self, database: Database) -> Engine | None:
+        """Return the one connection of the one service on a server; SQLite's stores have their own, under the lock."""
+        if not isinstance(database, PostgresDatabase):
+            return None
+        engine = open_engine(database, is_service=True)
+        self._stack.callback(engine.dispose)
+        with translated(database), engine.connect():
+            return engine
 
     def _open_created(self, task: str) -> Runner:
         record = next(one for one in self._lifecycle.created() if one.task == task)
@@ -290,22 +267,3 @@ def check_files(settings: TaskSettings) -> Bundle:
 def _largest_message(setup: TaskSetup) -> int:
     # An update, the adapter as float32 in a work message, or what a secure sum needs.
     return setup.max_message_bytes + setup.max_answer_bytes
-
-
-def upgrade(database: Path) -> None:
-    """Make the database, or bring it to the newest revision.
-
-    Raises:
-        StorageError: it cannot be.
-    """
-    if migrations.is_current(database):
-        return
-    # In a child: Alembic would stay in our memory for good.
-    command = [sys.executable, "-m", "aggregator.adapters.migrations", str(database)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_MIGRATION_DEADLINE_S, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise StorageError(f"{database}: the upgrade took longer than {_MIGRATION_DEADLINE_S:.0f} s") from error
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
-        raise StorageError(f"{database}: cannot be upgraded: {lines[-1] if lines else 'no reason given'}")

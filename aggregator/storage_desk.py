@@ -6,20 +6,21 @@ Laws: nothing is taken out but under the service's lock, so that no blob is just
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
-from pathlib import Path
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from aggregator.adapters.blob_store import FolderBlobStore
+from aggregator.adapters.sql_facts import SqlFacts
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_retention import SqlRetention
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.created_tasks import with_created
+from aggregator.folders import Folders, upgrade
 from aggregator.retention import Retention
-from aggregator.setup import Folders, upgrade
 from aggregator.sole_service import hold_folder
+from host.durable import make_folder
 from protocol.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -83,13 +84,15 @@ def print_gc(config: Config, *, is_dry: bool, as_json: bool) -> None:
         ConfigError: no service has run here yet, or one runs and ``is_dry`` is false (the user's fault).
         StorageError: the database or the blobs cannot be read or written.
     """
-    folders = Folders(root=Path(config.service.folder))
-    if not folders.database.exists():
+    folders = Folders.of(config)
+    if not folders.has_database:
         raise ConfigError(f"{folders.root}: no service has run here yet, nothing is stored")
     with ExitStack() as stack:
         if not is_dry:
             hold_folder(folders.root, stack, hint=_HINT)
             upgrade(folders.database)
+            with closing(SqlFacts(folders.database)) as facts:
+                facts.own(make_folder(folders.blobs))
         desk = _Desk(config, folders, stack)
         before = desk.look()
         if not is_dry:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -20,12 +19,13 @@ from aggregator.config import load_config
 from aggregator.core.gates import statuses
 from aggregator.core.lifecycle import refusal
 from aggregator.created_tasks import load_task, to_record, with_created
-from aggregator.setup import Folders, check_files, upgrade
-from host.durable import make_folder
+from aggregator.folders import Folders, upgrade
+from aggregator.setup import check_files
 from protocol.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from aggregator.config import Config, TaskSettings
     from aggregator.core.gates import VersionStatus
@@ -118,8 +118,8 @@ def opened(config_path: Path) -> Iterator[TaskDesk]:
         ConfigError, StorageError: the configuration or the database is no good.
     """
     config = load_config(config_path)
-    folders = Folders(root=make_folder(Path(config.service.folder)))
-    if not folders.database.exists():
+    folders = Folders.of(config)
+    if not folders.has_database:
         upgrade(folders.database)
     with ExitStack() as stack:
         store = SqlStore(folders.database)

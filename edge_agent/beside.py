@@ -58,7 +58,6 @@ def beside_rounds(here: Path, config: AgentConfig, bundles: Mapping[str, Path]) 
         predict=config.predict,
         store=config.store,
         continual=config.continual,
-        nice=config.trainer.nice,
         log_level=config.device.log_level,
     )
     return BesideRounds(LocalProcess(orders), _personal(here, config, bundles))

@@ -62,7 +62,7 @@ def run(config_path: Path) -> None:
       id = "kitchen-pi"
       key = "device.key"
       [data]
-      train = "examples.jsonl"
+      train = "examples.jsonl"     (or a store that fills: docs/continual.md)
     Enrol first: edgefold agent enrol; bundles are then fetched from the service, or copied by hand and named in
     [device] bundles = ["bundle"]. A fleet without certificates, on one machine, says in place of that:
       [device] service_key = "<64 hex digits>"   [broker] url = "mqtt://127.0.0.1:1883"
@@ -163,6 +163,7 @@ def _run(config_path: Path, config: AgentConfig) -> None:
 
     here, device = config_path.parent, config.device
     way = _way(config_path, config)
+    fallback = _fallback(config, way)
     key = way.key
     logs.configure(level=device.log_level)
     bundles = DeviceBundles(here, config, url=way.bundle_url)
@@ -174,6 +175,7 @@ def _run(config_path: Path, config: AgentConfig) -> None:
         filters=[topics.my_down(device.fleet, device.id), topics.all_announcements(device.fleet)],
         mqtt=config.broker.mqtt,
         tls=way.tls,
+        fallback=fallback,
     )
     should_stop: queue.SimpleQueue[None] = queue.SimpleQueue()
 
@@ -247,6 +249,18 @@ def _way(config_path: Path, config: AgentConfig) -> _Way:
         root=files.root,
         bundle_url=config.bundles.url or enrolment.bundle_url,
     )
+
+
+def _fallback(config: AgentConfig, way: _Way) -> BrokerAddress | None:
+    from host.link import parse_broker_url  # noqa: PLC0415
+    from protocol.errors import ConfigError  # noqa: PLC0415
+
+    if config.broker.fallback_url is None:
+        return None
+    address = parse_broker_url(config.broker.fallback_url)
+    if address.is_tls != way.address.is_tls:
+        raise ConfigError("broker.fallback_url: expected the scheme of the broker's own address, mqtts or mqtt")
+    return address
 
 
 def _sums(here: Path, config: AgentConfig, way: _Way, start: StartStep) -> DeviceSums:

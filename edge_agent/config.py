@@ -59,6 +59,7 @@ class BrokerSettings:
     """Where the broker is."""
 
     url: Annotated[str, Length(1, 1024)] | None = None  # an enrolled device knows it
+    fallback_url: Annotated[str, Length(1, 1024)] | None = None  # another way there, such as mqtts://HOST:443
     mqtt: Literal["auto", "5", "3.1.1"] = "auto"  # MQTT 5 first, 3.1.1 where the broker has no 5
 
 

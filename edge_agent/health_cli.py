@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edge_agent.stream_status import stream_lines
+
 if TYPE_CHECKING:
     from edge_agent.status import Status
 
@@ -59,7 +61,7 @@ def status(config_path: Path, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(asdict(found)))
         return
-    for name, text in _lines(found):
+    for name, text in [*_lines(found), *stream_lines(found.stream)]:
         click.echo(f"{name:<13} {text}")
 
 

@@ -16,6 +16,7 @@ from edge_agent.adapters.fetched_bundles import begun_bytes, whole_folders
 from edge_agent.adapters.refusal import read_refusal
 from edge_agent.adapters.sample_record import SampleRecord
 from edge_agent.config import AgentConfig
+from edge_agent.stream_status import StreamStatus, read_stream
 from host.certificates import load_pem
 from host.config import load
 from host.durable import read_bytes
@@ -68,6 +69,7 @@ class Status:
         certificate_end_unix_s: None for a device without a certificate.
         last_refusal: the last round that this device would not or could not train.
         examples_paid: what trainings with noise have cost its examples, in one sentence; None before the first.
+        stream: the score of its examples; None for a device without a store.
     """
 
     fleet: str
@@ -87,6 +89,7 @@ class Status:
     certificate_end_unix_s: float | None
     last_refusal: Refusal | None = None
     examples_paid: str | None = None
+    stream: StreamStatus | None = None
 
 
 def read_status(config_path: Path) -> Status:
@@ -122,6 +125,7 @@ def read_status(config_path: Path) -> Status:
         certificate_end_unix_s=end_unix_s,
         last_refusal=refusal,
         examples_paid=_examples_paid(folder, config.privacy),
+        stream=read_stream(folder),
     )
 
 

@@ -48,7 +48,7 @@ _LOOP_S: Final = 1.0  # paho looks at its keepalive this often; whatever is publ
 class MqttLink:
     """One party's connection; implements ``host.link.Link``."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a connection has
         self,
         address: BrokerAddress,
         *,
@@ -57,6 +57,7 @@ class MqttLink:
         mqtt: Literal["auto", "5", "3.1.1"] = "auto",
         tls: Callable[[], ssl.SSLContext] | None = None,
         is_lasting: bool = True,
+        fallback: BrokerAddress | None = None,
     ) -> None:
         """Start connecting in the background.
 
@@ -66,15 +67,18 @@ class MqttLink:
             filters: what to subscribe to.
             mqtt: which MQTT to speak; MQTT 5 first, where it is left open.
             tls: makes the context of each connection, for an address with TLS.
+            fallback: another way to the same broker, tried in turn with ``address`` while no connection comes up.
             is_lasting: the broker keeps the session and its messages while this party is away.
 
         Raises:
             LocalProtocolError: an address with TLS and no ``tls``, or the reverse (the caller's fault).
         """
-        if address.is_tls != (tls is not None):
-            raise LocalProtocolError(f"{address.host}:{address.port}: TLS is of both address and link, or of none")
+        for one in (address, fallback or address):
+            if one.is_tls != (tls is not None):
+                raise LocalProtocolError(f"{one.host}:{one.port}: TLS is of both address and link, or of none")
         self._tls, self._is_lasting = tls, is_lasting
-        self._address, self._client_id, self._filters = address, client_id, list(filters)
+        self._address, self._other = address, fallback or address
+        self._client_id, self._filters = client_id, list(filters)
         self._mqtt: Literal["5", "3.1.1"] = "3.1.1" if mqtt == "3.1.1" else "5"
         self._may_fall_back = mqtt == "auto"
         self._events: queue.Queue[LinkEvent | None] = queue.Queue(MAX_QUEUED_EVENTS)
@@ -153,6 +157,8 @@ class MqttLink:
                 return
             self._put(LinkDown(why=why))
             n_failures = 0 if self._was_up else min(n_failures + 1, _MAX_DOUBLINGS)
+            if not self._was_up:
+                self._address, self._other = self._other, self._address
             longest = min(_MAX_WAIT_S, _FIRST_WAIT_S * 2.0**n_failures)
             self._closing.wait(self._random.uniform(0, longest))  # full jitter: a fleet must not come back at once
             with self._publishing:

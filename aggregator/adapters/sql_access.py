@@ -7,9 +7,8 @@ is refused from the next request on.
 from __future__ import annotations
 
 from sqlalchemy import select
-from sqlalchemy.dialects.sqlite import insert
 
-from aggregator.adapters.sql_database import SqlDatabase
+from aggregator.adapters.sql_database import SqlDatabase, insert_into
 from aggregator.adapters.tables import HTTP_TOKENS
 from aggregator.core.access import AccessRecord
 from protocol.errors import ConfigError
@@ -42,7 +41,8 @@ class SqlAccess(SqlDatabase):
                 raise ConfigError(
                     f"there are {MAX_TOKENS} tokens already; take some back: edgefold serve tokens --revoke NAME"
                 )
-            if connection.execute(insert(HTTP_TOKENS).values(row).on_conflict_do_nothing()).rowcount == 0:
+            put = insert_into(connection, HTTP_TOKENS).values(row).on_conflict_do_nothing()
+            if connection.execute(put.returning(HTTP_TOKENS.c.name)).first() is None:
                 raise ConfigError(f"there is a token {token.name} already; edgefold serve tokens lists them")
 
     def revoke(self, name: str) -> None:

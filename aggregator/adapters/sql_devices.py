@@ -10,9 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import ColumnElement, func, select
-from sqlalchemy.dialects.sqlite import insert
 
-from aggregator.adapters.sql_database import SqlDatabase
+from aggregator.adapters.sql_database import SqlDatabase, insert_into
 from aggregator.adapters.tables import CERTIFICATES, DEVICES, TOKENS
 from aggregator.core.enrolment import CertificateRecord, DeviceRecord, TokenRecord
 
@@ -83,7 +82,7 @@ class SqlDevices(SqlDatabase):
         A second key is kept where there was none; one that is there stays.
         """
         with self._writing() as connection:
-            connection.execute(insert(DEVICES).values(_row(device)).on_conflict_do_nothing())
+            connection.execute(insert_into(connection, DEVICES).values(_row(device)).on_conflict_do_nothing())
             if device.second_key is not None:
                 first = (DEVICES.c.device == device.device) & DEVICES.c.second_key.is_(None)
                 connection.execute(DEVICES.update().where(first).values(second_key=device.second_key))
@@ -110,7 +109,7 @@ class SqlDevices(SqlDatabase):
         new = DeviceRecord(device=device, verify_key=b"", status="revoked", since_unix_s=unix_s)
         change = {"status": "revoked", "since_unix_s": unix_s, "is_shut_out": False}
         with self._writing() as connection:
-            revoked = insert(DEVICES).values(_row(new))
+            revoked = insert_into(connection, DEVICES).values(_row(new))
             connection.execute(revoked.on_conflict_do_update(index_elements=["device"], set_=change))
 
     def shut_out(self, device: str) -> None:

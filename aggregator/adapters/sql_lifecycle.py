@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sqlalchemy import and_, select
-from sqlalchemy.dialects.sqlite import insert
 
-from aggregator.adapters.sql_database import SqlDatabase
+from aggregator.adapters.sql_database import SqlDatabase, insert_into
 from aggregator.adapters.sql_store import end_round, version_row
 from aggregator.adapters.tables import COMMANDS, CREATED_TASKS, EVALUATIONS, STANDINGS, TASKS, VERSIONS
 from aggregator.core.records import CommandRecord, CreatedTask, Standing
@@ -65,7 +64,8 @@ class SqlLifecycle(SqlDatabase):
         """
         with self._writing() as connection:
             row = {name: getattr(task, name) for name in task.__dataclass_fields__}
-            if connection.execute(insert(CREATED_TASKS).values(row).on_conflict_do_nothing()).rowcount == 0:
+            put = insert_into(connection, CREATED_TASKS).values(row).on_conflict_do_nothing()
+            if connection.execute(put.returning(CREATED_TASKS.c.task)).first() is None:
                 raise ConfigError(f"task {task.task}: one of this id was created before; give it another id")
             return _ask(connection, task.task, "create", None, task.created_unix_s)
 
@@ -89,7 +89,7 @@ class SqlLifecycle(SqlDatabase):
                     copy_figures(connection, change.task, change.copied, change.version.version)
             for standing in change.standings:
                 row = {name: getattr(standing, name) for name in standing.__dataclass_fields__}
-                put = insert(STANDINGS).values(row)
+                put = insert_into(connection, STANDINGS).values(row)
                 connection.execute(put.on_conflict_do_update(index_elements=["task", "version"], set_=row))
             if change.command is not None:
                 _mark(connection, change.command, "done", "")

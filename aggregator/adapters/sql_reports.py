@@ -30,9 +30,10 @@ from aggregator.core.records import CommandRecord, RoundRecord, RoundSummary, Ve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from sqlalchemy import Connection
+
+    from aggregator.adapters.engines import Database
 
 __all__ = ["DeviceActivity", "RoundReport", "SqlReports", "Totals"]
 
@@ -84,7 +85,7 @@ class Totals:
 class SqlReports(SqlDatabase):
     """Reads beside a running service; ``close`` it at the end."""
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, database: Database) -> None:
         """Open ``database`` to read; errors as in ``SqlDatabase``."""
         super().__init__(database, is_read_only=True)
 

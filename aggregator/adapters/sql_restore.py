@@ -43,11 +43,11 @@ from protocol.fields import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from sqlalchemy import Connection
 
     from aggregator.adapters.backup_archive import OpenedBackup
+    from aggregator.adapters.engines import Database
     from aggregator.core.privacy.ledger import LedgerEntry
 
 __all__ = ["Lifted", "RestoreRules", "restore_database"]
@@ -80,7 +80,7 @@ class RestoreRules(Protocol):
 
 
 def restore_database(
-    database: Path,
+    database: Database,
     backup: OpenedBackup,
     *,
     rules: RestoreRules,
@@ -119,7 +119,7 @@ def restore_database(
         return tuple(_settle_privacy(connection, one, rules, created) for one in lifted)
 
 
-def _refuse_filled(database: Path) -> None:
+def _refuse_filled(database: Database) -> None:
     with changed_database(database) as connection:
         if not is_empty(connection):
             raise ConfigError(f"{database}: there is a database with content; a restore never replaces one")

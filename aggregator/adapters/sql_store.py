@@ -9,10 +9,9 @@ import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import ColumnElement, and_, func, select
-from sqlalchemy.dialects.sqlite import insert
 
 from aggregator.adapters import sql_buffers, sql_privacy
-from aggregator.adapters.sql_database import SqlDatabase
+from aggregator.adapters.sql_database import SqlDatabase, insert_into
 from aggregator.adapters.tables import (
     BUFFERED,
     EVALUATIONS,
@@ -251,7 +250,7 @@ class SqlStore(SqlDatabase):
         """Keep that the device takes part, if it is not known, and count its traffic."""
         row = {"task": task, "round": round_, "device": device, "joined_unix_s": unix_s, "up_bytes": 0, "down_bytes": 0}
         with self._writing() as connection:
-            connection.execute(insert(PARTICIPANTS).values(row).on_conflict_do_nothing())
+            connection.execute(insert_into(connection, PARTICIPANTS).values(row).on_conflict_do_nothing())
             count_traffic(connection, task, round_, device, traffic)
 
     def accept(self, update: UpdateRecord, *, traffic: Traffic, unix_s: float, buffer: int | None = None) -> None:
@@ -273,12 +272,10 @@ class SqlStore(SqlDatabase):
         traffic: Traffic | None = None,
     ) -> None:
         """Count a refusal, for the task if it is a known one, and the traffic if the device takes part in the round."""
-        counted = insert(REFUSALS).values(task=task, reason=reason, count=1)
-        counted = counted.on_conflict_do_update(
-            index_elements=["task", "reason"], set_={"count": REFUSALS.c["count"] + 1}
-        )
+        more = {"count": REFUSALS.c["count"] + 1}
         with self._writing() as connection:
-            connection.execute(counted)
+            counted = insert_into(connection, REFUSALS).values(task=task, reason=reason, count=1)
+            connection.execute(counted.on_conflict_do_update(index_elements=["task", "reason"], set_=more))
             count_traffic(connection, task, round_, device, traffic or Traffic())
 
     def start_closing(

@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
-from sqlalchemy.dialects.sqlite import insert
 
-from aggregator.adapters.sql_database import SqlDatabase
+from aggregator.adapters.sql_database import SqlDatabase, insert_into
 from aggregator.adapters.sql_store import count_traffic, fire_round, of_device, of_round
 from aggregator.adapters.tables import ROUNDS, SUM_MESSAGES, SUM_STEPS, SUMS
 from aggregator.core.records import Traffic
@@ -102,5 +101,5 @@ class SqlSums(SqlDatabase):
 
 
 def _put_state(connection: Connection, task: str, round_: int, state: bytes) -> None:
-    row = insert(SUMS).values(task=task, round=round_, state=state)
+    row = insert_into(connection, SUMS).values(task=task, round=round_, state=state)
     connection.execute(row.on_conflict_do_update(index_elements=["task", "round"], set_={"state": state}))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import uvicorn
 
 from aggregator.web.device_gate import DeviceGate, device_context, gated_protocol
-from aggregator.web.listening import KEEP_ALIVE_S, MAX_HEADER_BYTES, ServerThread, listen
+from aggregator.web.listening import KEEP_ALIVE_S, MAX_HEADER_BYTES, ServerThread, listen, load_certificate
 from host.durable import open_plain
 from host.logs import event
 from protocol.errors import StorageError
@@ -63,7 +63,9 @@ class BundleServer:
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,
             ssl_context_factory=lambda _config, _default: context,
         )
-        self._thread = ServerThread(uvicorn.Server(config), self._socket, name="bundles")
+        self._thread = ServerThread(
+            uvicorn.Server(config), self._socket, name="bundles", reload=lambda: load_certificate(context, authority)
+        )
 
     def __enter__(self) -> Self:
         """Begin to answer."""

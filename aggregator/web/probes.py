@@ -12,7 +12,7 @@ from host.durable import remove, write_bytes
 from protocol.errors import ConfigError, EdgefoldError, StorageError
 
 if TYPE_CHECKING:
-    from aggregator.setup import Folders
+    from aggregator.folders import Folders
     from aggregator.web.sources import Sources
 
 __all__ = ["check_ready", "free_bytes"]

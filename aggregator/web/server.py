@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Self
 
 import uvicorn
 
-from aggregator.web.listening import KEEP_ALIVE_S, MAX_HEADER_BYTES, ServerThread, listen, server_context
+from aggregator.web.listening import (
+    KEEP_ALIVE_S,
+    MAX_HEADER_BYTES,
+    ServerThread,
+    listen,
+    load_certificate,
+    server_context,
+)
 from aggregator.web.routes import make_app
 from aggregator.web.sources import open_sources
 from host.logs import event
@@ -18,8 +25,8 @@ if TYPE_CHECKING:
 
     from aggregator.adapters.authority import Authority
     from aggregator.config import Config
+    from aggregator.folders import Folders
     from aggregator.pulse import Pulse
-    from aggregator.setup import Folders
 
 __all__ = ["WebServer"]
 
@@ -65,7 +72,8 @@ class WebServer:
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,
             ssl_context_factory=None if context is None else lambda _config, _default: context,
         )
-        self._thread = ServerThread(uvicorn.Server(settings), listener, name="http")
+        reload = None if context is None or authority is None else lambda: load_certificate(context, authority)
+        self._thread = ServerThread(uvicorn.Server(settings), listener, name="http", reload=reload)
 
     def __enter__(self) -> Self:
         """Begin to answer."""

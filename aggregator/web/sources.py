@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from aggregator.config import Config, TaskSettings
     from aggregator.core.gates import VersionStatus
     from aggregator.core.records import TaskRecord, VersionRecord
+    from aggregator.folders import Folders
     from aggregator.pulse import Pulse
-    from aggregator.setup import Folders
 
 __all__ = ["Sources", "open_sources"]
 

@@ -71,6 +71,7 @@ _DROP: Final = (
     "var/lib/apt",
     "var/lib/dpkg/info",
 )
+_PACK_S: Final = 3600.0  # a minute on a quiet machine
 _FREE_IN_SYSTEM: Final = 16 << 20  # read-only: nothing grows
 
 
@@ -152,7 +153,7 @@ def join_steps(*, work: Path, out: Path, programs: Mapping[str, str]) -> tuple[S
         Run(what="join the partitions", argv=argv),
     ]
     if out.suffix == ".xz":
-        steps.append(Run(what="pack", argv=(programs["xz"], "--threads=0", "-3", str(image))))
+        steps.append(Run(what="pack", argv=(programs["xz"], "--threads=0", "-3", str(image)), deadline_s=_PACK_S))
         image = image.with_name(image.name + ".xz")
     return (*steps, Move(source=image, to=out))
 

@@ -70,9 +70,9 @@ class Trial:
 
     def make_fleet(self, bundle: Path) -> tuple[Supervised, str]:
         """Return a running service, and a token."""
-        port, claim_port, service_port = free_ports(3)
+        names = ("--port", "--claim-port", "--claim-service-port", "--bundle-port")
         home = self.folder / "fleet"
-        ports = ("--port", str(port), "--claim-port", str(claim_port), "--claim-service-port", str(service_port))
+        ports = [text for name, port in zip(names, free_ports(4), strict=True) for text in (name, str(port))]
         _edgefold("serve", "init", "--folder", str(home), "--fleet", "trial", "--host", HOST_ADDRESS, *ports)
         config = home / "aggregator.toml"
         # On loopback alone: QEMU's own network carries the machine's connections there.
@@ -86,11 +86,11 @@ class Trial:
         printed = _edgefold("devices", "token", "--config", str(config), "--expires", "4h", "--json")
         return service, str(json.loads(printed)["tokens"][0])
 
-    def make_image(self, bundle: Path, token: str) -> Path:
-        """Return an image for the device."""
+    def make_image(self, token: str) -> Path:
+        """Return an image for the device; it fetches its bundle itself."""
         examples = self.folder / "examples.jsonl"
         examples.write_text(_examples(), "utf-8")
-        setup = make_setup(device=_DEVICE, token=token, bundles=(bundle,), examples=examples, data_mb=256)
+        setup = make_setup(device=_DEVICE, token=token, examples=examples, data_mb=512)
         image = self.folder / "device.img"
         programs = require_programs(image_plan.PROGRAMS)
         work = self.folder / "work"
@@ -110,7 +110,7 @@ class Trial:
         flash_s = time.monotonic()
         machine = None
         try:
-            image = self.make_image(bundle, token)
+            image = self.make_image(token)
             self.figures["flash_s"] = round(time.monotonic() - flash_s, 1)
             self.say(f"image is built: the agent takes {self.figures['agent_installed_mb']} MB")
             machine = VirtualMachine(image, self.folder, command_line=target_named("qemu-virt").command_line)

@@ -27,5 +27,5 @@ class Orders:
     predict: PredictSettings
     store: StoreSettings | None = None
     continual: ContinualSettings = field(default_factory=ContinualSettings)
-    nice: Annotated[int, Range(0, 19)] = 0
+    nice: Annotated[int, Range(0, 19)] = 0  # somebody waits for the answer, as nobody does for a training
     log_level: Literal["debug", "info", "warning", "error"] = "info"

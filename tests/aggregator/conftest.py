@@ -12,10 +12,13 @@ from aggregator.adapters.sql_database import upgrade_database
 from tests.aggregator.front_door import Ran
 from tests.aggregator.office import Applicant, Office
 from tests.aggregator.workbench import Bench
+from tests.postgres import PostgresServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from aggregator.adapters.engines import PostgresDatabase
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +29,22 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server; starting one takes 2 s."""
+    server = PostgresServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres: PostgresServer) -> PostgresDatabase:
+    """A database of the newest revision on the server, to be copied."""
+    database = postgres.database()
+    upgrade_database(database)
+    return database
+
+
 @pytest.fixture
 def make_bench(tmp_path: Path, empty_database: Path) -> Iterator[Callable[..., Bench]]:
     """Make benches; each is closed at the end."""
@@ -34,7 +53,7 @@ def make_bench(tmp_path: Path, empty_database: Path) -> Iterator[Callable[..., B
     def make(name: str = "bench", **settings: Any) -> Bench:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        made.append(Bench(folder, template=empty_database, **settings))
+        made.append(Bench(folder, **{"template": empty_database, **settings}))
         return made[-1]
 
     yield make

@@ -29,10 +29,11 @@ from aggregator.conversation import Conversation
 from aggregator.core.privacy.accounting import epsilon_of, noise_for
 from aggregator.created_tasks import to_settings
 from aggregator.evaluations import Evaluations
+from aggregator.folders import Folders
 from aggregator.retention import Retention
 from aggregator.retention_settings import RetentionSettings
 from aggregator.runner import make_runner
-from aggregator.setup import Folders, open_task
+from aggregator.setup import open_task
 from aggregator.steering import LOOK_EVERY_S, Steering
 from aggregator.sum_round import SumParts
 from aggregator.task_setup import World
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from aggregator.adapters.engines import PostgresDatabase
     from aggregator.core.lifecycle import Verb
     from aggregator.core.privacy.ledger import Step
     from aggregator.ports import EvaluationRequest
@@ -329,15 +331,17 @@ LINK_EFFECTS = ("publish", "acknowledge")
 class Bench:
     """The service under test and its world."""
 
-    def __init__(self, folder: Path, *, template: Path | None = None, **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, *, template: Path | None = None, server: PostgresDatabase | None = None, **settings: Any
+    ) -> None:
         self.folder = folder
         self.bundle = folder / "bundle"
         if not self.bundle.exists():
             make_bundle(self.bundle)
-        self.folders = Folders(root=folder / "state")
+        self.folders = Folders(root=folder / "state", server=server)
         self.folders.root.mkdir(exist_ok=True)
-        if template is not None and not self.folders.database.exists():
-            shutil.copyfile(template, self.folders.database)
+        if template is not None and not self.folders.has_database:
+            shutil.copyfile(template, self.folders.root / "aggregator.db")
         self.settings = task_settings(self.bundle, **settings)
         self.broker, self.clock, self.evaluator, self.hooks = MemoryBroker(), ManualClock(), FakeEvaluator(), Hooks()
         self.devices = Devices()

@@ -48,6 +48,14 @@ def run(folder: Path, text: str) -> tuple[int, str]:
         (('train = "train.jsonl"', 'train = "missing.jsonl"'), 2, "data.train: no such file"),
         (("[data]", "[data"), 2, "not valid TOML"),
         (("", ""), 3, "no bundle here"),
+        (
+            ('mqtt://127.0.0.1"', 'mqtt://127.0.0.1"\nfallback_url = "mqtts://h:443"'),
+            2,
+            "broker.fallback_url: expected",
+        ),
+        (("[data]", "[rules]\nmax_joules_a_day = 1\n[data]"), 2, "rules: max_joules_a_day: needs training_watts"),
+        (('bundles = ["bundle"]', ""), 2, "device.bundles: missing"),
+        (("[data]", '[bundles]\nurl = "http://h"\n[data]'), 2, "bundles: url: expected https://"),
     ],
 )
 def test_a_mistake_is_one_line_and_an_exit_code(tmp_path: Path, change: tuple[str, str], code: int, words: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 from host.link import BrokerAddress, LinkDown, LinkUp, parse_broker_url
 from host.mqtt_link import MAX_QUEUED_EVENTS, MqttLink
 from protocol.errors import ConfigError
+from tests.faults.proxy import FlappingNetwork
 from tests.host import mosquitto
 from tests.host.test_link_contract import expect, take
 
@@ -291,3 +292,22 @@ def test_a_password_in_a_broker_url_is_refused_and_not_repeated() -> None:
     with pytest.raises(ConfigError) as refused:
         parse_broker_url("mqtt://me:hunter2@127.0.0.1")
     assert "hunter2" not in str(refused.value)
+
+
+@needs_mosquitto
+def test_another_way_to_the_broker_is_tried_in_turn_and_kept_while_it_works(tmp_path: Path) -> None:
+    broker = mosquitto.Mosquitto(tmp_path).start()
+    network = FlappingNetwork(broker.port, seed=1)
+    blocked = address(mosquitto.free_port())
+    link = MqttLink(blocked, client_id="a", filters=["t"], fallback=address(network.port))
+    try:
+        assert str(blocked.port) in expect(link, LinkDown).why
+        expect(link, LinkUp)
+        network.cut()
+        assert str(network.port) in expect(link, LinkDown).why
+        network.heal()
+        expect(link, LinkUp)
+    finally:
+        link.close()
+        network.close()
+        broker.stop()
