@@ -19,6 +19,7 @@ from cryptography import x509
 from aggregator.adapters.backup_archive import opened_backup
 from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.adapters.spent_file import parse_spent
+from aggregator.adapters.sql_facts import disown
 from aggregator.adapters.sql_restore import restore_database
 from aggregator.core.privacy.ledger import merged
 from aggregator.core.strategies import STRATEGIES
@@ -72,6 +73,7 @@ def restore(config: Config, path: Path, *, word: PrivacyWord) -> Restored:
         rules = _Rules(config, folders, backup, word, unix_s=now)
         _write_keys(config, folders, backup)
         n_blobs = _write_blobs(folders, backup)
+        disown(folders.blobs)
         revoked = _revoked_serials(config)
         tasks = restore_database(folders.database, backup, rules=rules, revoked=revoked, unix_s=now)
         return Restored(

@@ -6,7 +6,7 @@ runs on a folder at a time.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -20,6 +20,7 @@ from aggregator.adapters.registry import DeviceRegistry, EnrolledDevices
 from aggregator.adapters.spent_file import SpentFile
 from aggregator.adapters.sql_database import translated
 from aggregator.adapters.sql_devices import SqlDevices
+from aggregator.adapters.sql_facts import SqlFacts
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_pruning import SqlPruning
 from aggregator.adapters.sql_retention import SqlRetention
@@ -119,6 +120,8 @@ class Workshop:
         sums = SqlSums(database, engine=engine)
         self._stack.callback(sums.close)
         blobs = FolderBlobStore(self.folders.blobs)
+        with closing(SqlFacts(database, engine=engine)) as facts:
+            facts.own(self.folders.blobs)
         blobs.keep_only(store.blobs_in_use(keep_folded=service.keep_folded_updates))
         self.world = World(
             store=store,

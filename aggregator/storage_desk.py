@@ -6,12 +6,13 @@ Laws: nothing is taken out but under the service's lock, so that no blob is just
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from aggregator.adapters.blob_store import FolderBlobStore
+from aggregator.adapters.sql_facts import SqlFacts
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_retention import SqlRetention
 from aggregator.adapters.sql_store import SqlStore
@@ -19,6 +20,7 @@ from aggregator.created_tasks import with_created
 from aggregator.folders import Folders, upgrade
 from aggregator.retention import Retention
 from aggregator.sole_service import hold_folder
+from host.durable import make_folder
 from protocol.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -89,6 +91,8 @@ def print_gc(config: Config, *, is_dry: bool, as_json: bool) -> None:
         if not is_dry:
             hold_folder(folders.root, stack, hint=_HINT)
             upgrade(folders.database)
+            with closing(SqlFacts(folders.database)) as facts:
+                facts.own(make_folder(folders.blobs))
         desk = _Desk(config, folders, stack)
         before = desk.look()
         if not is_dry:

@@ -167,7 +167,8 @@ class Agent:
         if self._beside is not None:
             self._beside.turn(is_idle=False)
         log("agent-ready", device=self._device.id, phase=self._state.phase, pid=os.getpid())
-        self._keep_rules()
+        if self._conduct is not None:
+            self._conduct.turn(None)  # before anything is trained or sent
         if self._state.phase in ("training", "summing"):
             self._apply(Resume())
         elif self._sums is not None and self._state.phase not in SUM_PHASES:

@@ -36,6 +36,7 @@ from aggregator.verification import verify_task
 from edge_agent.adapters.device_folder import DeviceFolder
 from edge_agent.app import Agent
 from edge_agent.config import AgentConfig, BrokerSettings, DataSettings, DeviceSettings, TrainerSettings
+from edge_agent.lessons import Lessons
 from host.keys import save_key
 from protocol import codec, topics
 from protocol.errors import TrustError
@@ -672,7 +673,7 @@ class RealAgent:
         )
         self.agent = Agent(
             config,
-            data=bench.folder / "x.jsonl",
+            lessons=Lessons(bench.folder / "x.jsonl"),
             bundles={bench.bundle_id: bench.bundle},
             key=self.device.key,
             link=self.link,

@@ -16,9 +16,11 @@ from aggregator.adapters.engines import PASSWORD_VARIABLE, PostgresDatabase, ope
 from aggregator.adapters.sql_database import upgrade_database
 from aggregator.adapters.sql_reports import SqlReports
 from aggregator.adapters.sql_store import SqlStore
+from aggregator.config import load_config
 from aggregator.outage import Outage
 from aggregator.ports import DatabaseAwayError
 from aggregator.retention_settings import RetentionSettings
+from aggregator.setup import Workshop
 from host.keys import save_key
 from protocol.errors import ConfigError, StorageError
 from protocol.messages import Work
@@ -189,6 +191,27 @@ def test_a_locked_sqlite_database_is_waited_for_and_the_message_is_taken_then(
     bench.settle()
     assert [work.round for work in device.all(Work)] == [1]
     assert bench.store.joined(TASK, 1) == ("a",)
+
+
+def test_a_database_that_is_not_the_blobs_own_does_not_sweep_them(
+    run: Callable[..., Ran], make_bench: Callable[..., Bench], server: PostgresDatabase
+) -> None:
+    bench = make_bench()
+    bench.keep_folded_updates = False
+    bench.play(bench.device("a"), bench.device("b"))
+    config = write_config(bench.folder, keep=False)
+    assert run("serve", "gc", "--config", config).code == 0  # the blobs are this database's
+    before = bench.blobs.sizes()
+    text, url = config.read_text(), server.url.render_as_string()
+    config.write_text(text.replace("[broker]", f'database = "{url}"\n[broker]'))  # which is empty
+    said = run("serve", "gc", "--config", config)
+    assert (said.code, "belong to another database" in said.line) == (2, True)
+    with pytest.raises(ConfigError, match="belong to another database"):
+        Workshop(load_config(config))
+    assert bench.blobs.sizes() == before
+    config.write_text(text)
+    assert run("serve", "gc", "--config", config).code == 0
+    assert bench.blobs.sizes() == before
 
 
 def test_waiting_ends_when_the_service_is_told_to_stop(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from edge_agent.bundle_fetch import BundleFetch
 from edge_agent.conduct import Conduct
 from edge_agent.config import AgentConfig, BrokerSettings, DataSettings, DeviceSettings, TrainerSettings
 from edge_agent.core.eligibility import Readings
+from edge_agent.lessons import Lessons
 from edge_agent.rules_settings import RulesSettings
 from host.durable import write_bytes
 from host.keys import load_or_make_signing_key
@@ -120,7 +121,7 @@ def make_agent(here: Path, *, shelf: Path, link: Link, folder: DeviceFolder) -> 
     fetched = FetchedBundles(here / "bundles", max_bytes=MAX_BUNDLE_BYTES, free_bytes=0)
     return Agent(
         config,
-        data=here / "x.jsonl",
+        lessons=Lessons(here / "x.jsonl"),
         bundles={one.id: one.folder for one in fetched.load()},
         key=device_key(here),
         link=link,

@@ -50,7 +50,7 @@ def run(folder: Path, *, kills: int, seed: int) -> dict[str, int]:
     while n_done < kills:
         at = rng.randrange(1, _MOST_STEPS)
         status = _in_child(here, journal, shelf, at=at, kept_fraction=rng.random(), n_rounds=None)
-        assert os.WIFSIGNALED(status), f"kill {n_done} at step {at}: the device ended by itself ({status})"
+        assert os.WIFSIGNALED(status), f"kill {n_done} at step {at}: the device ended by itself: {_last_line(folder)}"
         assert os.WTERMSIG(status) == signal.SIGKILL, f"kill {n_done} at step {at}: it ended by {os.WTERMSIG(status)}"
         n_done, n_steps = n_done + 1, n_steps + at
         check(here, journal, f"kill {n_done} at step {at}, seed {seed}")
@@ -105,6 +105,10 @@ def _check_left(here: Path, kept: bytes | None, done: int, folded: dict[int, obj
     for name in (f"kept-{kept.hex()}.f32", f"residual-{kept.hex()}.f32"):
         data = (here / "state" / name).read_bytes()
         assert data == kept_of(rounds[0]), f"{when}: {name} is not what round {rounds[0]} left"
+
+
+def _last_line(folder: Path) -> str:
+    return ((folder / "log").read_text().strip().splitlines() or ["it said nothing"])[-1]
 
 
 def _in_child(
