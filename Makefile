@@ -35,13 +35,7 @@ FUZZ_SECONDS ?= 300
 FUZZ_ARGS ?=
 # make test-image: a bundle of two labels in place of MiniLM, exported anew
 BUNDLE ?=
-# make test-faults: $(STAMPS)/dev ## Cut a device's power at CUTS=500 random durable steps: no half bundle, nothing lost, nothing said twice
-	$(BIN)/python -m tests.faults --kills $(CUTS) $(if $(SEED),--seed $(SEED))
-
-test-flaps: $(STAMPS)/dev ## Cut a device's network FLAPS=200 times (Mosquitto): nothing lost, nothing said twice, memory flat
-	$(BIN)/python -m tests.faults.flaps --flaps $(FLAPS) $(if $(SEED),--seed $(SEED))
-
-test-mutations: names of some, as in MUTATIONS="replay seal-binding"
+# make test-mutations: names of some, as in MUTATIONS="replay seal-binding"
 MUTATIONS ?=
 
 CHECK_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
@@ -50,7 +44,7 @@ BENCHES := $(sort $(subst _,-,$(patsubst benchmarks/bench_%.py,bench-%,$(wildcar
 .PHONY: help demo test test-faults test-flaps test-kill test-mutations fuzz test-arm64 test-image test-ssh engines check fix bench $(BENCHES) clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  make bench-NAME   Run one benchmark: $(patsubst bench-%,%,$(BENCHES))"
 	@echo "Options: BROKER=mosquitto FULL=1 CHAOS=1 SECURE=1 PRIVACY=secure-sum DP=central|distributed EPSILON=8 (demo), PYTEST_ARGS=... WORKERS=N (test), PYTHON=... PIP_ARGS=... (set-up)"
 
@@ -65,6 +59,12 @@ test: $(STAMPS)/dev ## Run all tests: the parallel-safe ones together, then the 
 
 test-kill: $(STAMPS)/dev ## kill -9 broker and aggregator KILLS=200 times, half of them with asynchronous tasks: nothing lost, nothing twice
 	$(BIN)/python -m deploy.simulate.kill_matrix --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+
+test-faults: $(STAMPS)/dev ## Cut a device's power at CUTS=500 random durable steps: no half bundle, nothing lost, nothing said twice
+	$(BIN)/python -m tests.faults --kills $(CUTS) $(if $(SEED),--seed $(SEED))
+
+test-flaps: $(STAMPS)/dev ## Cut a device's network FLAPS=200 times (Mosquitto): nothing lost, nothing said twice, memory flat
+	$(BIN)/python -m tests.faults.flaps --flaps $(FLAPS) $(if $(SEED),--seed $(SEED))
 
 test-mutations: $(STAMPS)/dev ## Take each defence of the threat model out and see its test fail
 	$(BIN)/python -m tests.mutations $(MUTATIONS)
