@@ -86,7 +86,7 @@ class AsyncRunner:
         """
         known = self._world.store.task(self.task)
         if known is None:
-            self.versions.begin(self._new_buffer(1, version=0))
+            self.versions.begin(self.versions.new_round(1, version=0))
         else:
             self.versions.check_same(known)
             self._fit_rounds(known)
@@ -272,21 +272,6 @@ class AsyncRunner:
             return "finished"
         return "paused" if self._buffer.state in FINAL_STATES else "open"
 
-    def _new_buffer(self, number: int, *, version: int) -> RoundRecord:
-        """Return a buffer to be opened, its key made: before anybody can hear of it."""
-        every = self.setup.settings.privacy.rotate_key_rounds
-        if every is not None and (number - 1) % every == 0:
-            self.setup.keys.begin(number)
-        now = self._world.clock.unix_s()
-        return RoundRecord(
-            task=self.task,
-            round=number,
-            version=version,
-            state="open",
-            opened_unix_s=now,
-            deadline_unix_s=now + self.setup.settings.deadline_s,
-        )
-
     def _due(self, *, is_past_deadline: bool) -> RoundEvent | None:
         settings = self.setup.settings
         if self._buffer.state in FINAL_STATES:
@@ -307,7 +292,7 @@ class AsyncRunner:
             case "folded":
                 self._fold()
             case "carried-over":
-                following = self._new_buffer(number + 1, version=self._buffer.version)
+                following = self.versions.new_round(number + 1, version=self._buffer.version)
                 store.carry_over(self.task, number, next_round=following, unix_s=self._world.clock.unix_s())
                 event("buffer-carried-over", task=self.task, round=number, n_updates=self._n_buffered)
                 self._load()
@@ -330,7 +315,7 @@ class AsyncRunner:
         )
         is_last = self.versions.n_folded + 1 >= self.setup.settings.rounds
         goes_on = self._state == "open" and not is_last
-        following = self._new_buffer(buffer.round + 1, version=version.version) if goes_on else None
+        following = self.versions.new_round(buffer.round + 1, version=version.version) if goes_on else None
         store.fold(self.task, buffer.round, version=version, next_round=following, is_last=is_last)
         log_fold(self._world, buffer, version, folded.state, staleness=folded.staleness)
         if not self._world.keep_folded_updates:
@@ -346,7 +331,7 @@ class AsyncRunner:
         if self.versions.n_folded >= self.setup.settings.rounds:
             self._set_state("finished")
         else:
-            following = self._new_buffer(self._buffer.round + 1, version=self.versions.newest.version)
+            following = self.versions.new_round(self._buffer.round + 1, version=self.versions.newest.version)
             self._world.store.open_round(following)
         self._load()
         return True

@@ -251,7 +251,7 @@ class TaskRunner:
     def _begin(self) -> None:
         if self._privacy is not None and not self._privacy.can_open:
             raise self._privacy.no_budget()
-        self.versions.begin(self._new_round(1, version=0))
+        self.versions.begin(self.versions.new_round(1, version=0))
 
     def _check_same(self, known: TaskRecord) -> None:
         self.versions.check_same(known)
@@ -304,7 +304,7 @@ class TaskRunner:
                 self._set_state("finished")
             else:
                 newest = self._world.store.latest_version(self.task).version
-                self._world.store.open_round(self._new_round(self._round.round + 1, version=newest))
+                self._world.store.open_round(self.versions.new_round(self._round.round + 1, version=newest))
         if changed:
             self._load()
         return changed
@@ -349,21 +349,6 @@ class TaskRunner:
             return "finished"
         return "paused" if self._round.state in FINAL_STATES else "open"
 
-    def _new_round(self, number: int, *, version: int) -> RoundRecord:
-        """Return a round to be opened, its key made: before anybody can hear of it."""
-        every = self.setup.settings.privacy.rotate_key_rounds
-        if every is not None and (number - 1) % every == 0:
-            self.setup.keys.begin(number)
-        now = self._world.clock.unix_s()
-        return RoundRecord(
-            task=self.task,
-            round=number,
-            version=version,
-            state="open",
-            opened_unix_s=now,
-            deadline_unix_s=now + self.setup.settings.deadline_s,
-        )
-
     def _due(self, *, is_reachable: bool) -> RoundEvent | None:
         if self._round.state in FINAL_STATES:
             return None
@@ -397,7 +382,7 @@ class TaskRunner:
             self.task,
             round_.round,
             version=version,
-            next_round=self._new_round(round_.round + 1, version=version.version) if goes_on else None,
+            next_round=self.versions.new_round(round_.round + 1, version=version.version) if goes_on else None,
             is_last=is_last,
             private=folded.private,
         )
@@ -425,7 +410,7 @@ class TaskRunner:
         store, round_ = self._world.store, self._round
         updates = store.updates(self.task, round_.round)
         goes_on = self._state == "open" and self._has_budget()  # a sum that was masked is paid
-        next_round = self._new_round(round_.round + 1, version=round_.version) if goes_on else None
+        next_round = self.versions.new_round(round_.round + 1, version=round_.version) if goes_on else None
         store.abandon(self.task, round_.round, why, next_round=next_round, unix_s=self._world.clock.unix_s())
         event("round-abandoned", task=self.task, round=round_.round, n_updates=len(updates))
         self._remove(updates)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aggregator.core.folding import ADAPTER, StrategyConfig
-from aggregator.core.records import TaskRecord, VersionRecord
+from aggregator.core.records import RoundRecord, TaskRecord, VersionRecord
 from aggregator.sealed_adapter import sealed_adapter
 from aggregator.vectors import broadcast_payload, load_state, save_state
 from host.arrays import load_vector
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from aggregator.core.folding import State
     from aggregator.core.intake import Admitted
-    from aggregator.core.records import RoundRecord
     from aggregator.task_setup import TaskSetup, World
 
 __all__ = ["TaskVersions"]
@@ -48,6 +47,21 @@ class TaskVersions:
         identity = self._setup.strategy_identity
         task = TaskRecord(task=self._task, bundle_id=bundle.id, strategy=identity, state="open")
         self._world.store.add_task(task, self.record(0, state, round_=None, n_updates=0), first_round)
+
+    def new_round(self, number: int, *, version: int) -> RoundRecord:
+        """Return a round to be opened on ``version``, its key made: before anybody can hear of it."""
+        settings, now = self._setup.settings, self._world.clock.unix_s()
+        every = settings.privacy.rotate_key_rounds
+        if every is not None and (number - 1) % every == 0:
+            self._setup.keys.begin(number)
+        return RoundRecord(
+            task=self._task,
+            round=number,
+            version=version,
+            state="open",
+            opened_unix_s=now,
+            deadline_unix_s=now + settings.deadline_s,
+        )
 
     def check_same(self, known: TaskRecord) -> None:
         """Return if the store's task has this bundle and this strategy.

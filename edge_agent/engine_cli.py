@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edge_agent.cli_options import JSON
+
 if TYPE_CHECKING:
     from host.engines import Environment
 
@@ -22,7 +24,6 @@ _FOLDER = click.option(
     envvar="EDGEFOLD_ENGINES",
     help="Where engines lie; also $EDGEFOLD_ENGINES. Default: this user's data folder.",
 )
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
 @click.group()
@@ -39,7 +40,7 @@ def engine() -> None:
 
 @engine.command(name="list")
 @_FOLDER
-@_JSON
+@JSON
 def list_command(*, folder: Path | None, as_json: bool) -> None:
     """Show every engine, whether it is here, and what is wrong if it is not."""
     from host.engines import SPECS, environment_of  # noqa: PLC0415 - --help needs none of this
@@ -57,7 +58,7 @@ def list_command(*, folder: Path | None, as_json: bool) -> None:
 @click.option("--wheelhouse", type=click.Path(path_type=Path), help="A folder of wheels; then no index is asked.")
 @click.option("--python", help="The interpreter to make its environment with. Default: the running one.")
 @_FOLDER
-@_JSON
+@JSON
 def install(*, name: str, wheelhouse: Path | None, python: str | None, folder: Path | None, as_json: bool) -> None:
     """Make the environment of the engine NAME; nothing happens if it is there.
 
@@ -75,7 +76,7 @@ def install(*, name: str, wheelhouse: Path | None, python: str | None, folder: P
 @engine.command()
 @click.argument("name")
 @_FOLDER
-@_JSON
+@JSON
 def remove(*, name: str, folder: Path | None, as_json: bool) -> None:
     """Remove the environment of the engine NAME."""
     from host.engine_install import remove_engine  # noqa: PLC0415

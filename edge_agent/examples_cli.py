@@ -7,27 +7,21 @@ import re
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from edge_agent.cli_options import CONFIG, JSON
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edge_agent.adapters.example_store import ExampleStore, Forgotten
     from edge_agent.config import AgentConfig
     from edge_agent.store_settings import StoreSettings
 
 __all__ = ["examples", "forget", "label"]
 
-_CONFIG = click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path),
-    default="agent.toml",
-    show_default=True,
-    help="The agent's TOML file.",
-)
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _UNITS_S: Final = {"h": 3600, "d": 86_400, "w": 604_800}
 _HELD: Final = (
     "Updates that were sent cannot be called back: rounds that were folded, and adapters made of them, may still hold "
@@ -36,8 +30,8 @@ _HELD: Final = (
 
 
 @click.command()
-@_CONFIG
-@_JSON
+@CONFIG
+@JSON
 @click.option("--unlabelled", is_flag=True, help="List only examples that wait for a label.")
 @click.option("--last", type=click.IntRange(0, 10_000), default=10, show_default=True, help="How many to list.")
 def examples(config_path: Path, *, as_json: bool, unlabelled: bool, last: int) -> None:
@@ -60,7 +54,7 @@ def examples(config_path: Path, *, as_json: bool, unlabelled: bool, last: int) -
 @click.command()
 @click.argument("example_id", type=click.IntRange(1, 2**62))
 @click.argument("value", metavar="LABEL", type=click.IntRange(0, 2**31))
-@_CONFIG
+@CONFIG
 def label(example_id: int, value: int, config_path: Path) -> None:
     """Give example EXAMPLE_ID its LABEL, a number; it is learnt from the next time."""
     from edge_agent.local.endpoint import ask, read_port  # noqa: PLC0415 - --help needs none of this
@@ -77,8 +71,8 @@ def label(example_id: int, value: int, config_path: Path) -> None:
 
 
 @click.command()
-@_CONFIG
-@_JSON
+@CONFIG
+@JSON
 @click.option("--before", help="Older than a date (2026-05-01) or an age (12h, 30d, 8w).")
 @click.option("--all", "is_all", is_flag=True, help="Everything, and the key that it was sealed under.")
 @click.option("--match-label", type=click.IntRange(0, 2**31), help="Those with this label.")

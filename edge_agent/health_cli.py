@@ -6,32 +6,24 @@ import json
 import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from edge_agent.cli_options import CONFIG, JSON
 from edge_agent.stream_status import stream_lines
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edge_agent.status import Status
 
 __all__ = ["doctor", "status"]
 
-_CONFIG = click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path),
-    default="agent.toml",
-    show_default=True,
-    help="The agent's TOML file.",
-)
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-
 
 @click.command()
-@_CONFIG
-@_JSON
+@CONFIG
+@JSON
 def doctor(config_path: Path, *, as_json: bool) -> None:
     """Say hop by hop what works, what fails and how to put it right; exit with 1 if anything failed.
 
@@ -51,8 +43,8 @@ def doctor(config_path: Path, *, as_json: bool) -> None:
 
 
 @click.command()
-@_CONFIG
-@_JSON
+@CONFIG
+@JSON
 def status(config_path: Path, *, as_json: bool) -> None:
     """Show on one screen why this device is or isn't training; reads its files alone."""
     from edge_agent.status import read_status  # noqa: PLC0415

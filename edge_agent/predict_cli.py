@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from edge_agent.cli_options import CONFIG, JSON
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["predict"]
 
 
 @click.command()
 @click.argument("what", metavar="TEXT|FILE")
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path),
-    default="agent.toml",
-    show_default=True,
-    help="The agent's TOML file.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@CONFIG
+@JSON
 def predict(what: str, config_path: Path, *, as_json: bool) -> None:
     """Say what this device's model makes of TEXT, or of every line of FILE (.jsonl or .csv; .json: one input).
 

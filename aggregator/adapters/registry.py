@@ -14,6 +14,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
+from aggregator.adapters.changed_file import ChangedFile
 from host.config import MAX_REGISTRY_BYTES, load
 from host.logs import event
 from protocol.errors import ConfigError, RemoteProtocolError
@@ -76,7 +77,7 @@ class DeviceRegistry:
             ConfigError: missing, or not a registry.
         """
         self._path = path
-        self._stamp = self._stamp_now()
+        self._file = ChangedFile(path)
         self._keys = _read(path)
 
     def __len__(self) -> int:
@@ -93,22 +94,13 @@ class DeviceRegistry:
         return self._keys.get(device)
 
     def _refresh(self) -> None:
-        stamp = self._stamp_now()
-        if stamp == self._stamp:
+        if not self._file.has_changed():
             return
-        self._stamp = stamp
         try:
             self._keys = _read(self._path)
             event("registry-read", devices=len(self._keys))
         except ConfigError as error:  # keep serving the devices we know; the operator sees why
             event("registry-refused", level=logging.ERROR, error=str(error))
-
-    def _stamp_now(self) -> tuple[int, int] | None:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_size
 
 
 def _read(path: Path) -> Mapping[str, VerifyKey]:

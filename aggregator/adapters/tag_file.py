@@ -14,6 +14,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aggregator.adapters.changed_file import ChangedFile
 from host.config import MAX_REGISTRY_BYTES, load
 from host.logs import event
 from protocol.errors import ConfigError
@@ -40,7 +41,7 @@ class TagFile:
             ConfigError: missing, or no table of tags (the user's fault).
         """
         self._path = path
-        self._stamp = self._stamp_now()
+        self._file = ChangedFile(path)
         self._tags = load(_File, path, max_bytes=MAX_REGISTRY_BYTES).tags
 
     def tag_of(self, device: str) -> str:
@@ -49,19 +50,10 @@ class TagFile:
         return self._tags.get(device, "")
 
     def _read_if_changed(self) -> None:
-        stamp = self._stamp_now()
-        if stamp == self._stamp:
+        if not self._file.has_changed():
             return
-        self._stamp = stamp
         try:
             self._tags = load(_File, self._path, max_bytes=MAX_REGISTRY_BYTES).tags
             event("tags-read", devices=len(self._tags))
         except ConfigError as error:
             event("tags-refused", level=logging.ERROR, error=str(error))
-
-    def _stamp_now(self) -> tuple[int, int] | None:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_size
