@@ -43,7 +43,7 @@ class Evaluations:
         self._evaluator, self._store = evaluator, store
         self._waiting: deque[_Pending] = deque()
         self._running: _Pending | None = None
-        self._seen: set[tuple[str, int]] = set()
+        self._seen: dict[str, set[int]] = {}  # of each task, the queued versions that have no metrics yet
         self._outcomes: queue.SimpleQueue[EvaluateResult | EdgefoldError] = queue.SimpleQueue()
 
     @property
@@ -53,10 +53,9 @@ class Evaluations:
 
     def add_missing(self, runner: Runner) -> None:
         """Queue the task's versions that have no metrics and were not queued before."""
-        for version in runner.unevaluated():
-            if (runner.task, version) not in self._seen:
-                self._seen.add((runner.task, version))
-                self._waiting.append(_Pending(runner=runner, version=version))
+        missing, seen = runner.unevaluated(), self._seen.get(runner.task, set())
+        self._waiting.extend(_Pending(runner=runner, version=version) for version in missing if version not in seen)
+        self._seen[runner.task] = set(missing)  # what was measured need not be remembered
 
     def tick(self) -> None:
         """Keep a result that came in, and start the next evaluation if none runs."""
