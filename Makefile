@@ -54,7 +54,7 @@ demo: $(STAMPS)/demo ## Four devices make one model better, on this machine, in 
 	  $(if $(DP),--dp $(DP) --epsilon $(EPSILON))
 
 test: $(STAMPS)/dev ## Run all tests: the parallel-safe ones together, then the timing ones alone
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not serial" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not serial" $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m serial $(PYTEST_ARGS) || [ $$? -eq 5 ] # 5: nothing selected
 
 test-kill: $(STAMPS)/dev ## kill -9 broker and aggregator KILLS=200 times, half of them with asynchronous tasks: nothing lost, nothing twice
