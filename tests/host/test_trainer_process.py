@@ -40,6 +40,16 @@ def fake(tmp_path: Path) -> Callable[[str], Launch]:
     return make
 
 
+@pytest.fixture
+def others() -> set[int]:
+    """Return the children that this process has before a test, such as the database of other tests."""
+    return children()
+
+
+def children() -> set[int]:
+    return {one.pid for one in psutil.Process().children()}
+
+
 def run(launch: Launch, *, deadline_s: float = DEADLINE_S) -> EvaluateResult:
     return run_job(JOB, deadline_s=deadline_s, launch=launch)
 
@@ -103,12 +113,12 @@ def test_a_trainer_that_breaks_is_an_engine_error_that_says_how(
     assert time.monotonic() - began < 10
 
 
-def test_a_trainer_that_hangs_is_ended_at_the_deadline(fake: Callable[[str], Launch]) -> None:
+def test_a_trainer_that_hangs_is_ended_at_the_deadline(fake: Callable[[str], Launch], others: set[int]) -> None:
     began = time.monotonic()
     with pytest.raises(EngineError, match=r"overran its deadline of 0\.5 s"):
         run(fake("time.sleep(60)"), deadline_s=0.5)
     assert time.monotonic() - began < 5
-    assert psutil.Process().children() == []
+    assert children() == others
 
 
 def test_a_trainer_that_reports_for_ever_is_ended_at_the_deadline(fake: Callable[[str], Launch]) -> None:
@@ -134,20 +144,20 @@ def test_a_trainer_that_never_reads_its_job_is_ended_at_the_deadline(fake: Calla
 
 
 def test_a_trainer_that_closes_its_output_and_stays_is_ended(
-    fake: Callable[[str], Launch], monkeypatch: pytest.MonkeyPatch
+    fake: Callable[[str], Launch], others: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("host.trainer_process._GRACE_S", 0.3)
     with pytest.raises(EngineError, match="closed its output"):
         run(fake("os.close(1); time.sleep(60)"))
-    assert psutil.Process().children() == []
+    assert children() == others
 
 
 def test_a_trainer_that_is_done_but_does_not_exit_is_ended(
-    fake: Callable[[str], Launch], monkeypatch: pytest.MonkeyPatch
+    fake: Callable[[str], Launch], others: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("host.trainer_process._GRACE_S", 0.3)
     assert run(fake(f"say('{DONE}')\ntime.sleep(60)")) == RESULT
-    assert psutil.Process().children() == []
+    assert children() == others
 
 
 def test_a_missing_interpreter_is_an_engine_error(tmp_path: Path) -> None:
