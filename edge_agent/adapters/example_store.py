@@ -7,9 +7,9 @@ A *stretch* is a time in which the examples are of a kind; drift ends it. Roles:
 ``replay`` kept of stretches before, ``exam`` never trained on.
 
 Laws: content, labels among it, is sealed and only opened for a reader; an id is never used twice; every change is one
-transaction, and any process of the device may make it beside the others (SQLite's locks); what is deleted is
-overwritten in the file (``secure_delete``), which a flash disk below may undo: removing the key alone is final. Memory:
-one row.
+transaction, and any process of the device may make it beside the others (SQLite's locks); it seals under the key that
+is there in that transaction, so nothing is written under a destroyed one; what is deleted is overwritten in the file
+(``secure_delete``), which a flash disk below may undo: removing the key alone is final. Memory: one row.
 """
 
 from __future__ import annotations
@@ -92,13 +92,14 @@ class ExampleStore:
             StorageError: the file is damaged or cannot be made.
         """
         self._folder = make_folder(folder)
-        self._seal = load_or_make_seal(folder / KEY)
         with _translated(folder):
             self._db = sqlite3.connect(folder / STORE_FILE, timeout=_BUSY_S, isolation_level="IMMEDIATE")
             (folder / STORE_FILE).chmod(0o600)
             self._db.execute("PRAGMA secure_delete = ON")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(_SCHEMA)
+        with self._changing():
+            pass  # the key is there from now on
 
     def add(
         self, rows: Sequence[dict[str, Any]], *, source: str, exam_every: int, unix_s: float | None = None
@@ -113,7 +114,7 @@ class ExampleStore:
             if len(json.dumps(row)) > MAX_ROW_BYTES:
                 raise ConfigError(f"an example of more than {MAX_ROW_BYTES} bytes")
         now_s = time.time() if unix_s is None else unix_s
-        with _translated(self._folder), self._db:
+        with self._changing():
             return [self._add(row, source, exam_every, now_s) for row in rows]
 
     def _add(self, row: dict[str, Any], source: str, exam_every: int, now_s: float) -> int:
@@ -146,7 +147,7 @@ class ExampleStore:
             ConfigError: there is no such example (the caller's fault).
             StorageError: the store is damaged.
         """
-        with _translated(self._folder), self._db:
+        with self._changing():
             found = self._db.execute(
                 "SELECT role, is_labelled, sealed FROM examples WHERE id = ?", (example_id,)
             ).fetchone()
@@ -283,12 +284,14 @@ class ExampleStore:
         """Delete everything and the key, so that no copy of the file opens any more; the store begins anew."""
         counts = self.counts()
         n = counts.n_train + counts.n_replay + counts.n_exam
-        with _translated(self._folder), self._db:
+        with self._changing():
             lessons = self._lessons_with(0)
             self._db.execute("DELETE FROM examples")
         self._shrink()
-        destroy_key(self._folder / KEY)
-        self._seal = load_or_make_seal(self._folder / KEY)
+        with self._changing():
+            self._db.execute("DELETE FROM examples")  # what came in the meantime was sealed under the key that goes now
+            destroy_key(self._folder / KEY)
+            self._seal = load_or_make_seal(self._folder / KEY)
         return Forgotten(n_examples=n, lessons=lessons)
 
     def fact(self, name: str) -> str | None:
@@ -305,6 +308,14 @@ class ExampleStore:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One transaction, in which no other process writes, under the key that is there now."""
+        with _translated(self._folder), self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._seal = load_or_make_seal(self._folder / KEY)
+            yield
 
     def _lessons_with(self, first_id: int) -> tuple[tuple[str, int], ...]:
         found = self._db.execute("SELECT task, round FROM lessons WHERE last_id >= ? ORDER BY task, round", (first_id,))

@@ -160,6 +160,17 @@ def test_forgetting_all_takes_the_key_away_from_every_copy(store: ExampleStore, 
         texts(ExampleStore(tmp_path / "stolen"))
 
 
+def test_who_had_the_store_open_while_all_was_forgotten_writes_under_the_new_key(
+    store: ExampleStore, tmp_path: Path
+) -> None:
+    other = ExampleStore(tmp_path / "s")
+    other.add(rows(2), source="a", exam_every=EVERY)
+    store.forget_all()
+    other.add(rows(1, start=7), source="a", exam_every=EVERY)
+    other.close()
+    assert texts(store) == ["marzipan-7"]
+
+
 def test_an_id_is_never_used_twice(store: ExampleStore) -> None:
     (one,) = store.add(rows(1), source="x", exam_every=EVERY)
     store.forget_all()
