@@ -35,9 +35,6 @@ from protocol.messages import Announce
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from aggregator.conversation import Outgoing
     from aggregator.core.intake import Admitted, Stepped, Taken
     from aggregator.core.records import CommandRecord, TaskRecord, TaskState, UpdateRecord
@@ -204,20 +201,6 @@ class AsyncRunner:
             RemoteProtocolError: always (the peer's fault).
         """
         raise RemoteProtocolError(f"{stepped.step.task} makes no secure sum", reason="wrong-privacy")
-
-    # -- versions ----------------------------------------------------------------------------------------------------
-
-    def unevaluated(self) -> list[int]:
-        """Return the versions without metrics, oldest first; none if the task has no evaluation sets."""
-        return self.versions.unevaluated()
-
-    def has_version(self, version: int) -> bool:
-        """Return whether ``version`` is there: it was not retired."""
-        return self.versions.has(version)
-
-    def adapter(self, version: int) -> NDArray[np.float32]:
-        """Return the adapter of ``version``, float32 [n_params]."""
-        return self.versions.adapter(version)
 
     # -- how ---------------------------------------------------------------------------------------------------------
 

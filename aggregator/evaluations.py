@@ -53,7 +53,7 @@ class Evaluations:
 
     def add_missing(self, runner: Runner) -> None:
         """Queue the task's versions that have no metrics and were not queued before."""
-        missing, seen = runner.unevaluated(), self._seen.get(runner.task, set())
+        missing, seen = runner.versions.unevaluated(), self._seen.get(runner.task, set())
         self._waiting.extend(_Pending(runner=runner, version=version) for version in missing if version not in seen)
         self._seen[runner.task] = set(missing)  # what was measured need not be remembered
 
@@ -80,13 +80,13 @@ class Evaluations:
 
     def _start(self, pending: _Pending) -> None:
         settings = pending.runner.setup.settings
-        if settings.evaluation is None or not pending.runner.has_version(pending.version):  # retired in the meantime
+        if settings.evaluation is None or not pending.runner.versions.has(pending.version):  # retired in the meantime
             return
         request = EvaluationRequest(
             task=pending.runner.task,
             version=pending.version,
             bundle=pending.runner.setup.bundle.folder,
-            adapter=pending.runner.adapter(pending.version),
+            adapter=pending.runner.versions.adapter(pending.version),
             sets={name: Path(path) for name, path in settings.evaluation.sets.items()},
             batch_size=settings.evaluation.batch_size,
             max_tokens=settings.plan.max_tokens,
@@ -99,7 +99,7 @@ class Evaluations:
             self._failed(pending, error)
 
     def _keep(self, pending: _Pending, outcome: EvaluateResult | EdgefoldError) -> None:
-        if not pending.runner.has_version(pending.version):
+        if not pending.runner.versions.has(pending.version):
             return
         if isinstance(outcome, EdgefoldError):
             self._failed(pending, outcome)

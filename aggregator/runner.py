@@ -11,13 +11,11 @@ from aggregator.async_runner import AsyncRunner
 from aggregator.task_runner import TaskRunner
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from aggregator.conversation import Outgoing
     from aggregator.core.intake import Admitted, Stepped, Taken, TaskView
     from aggregator.core.records import CommandRecord
     from aggregator.task_setup import TaskSetup, World
+    from aggregator.task_versions import TaskVersions
 
 __all__ = ["Runner", "make_runner"]
 
@@ -27,6 +25,7 @@ class Runner(Protocol):
 
     task: str
     setup: TaskSetup
+    versions: TaskVersions
 
     def resume(self) -> None:
         """Begin the task, or go on where the store says it is."""
@@ -57,15 +56,6 @@ class Runner(Protocol):
 
     def say_again(self) -> None:
         """Send again what devices may not have heard while we were away."""
-
-    def unevaluated(self) -> list[int]:
-        """Return the versions without metrics, oldest first."""
-
-    def has_version(self, version: int) -> bool:
-        """Return whether ``version`` is there: it was not retired."""
-
-    def adapter(self, version: int) -> NDArray[np.float32]:
-        """Return the adapter of ``version``, float32 [n_params]."""
 
     @property
     def announcement(self) -> Outgoing:

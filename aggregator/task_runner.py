@@ -28,9 +28,6 @@ from protocol.messages import Announce
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from aggregator.conversation import Outgoing
     from aggregator.core.intake import Admitted, Stepped, Taken
     from aggregator.core.privacy.sampling import PoissonSampling
@@ -231,20 +228,6 @@ class TaskRunner:
         self._outbox += self._sum.take(stepped, n_bytes=n_bytes)
         if stepped.step.step == "adverts":
             self._members.attendance.answer(stepped.device, self._world.clock.monotonic_s())
-
-    # -- versions ----------------------------------------------------------------------------------------------------
-
-    def unevaluated(self) -> list[int]:
-        """Return the versions without metrics, oldest first; none if the task has no evaluation sets."""
-        return self.versions.unevaluated()
-
-    def has_version(self, version: int) -> bool:
-        """Return whether ``version`` is there: it was not retired."""
-        return self.versions.has(version)
-
-    def adapter(self, version: int) -> NDArray[np.float32]:
-        """Return the adapter of ``version``, float32 [n_params]."""
-        return self.versions.adapter(version)
 
     # -- how ---------------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from edge_agent.adapters.personal_part import (
     remove_personal,
 )
 from edge_agent.adapters.scores import load_scores
-from edge_agent.adapters.served_work import newest_served, read_served
+from edge_agent.adapters.served_work import newest_served, read_work
 from host.durable import make_folder, read_bytes, write_bytes
 from host.logs import event as log
 from protocol.errors import EdgefoldError, StorageError
@@ -125,7 +125,7 @@ class PersonalTraining:
         path = newest_served(self._folder, self._task)
         if path is None or not (self._store / STORE_FILE).is_file():
             return
-        scores, tried, work = load_scores(self._folder), self._tried(), read_served(path)
+        scores, tried, work = load_scores(self._folder), self._tried(), read_work(path)
         now = _Tried(n_tested=scores.n_tested, n_drifts=scores.n_drifts, version=work.version)
         has_personal = personal_facts(self._folder, work.task) is not None
         is_due = now.n_tested - tried.n_tested >= self._settings.personal_min_examples

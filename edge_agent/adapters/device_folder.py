@@ -23,7 +23,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING, Final
 
-from edge_agent.adapters.served_work import keep_served
+from edge_agent.adapters.served_work import keep_served, read_work
 from edge_agent.core.session import SessionState
 from host.durable import make_folder, read_bytes, remove, sweep, write_bytes
 from protocol import cbor
@@ -99,14 +99,7 @@ class DeviceFolder:
         Raises:
             StorageError: it is missing or damaged.
         """
-        path = self._folder / "work.cbor"
-        try:
-            work = unpack_body("work", read_bytes(path, max_bytes=MAX_MESSAGE_BYTES))
-        except (FileNotFoundError, MalformedMessageError) as error:
-            raise StorageError(f"{path}: missing or damaged") from error
-        if not isinstance(work, Work):  # pragma: no cover - kind "work" is Work
-            raise StorageError(f"{path}: not work")
-        return work
+        return read_work(self._folder / "work.cbor")
 
     def save_receipt(self, receipt: Receipt) -> None:
         """Keep the last receipt for people to look at."""

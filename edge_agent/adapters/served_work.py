@@ -18,7 +18,7 @@ from protocol.messages import MAX_MESSAGE_BYTES, Work, pack_body, unpack_body
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Mark", "keep_served", "mark_of", "newest_served", "read_served", "task_of"]
+__all__ = ["Mark", "keep_served", "mark_of", "newest_served", "read_work", "task_of"]
 
 _PREFIX: Final = "served-"
 Mark: TypeAlias = tuple[str, int, int]
@@ -50,8 +50,8 @@ def mark_of(path: Path) -> Mark | None:
     return path.name, facts.st_mtime_ns, facts.st_size
 
 
-def read_served(path: Path) -> Work:
-    """Return the work in ``path``.
+def read_work(path: Path) -> Work:
+    """Return the work in ``path``, which the agent wrote.
 
     Raises:
         StorageError: it is missing or damaged.

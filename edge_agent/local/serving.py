@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edge_agent.adapters.device_folder import kept_file, read_state
 from edge_agent.adapters.personal_part import facts_file, personal_facts, personal_file
-from edge_agent.adapters.served_work import mark_of, newest_served, read_served, task_of
+from edge_agent.adapters.served_work import mark_of, newest_served, read_work, task_of
 from edge_agent.local.latency import Latency
 from host.logs import event as log
 from protocol.errors import ConfigError, EdgefoldError, EngineError, StorageError
@@ -130,7 +130,7 @@ class Serving:
         if self._model is not None and marks == self._marks:
             return self._model
         try:
-            model = self._load(None if path is None else read_served(path))
+            model = self._load(None if path is None else read_work(path))
         except EdgefoldError as error:
             self._marks = marks  # said once, not at every request
             if self._model is None:

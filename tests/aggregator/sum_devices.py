@@ -118,5 +118,5 @@ def expected(bench: Bench, devices: list[SumDevice]) -> NDArray[np.float32]:
         total += quantiser.encode(one.vector(), one.weight)
     result = quantiser.decode(total & quantiser.mask)
     mean = result.mean.astype(np.float32)
-    folded = np.multiply(mean, result.weight, dtype=np.float64) / result.weight + bench.runner.adapter(0)
+    folded = np.multiply(mean, result.weight, dtype=np.float64) / result.weight + bench.runner.versions.adapter(0)
     return np.asarray(folded, np.float32)

@@ -45,7 +45,7 @@ def test_work_holds_the_version_the_plan_and_a_seed_of_ones_own(bench: Bench) ->
     a, b = joined(bench, "a", "b")
     work = a.last(Work)
     adapter = codec.decode(work.adapter, n_values=N_PARAMS)
-    np.testing.assert_allclose(adapter, bench.runner.adapter(0), atol=1e-3)
+    np.testing.assert_allclose(adapter, bench.runner.versions.adapter(0), atol=1e-3)
     assert (work.round, work.version, work.seconds_left) == (1, 0, 100.0)
     assert dataclasses.replace(work.plan, seed=bench.settings.plan.seed) == bench.settings.plan
     assert work.plan.seed != b.last(Work).plan.seed
@@ -93,7 +93,7 @@ def test_a_task_runs_its_rounds_and_says_that_it_is_finished(bench: Bench) -> No
 
 def test_a_fold_adds_the_weighted_mean_of_what_was_sent(bench: Bench) -> None:
     a, b = joined(bench, "a", "b")
-    old = bench.runner.adapter(0).astype(np.float64)
+    old = bench.runner.versions.adapter(0).astype(np.float64)
     updates = [(a, 10, a.make_update(n_examples=10)), (b, 30, b.make_update(n_examples=30))]
     mean = np.zeros(N_PARAMS)
     for device, n_examples, update in updates:
@@ -103,7 +103,7 @@ def test_a_fold_adds_the_weighted_mean_of_what_was_sent(bench: Bench) -> None:
         delta = rng.normal(0, 0.05, N_PARAMS).astype(np.float32)
         encoded = codec.encode(delta, device.last(Work).plan.codec)
         mean += codec.decode(encoded, n_values=N_PARAMS).astype(np.float64) * n_examples / 40
-    np.testing.assert_allclose(bench.runner.adapter(1), old + mean, rtol=1e-6)
+    np.testing.assert_allclose(bench.runner.versions.adapter(1), old + mean, rtol=1e-6)
 
 
 def test_the_deadline_folds_when_enough_came(make_bench: Callable[..., Bench]) -> None:

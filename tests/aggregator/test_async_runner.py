@@ -84,14 +84,14 @@ def test_an_older_update_is_taken_and_weighs_less(
     fill(bench, "b", "c")
     assert (bench.version, slow.last(Announce).round, slow.last(Announce).oldest_round) == (1, 2, 1)
     (fresh,) = joined(bench, "fresh")
-    old = bench.runner.adapter(1).astype(np.float64)
+    old = bench.runner.versions.adapter(1).astype(np.float64)
     total = np.zeros(N_PARAMS)
     for device, n_examples, factor in ((fresh, 10, 1.0), (slow, 30, weight)):
         delta = np.random.default_rng(n_examples).normal(0, 0.05, N_PARAMS).astype(np.float32)
         send(device, delta=delta, n_examples=n_examples)
         total += n_examples * factor * codec.decode(codec.encode(delta, bench.settings.plan.codec), n_values=N_PARAMS)
     assert bench.version == 2
-    np.testing.assert_allclose(bench.runner.adapter(2), old + total / 40, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(bench.runner.versions.adapter(2), old + total / 40, rtol=1e-6, atol=1e-7)
     assert [one["staleness"] for one in facts_of(caplog, "version-folded")] == [[0, 0], [0, 1]]
     assert buffered(bench, 2) == ["fresh", "slow"]
     assert is_proven(bench)

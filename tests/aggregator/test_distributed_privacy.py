@@ -93,7 +93,9 @@ def test_versions_have_the_promised_noise_whoever_drops_out_and_are_folded_again
     for _ in range(n_rounds):
         play(bench, devices, gone=gone)
     assert bench.version == n_rounds
-    moves = [bench.runner.adapter(i + 1) - bench.runner.adapter(i) for i in range(n_rounds)]  # of float32 [n_params]
+    moves = [
+        bench.runner.versions.adapter(i + 1) - bench.runner.versions.adapter(i) for i in range(n_rounds)
+    ]  # of float32 [n_params]
     n = 4 if gone == {"dev-b": "inputs"} else 5
     honest = choose(5, corrupt_fraction=0.0, dropout_fraction=0.2, server="lying").min_survivors
     # The sum of n shares of variance (z C)^2 / honest, divided by n for the mean.

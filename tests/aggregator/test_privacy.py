@@ -49,7 +49,7 @@ def test_a_fold_is_noisy_charged_and_can_be_folded_again(make_bench: Callable[..
     assert [one.round for one in ledger] == [1, 2]
     assert [one.epsilon for one in ledger] == pytest.approx([cost(1), cost(2)])
     assert verify_task(bench.setup, bench.store, bench.blobs, fleet=FLEET).is_good
-    moved = bench.runner.adapter(1) - bench.runner.adapter(0)
+    moved = bench.runner.versions.adapter(1) - bench.runner.versions.adapter(0)
     # Noise z C / m on 96 values, and a mean of norm C at most.
     assert np.std(moved) == pytest.approx(Z * 0.5 / 2, rel=0.25)
 
@@ -214,7 +214,7 @@ def test_the_service_clips_what_devices_did_not(make_bench: Callable[..., Bench]
         a.update(delta=delta, n_examples=1000)
         b.update(delta=np.zeros(96, np.float32))
         bench.settle()
-        moved.append(bench.runner.adapter(1) - bench.runner.adapter(0))
+        moved.append(bench.runner.versions.adapter(1) - bench.runner.versions.adapter(0))
     difference = moved[1] - moved[0]
     # Divided by the cohort of 2; examples do not weigh; float32 of both adapters rounds by 1e-7.
     assert difference[0] == pytest.approx(0.45 / 2, abs=1e-5)

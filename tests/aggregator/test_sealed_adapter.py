@@ -61,7 +61,7 @@ def test_no_message_of_a_sealed_round_holds_the_adapter(make_bench: Callable[...
     assert bench.version == 1
     handed(bench, a, TaskKey.generate())
     for version in (0, 1):
-        sent = broadcast_payload(bench.runner.adapter(version), "float16")
+        sent = broadcast_payload(bench.runner.versions.adapter(version), "float16")
         assert any(sent)
         # Without sealing the same search finds it, so that it looks for what is really sent.
         assert any(sent in data for _, data in bench.broker.traffic) is not is_sealed

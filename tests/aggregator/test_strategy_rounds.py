@@ -118,7 +118,7 @@ def test_rolora_alternates_and_each_update_holds_one_factor(tmp_path: Path) -> N
         2: DeviceTerms(frozen_roles=("lora_B",)),
         3: DeviceTerms(frozen_roles=("lora_A",)),
     }
-    adapters = [bench.runner.adapter(version) for version in range(4)]
+    adapters = [bench.runner.versions.adapter(version) for version in range(4)]
     for before, after, role in zip(adapters, adapters[1:], ("lora_A", "lora_B", "lora_A"), strict=False):
         for slot in LAYOUT.tensors:
             here = slice(slot.offset, slot.offset + slot.n_values)
@@ -152,7 +152,7 @@ def test_scaffold_sends_its_control_behind_the_adapter(tmp_path: Path) -> None:
     play(bench, [a, b])
     n = LAYOUT.n_params
     values = codec.decode(a.last(Work).adapter, n_values=2 * n)
-    np.testing.assert_allclose(values[:n], bench.runner.adapter(2), atol=1e-3)
+    np.testing.assert_allclose(values[:n], bench.runner.versions.adapter(2), atol=1e-3)
     assert values[n:].any()
 
 

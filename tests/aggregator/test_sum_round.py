@@ -40,7 +40,7 @@ def run(bench: Bench, devices: list[SumDevice], *, gone_from: dict[str, SumStepN
 
 
 def adapter(bench: Bench) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return bench.runner.adapter(bench.version)
+    return bench.runner.versions.adapter(bench.version)
 
 
 def test_the_version_is_the_exact_fold_of_the_quantised_vectors(make_bench: Callable[..., Bench]) -> None:
@@ -57,7 +57,7 @@ def test_the_version_is_the_exact_fold_of_the_quantised_vectors(make_bench: Call
     from protocol.secure_sum.roster import quantiser_of
 
     bound = quantiser_of(devices[0].plan()).error_bound(n=5, weight=int(weights.sum()))
-    assert np.abs(adapter(bench) - bench.runner.adapter(0) - plain).max() <= bound + 1e-6
+    assert np.abs(adapter(bench) - bench.runner.versions.adapter(0) - plain).max() <= bound + 1e-6
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -279,7 +279,7 @@ def test_a_created_task_begins_beside_the_first_and_both_run(bench: Bench) -> No
     bench.play(a, b)
     play_second(bench, "second", a, b)
     assert bench.store.latest_version("second").version == bench.version == 1
-    assert bench.runner.adapter(1).tobytes() != bench.service._runners["second"].adapter(1).tobytes()
+    assert bench.runner.versions.adapter(1).tobytes() != bench.service._runners["second"].versions.adapter(1).tobytes()
 
 
 def test_a_task_whose_bundle_is_gone_is_refused_and_forgotten(bench: Bench) -> None:

@@ -489,7 +489,7 @@ class Bench:
 
     def adapter_bytes(self, version: int | None = None) -> bytes:
         """Return the bytes of a version's adapter, the newest by default."""
-        return self.runner.adapter(self.version if version is None else version).tobytes()
+        return self.runner.versions.adapter(self.version if version is None else version).tobytes()
 
     def folded_ids(self) -> list[bytes]:
         """Return the ids of the updates in versions, by version and device."""
