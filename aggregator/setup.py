@@ -103,22 +103,17 @@ class Workshop:
         self.outage = Outage(database)
         upgrade(database)
         engine = self._writer(database)
-        self._lifecycle = SqlLifecycle(database, engine=engine)
-        self._stack.callback(self._lifecycle.close)
+        self._lifecycle = self._stack.enter_context(closing(SqlLifecycle(database, engine=engine)))
         tasks = with_created(self.config.task, self._lifecycle.created())
         setups = [open_task(task, self.folders, make_key=True) for task in tasks]
         self.max_packet_bytes = max(
             [self.config.broker.max_packet_bytes, *(2 * _largest_message(setup) for setup in setups)]
         )
-        store = SqlStore(database, engine=engine)
-        self._stack.callback(store.close)
-        self.enrolled = SqlDevices(database, engine=engine)
-        self._stack.callback(self.enrolled.close)
+        store = self._stack.enter_context(closing(SqlStore(database, engine=engine)))
+        self.enrolled = self._stack.enter_context(closing(SqlDevices(database, engine=engine)))
         self.devices = EnrolledDevices(self.enrolled, file)
-        self.pruning = SqlPruning(database, engine=engine)
-        self._stack.callback(self.pruning.close)
-        sums = SqlSums(database, engine=engine)
-        self._stack.callback(sums.close)
+        self.pruning = self._stack.enter_context(closing(SqlPruning(database, engine=engine)))
+        sums = self._stack.enter_context(closing(SqlSums(database, engine=engine)))
         blobs = FolderBlobStore(self.folders.blobs)
         with closing(SqlFacts(database, engine=engine)) as facts:
             facts.own(self.folders.blobs)
@@ -138,8 +133,7 @@ class Workshop:
                 chain_of=chain_source(self.config, self.enrolled, SystemClock()),
             ),
         )
-        retention = SqlRetention(database, engine=engine)
-        self._stack.callback(retention.close)
+        retention = self._stack.enter_context(closing(SqlRetention(database, engine=engine)))
         self.retention = Retention(
             retention,
             store=store,

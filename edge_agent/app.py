@@ -96,9 +96,8 @@ __all__ = ["Agent"]
 _MAX_WAIT_S: Final = 30.0  # how long the pump sleeps when nothing is due; messages and trainers wake it
 _UPDATE_ID_BYTES: Final = 16
 _PROGRESS_LOG_EVERY_S: Final = 2.0
-_ASK_AGAIN_S: Final = (
-    30.0  # after a receipt of a sum's step: what follows comes by itself when the others have answered
-)
+# After a receipt of a sum's step: what follows comes by itself when the others have answered.
+_ASK_AGAIN_S: Final = 30.0
 
 
 class Agent:
