@@ -345,7 +345,8 @@ class _View:
         return keys.private_of(_secret(self.state, "seal key"))
 
     def mask_seed(self, other: int) -> bytes:
-        return keys.agree(self._mask_private, self.adverts[other].mask_key, "pair mask", self.setting.pair(self.index, other))
+        facts = self.setting.pair(self.index, other)
+        return keys.agree(self._mask_private, self.adverts[other].mask_key, "pair mask", facts)
 
     def seal_key(self, *, sender: int, receiver: int) -> bytes:
         other = receiver if sender == self.index else sender
