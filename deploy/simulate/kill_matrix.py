@@ -1,4 +1,4 @@
-"""kill -9 of a service and its storage at random moments while virtual devices work, then the audit: ``make test-kill``.
+"""kill -9 of a service and its storage at random moments while virtual devices work: ``make test-kill``.
 
 Laws: a kill comes a random time after its victim was last seen to work, so that it hits starts, rounds and folds alike;
 the seed is printed and gives the same victims and waits (what they hit, the machine decides); in the end the task is
