@@ -1,8 +1,8 @@
 """How much freed memory a process keeps: glibc's ``mallopt`` (its manual, "Malloc Tunable Parameters").
 
 A fold of long updates takes and gives back tens of megabytes for each of them. Left alone, glibc hands such memory back
-to the system at once, and each page of it is cleared again when it is next touched. Does nothing where the C library has
-no ``mallopt``.
+to the system at once, and each page of it is cleared again when it is next touched. Does nothing where the C library
+has no ``mallopt``.
 """
 
 from __future__ import annotations
