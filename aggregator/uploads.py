@@ -115,7 +115,7 @@ class UploadDesk:
             room, manifest = self._settings.max_mb * 2**20, pack_body(upload)
             now = self._clock.unix_s()
             if not self._store.begin(device, manifest, n_bytes=upload.n_bytes, max_bytes=room, unix_s=now):
-                event("upload-put-off", device=device, bytes=upload.n_bytes, reason="uploads-full")
+                event("upload-put-off", device=device, bytes=upload.n_bytes)
                 return self._say(device, Uploaded(update_id=upload.update_id, status="busy"))
             event("upload-opened", device=device, task=upload.task, round=upload.round, bytes=upload.n_bytes)
         return self._progress(device, upload)

@@ -149,8 +149,6 @@ Reason: TypeAlias = Literal[
     "not-shared",  # a masked vector of a device that gave no shares
     "not-survived",  # a consent or shares of a device whose vector is not in the sum
     "bad-chunk",  # a piece of an upload, or its whole, that is not what its manifest names
-    "no-upload",  # a piece of an upload that is not open here
-    "uploads-full",  # the service keeps as much of open uploads as it may
 ]
 REASONS: Final[tuple[Reason, ...]] = Reason.__args__  # type: ignore[attr-defined]  # Literal keeps its choices there
 
