@@ -1,7 +1,7 @@
 """The service's event pump: one thread takes one event at a time, decides, makes it durable, answers, acknowledges.
 
 Laws: a message is acknowledged to the broker only after what it caused is durable or it was refused, so a kill at any
-point means at most that it comes again, and everything here may come again; a database that went away is waited for,
+point means at most that it comes again, and everything here may come again; storage that went away is waited for,
 and what else cannot be made durable ends the process (``StorageError``), since the next start continues from the last
 good state. No asyncio: the work between two
 events is one signature, one decryption and one small transaction; folds and evaluations are rare or elsewhere.
@@ -14,6 +14,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from aggregator.away import AwayError
 from aggregator.conversation import Outgoing
 from aggregator.core.intake import (
     Admitted,
@@ -28,7 +29,6 @@ from aggregator.core.intake import (
     decide,
 )
 from aggregator.core.records import Traffic
-from aggregator.ports import DatabaseAwayError
 from aggregator.pulse import Pulse
 from aggregator.uploads import UploadDesk, Whole
 from host.link import LinkDown, LinkUp, Received
@@ -124,20 +124,20 @@ class Service:
             self._publish(runner.announcement)
 
     def run(self, stop: threading.Event, *, exit_when_done: bool = False) -> None:
-        """Take events until ``stop`` is set or, if asked for, all is done; a database that went away is waited for."""
+        """Take events until ``stop`` is set or, if asked for, all is done; storage that went away is waited for."""
         while not stop.is_set():
             try:
                 if exit_when_done and self.is_done:
                     return
                 self.step(TICK_S)
-            except DatabaseAwayError as error:
+            except AwayError as error:
                 outage = self._parts.outage
                 if outage is None or not outage.wait(error, stop, resume=self._resume):
                     raise
 
     def step(self, timeout_s: float) -> bool:
         """Take at most one event from the link, then do what is due; return whether there was an event."""
-        # An event in whose midst the database went away comes again here: it was not acknowledged, and all that it
+        # An event in whose midst the storage went away comes again here: it was not acknowledged, and all that it
         # caused may be there or not.
         link_event = self._unhandled = self._unhandled or self._link.receive(timeout_s)
         match link_event:

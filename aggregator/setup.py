@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from aggregator.adapters.accountant import ProcessAccountant
-from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.adapters.clock import SystemClock
 from aggregator.adapters.engines import PostgresDatabase, open_engine
 from aggregator.adapters.evaluator import ProcessEvaluator
@@ -29,6 +28,7 @@ from aggregator.adapters.sql_sums import SqlSums
 from aggregator.adapters.sql_uploads import SqlUploads
 from aggregator.adapters.tag_file import TagFile
 from aggregator.adapters.task_keys import FolderTaskKeys
+from aggregator.blob_place import open_blobs
 from aggregator.brokers import Brokers, make_brokers
 from aggregator.bundle_shelf import BundleShelf
 from aggregator.conversation import Conversation
@@ -102,7 +102,8 @@ class Workshop:
         file = None if registry is None else DeviceRegistry(Path(registry))
         self.key = service_key(Path(service.key), with_second=service.post_quantum_signatures)
         database = self.folders.database
-        self.outage = Outage(database)
+        blobs = self._stack.enter_context(closing(open_blobs(self.folders.blobs)))
+        self.outage = Outage(database, blobs)
         upgrade(database)
         engine = self._writer(database)
         self._lifecycle = self._stack.enter_context(closing(SqlLifecycle(database, engine=engine)))
@@ -116,9 +117,8 @@ class Workshop:
         self.devices = EnrolledDevices(self.enrolled, file)
         self.pruning = self._stack.enter_context(closing(SqlPruning(database, engine=engine)))
         sums = self._stack.enter_context(closing(SqlSums(database, engine=engine)))
-        blobs = FolderBlobStore(self.folders.blobs)
         with closing(SqlFacts(database, engine=engine)) as facts:
-            facts.own(self.folders.blobs)
+            facts.own(blobs)
         blobs.keep_only(store.blobs_in_use(keep_folded=service.keep_folded_updates))
         self.world = World(
             store=store,

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.adapters.sql_database import upgrade_database
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_retention import SqlRetention
@@ -25,6 +24,7 @@ from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.sql_sums import SqlSums
 from aggregator.adapters.sql_uploads import SqlUploads
 from aggregator.app import Parts, Service
+from aggregator.blob_place import open_blobs
 from aggregator.config import TaskEvaluation, TaskSettings
 from aggregator.conversation import Conversation
 from aggregator.core.privacy.accounting import epsilon_of, noise_for
@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from aggregator.adapters.engines import PostgresDatabase
+    from aggregator.blob_settings import ObjectPlace
     from aggregator.core.lifecycle import Verb
     from aggregator.core.privacy.ledger import Step
     from aggregator.ports import EvaluationRequest
@@ -336,13 +337,19 @@ class Bench:
     """The service under test and its world."""
 
     def __init__(
-        self, folder: Path, *, template: Path | None = None, server: PostgresDatabase | None = None, **settings: Any
+        self,
+        folder: Path,
+        *,
+        template: Path | None = None,
+        server: PostgresDatabase | None = None,
+        blobs: ObjectPlace | None = None,
+        **settings: Any,
     ) -> None:
         self.folder = folder
         self.bundle = folder / "bundle"
         if not self.bundle.exists():
             make_bundle(self.bundle)
-        self.folders = Folders(root=folder / "state", server=server)
+        self.folders = Folders(root=folder / "state", server=server, blobs_elsewhere=blobs)
         self.folders.root.mkdir(exist_ok=True)
         if template is not None and not self.folders.has_database:
             shutil.copyfile(template, self.folders.root / "aggregator.db")
@@ -365,7 +372,7 @@ class Bench:
         upgrade_database(self.folders.database)
         self.store = SqlStore(self.folders.database)
         self.sums = SqlSums(self.folders.database)
-        blobs = FolderBlobStore(self.folders.blobs)
+        blobs = open_blobs(self.folders.blobs)
         blobs.keep_only(self.store.blobs_in_use(keep_folded=self.keep_folded_updates))
         self.blobs = blobs
         hooked_store: Any = Hooked(self.store, STORE_EFFECTS, self.hooks)
@@ -438,6 +445,7 @@ class Bench:
 
     def stop(self) -> None:
         """Drop the service as a kill does: nothing is said to anybody."""
+        self.blobs.close()
         self.store.close()
         self.sums.close()
         self.lifecycle.close()
@@ -472,6 +480,11 @@ class Bench:
             for device in devices:
                 device.update()
                 self.settle()
+
+    @property
+    def blob_folder(self) -> Path:
+        """Where blobs lie, unless they are elsewhere."""
+        return self.folders.root / "blobs"
 
     @property
     def bundle_id(self) -> str:
