@@ -22,6 +22,7 @@ from aggregator.http_settings import HttpSettings  # noqa: TC001 - likewise
 from aggregator.privacy_settings import PrivacySettings
 from aggregator.retention_settings import RetentionSettings
 from aggregator.selection_settings import SelectionSettings
+from aggregator.upload_settings import UploadSettings
 from host.config import load
 from protocol.fields import FieldError, Length, Name, Range
 from protocol.messages import MAX_EXAMPLES, Codec, Optimizer, Plan
@@ -172,6 +173,7 @@ class Config:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     http: HttpSettings | None = None
     bundles: BundleSettings | None = None
+    uploads: UploadSettings = field(default_factory=UploadSettings)
     task: Annotated[tuple[TaskSettings, ...], Length(0, 1000)] = ()  # none: devices may enrol before the first
 
     def __post_init__(self) -> None:

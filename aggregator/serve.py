@@ -63,6 +63,7 @@ def run_service(config: Config, *, exit_when_done: bool = False) -> None:
             steering=workshop.steering,
             retention=workshop.retention,
             outage=workshop.outage,
+            uploads=workshop.uploads,
             pulse=pulse,
         )
         service = Service(parts)
