@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, Final
 
-from deploy.flash.batch import copy_sparse, require_room
 from deploy.flash.ext4_files import Ext4Files, read_superblock
 from deploy.flash.partitions import read_partitions
+from deploy.flash.sparse_files import copy_sparse, require_room
 from protocol.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from deploy.flash.programs import require_programs, run_program
+from deploy.flash.sparse_files import copy_sparse, require_room
 from deploy.flash.workshop import carry_out
 from host.durable import make_folder, write_bytes
 from protocol.enrolment import fingerprint, parse_token
@@ -31,12 +31,11 @@ if TYPE_CHECKING:
     from deploy.flash.settings import DeviceSetup
     from deploy.flash.steps import Step
 
-__all__ = ["MAX_COUNT", "MadeImage", "device_names", "make_batch", "parse_tokens", "require_room", "token_id"]
+__all__ = ["MAX_COUNT", "MadeImage", "device_names", "make_batch", "parse_tokens", "token_id"]
 
 MAX_COUNT: Final = 1000  # as many tokens as ``edgefold devices token`` makes at once
 _ID_CHARS: Final = 16
 _MARK: Final = re.compile(r"\{(?::0?([1-9]))?\}")
-_SPARE_BYTES: Final = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,18 +96,6 @@ def token_id(token: str) -> str:
     return fingerprint(parse_token(token).secret).hex()[:_ID_CHARS]
 
 
-def require_room(folder: Path, n_bytes: int, what: str) -> None:
-    """Check that ``folder``, or what of it there is, has room.
-
-    Raises:
-        ConfigError: it has not; the line says how much there would have to be.
-    """
-    there = next(one for one in (folder, *folder.parents) if one.exists())
-    free = shutil.disk_usage(there).free
-    if free < n_bytes + _SPARE_BYTES:
-        raise ConfigError(f"{there}: {free / 1e9:.1f} GB are free, {what} takes {n_bytes / 1e9:.1f} GB")
-
-
 def make_batch(
     master: Path,
     setups: Sequence[DeviceSetup],
@@ -153,15 +140,6 @@ def make_batch(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return tuple(made)
-
-
-def copy_sparse(source: Path, to: Path) -> None:
-    """Copy a file: its holes stay holes, and the file system shares its blocks if it can.
-
-    Raises:
-        EngineError: there is no room, or it cannot be read.
-    """
-    run_program((require_programs(["cp"])["cp"], "--sparse=always", "--reflink=auto", "--", str(source), str(to)))
 
 
 def _make_one(

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from deploy.flash import vendor_plan
 from deploy.flash.base_image import find_system, open_base
-from deploy.flash.batch import require_room
 from deploy.flash.ext4_files import Ext4Files, FileIn, FolderIn, TreeIn, read_superblock
 from deploy.flash.partitions import grow_last
+from deploy.flash.sparse_files import require_room
 from deploy.flash.steps import Inject
 from protocol.errors import ConfigError, EngineError
 

@@ -7,16 +7,15 @@ debugfs follows its links itself; e2fsck has the last word.
 
 from __future__ import annotations
 
-import errno
-import os
 import re
 import struct
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from deploy.flash.programs import require_programs, run_program, run_program_aloud
+from deploy.flash.sparse_files import copy_range
 from protocol.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ __all__ = ["Change", "Ext4Files", "FileIn", "FolderIn", "Inode", "LinkIn", "Supe
 
 _MAGIC: Final = 0xEF53
 _SUPERBLOCK_AT: Final = 1024
-_CHUNK_BYTES: Final = 1 << 20
 _UNSAFE: Final = re.compile(r'["\\\x00-\x1f\x7f]')
 _KINDS: Final = {0o040000: "folder", 0o100000: "file", 0o120000: "link"}
 _NOT_FOUND: Final = "File not found"
@@ -235,11 +233,11 @@ class Ext4Files:
         apart = self._image.with_name(f"{self._image.name}.system")
         try:
             with apart.open("xb") as file, self._image.open("rb") as image:
-                _copy_range(image, self._offset, file, 0, before.size_bytes)
+                copy_range(image, self._offset, file, 0, before.size_bytes)
                 file.truncate(before.size_bytes)
             run_program((self._programs["resize2fs"], str(apart), f"{size_bytes // 1024}k"))
             with apart.open("rb") as file, self._image.open("r+b") as image:
-                _copy_range(file, 0, image, self._offset, apart.stat().st_size)
+                copy_range(file, 0, image, self._offset, apart.stat().st_size)
         finally:
             apart.unlink(missing_ok=True)
 
@@ -280,29 +278,6 @@ class Ext4Files:
                 made.add(parent)
                 if self.inode(parent) is None:
                     yield f"mkdir {_quoted(parent)}"
-
-
-def _copy_range(source: IO[bytes], start: int, to: IO[bytes], at: int, n_bytes: int) -> None:
-    """Copy bytes between files, writing only what differs from what is there: holes stay holes."""
-    for done in range(0, n_bytes, _CHUNK_BYTES):
-        source.seek(start + done)
-        chunk = source.read(min(_CHUNK_BYTES, n_bytes - done))
-        is_empty = chunk.count(0) == len(chunk)
-        if is_empty and not _holds_data(to, at + done, len(chunk)):
-            continue
-        to.seek(at + done)
-        to.write(chunk)
-
-
-def _holds_data(file: IO[bytes], at: int, n_bytes: int) -> bool:
-    """Return whether the file has anything but holes there. lseek(2): SEEK_DATA fails with ENXIO behind the last."""
-    file.flush()
-    try:
-        return os.lseek(file.fileno(), at, os.SEEK_DATA) < at + n_bytes
-    except OSError as error:
-        if error.errno == errno.ENXIO:
-            return False
-        raise
 
 
 def _tree(change: TreeIn, made: set[PurePosixPath]) -> Iterator[str]:

@@ -11,12 +11,13 @@ import click
 
 from deploy.flash import customise, image_plan
 from deploy.flash.base_image import size_of_base
-from deploy.flash.batch import MadeImage, make_batch, require_room
+from deploy.flash.batch import MadeImage, make_batch
 from deploy.flash.labels import label_text, sheet_html, sheet_named
 from deploy.flash.options import tell
 from deploy.flash.programs import require_programs
 from deploy.flash.remote import program_text
 from deploy.flash.setups import setups_of
+from deploy.flash.sparse_files import require_room
 from deploy.flash.targets import target_named
 from deploy.flash.wheelhouse import make_release, make_wheelhouse
 from deploy.flash.workshop import carry_out

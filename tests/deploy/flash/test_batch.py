@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from deploy.flash import batch
+from deploy.flash import sparse_files
 from deploy.flash.batch import device_names, make_batch, parse_tokens, token_id
 from deploy.flash.ext4_files import Ext4Files, FileIn
 from deploy.flash.partitions import read_partitions
@@ -154,7 +154,7 @@ def test_a_batch_that_does_not_fit_is_refused_before_the_first_copy(
     class Usage:
         free = 70 * MIB
 
-    monkeypatch.setattr(batch.shutil, "disk_usage", lambda _: Usage)
+    monkeypatch.setattr(sparse_files.shutil, "disk_usage", lambda _: Usage)
     with pytest.raises(ConfigError, match=r"0\.1 GB are free, a batch of 9 takes"):
         make_batch(master, setups(9), out=tmp_path / "out", identity=identity, finish=lambda _f, _m: None)
     assert not list(tmp_path.glob("*out*"))
