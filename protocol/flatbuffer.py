@@ -7,25 +7,25 @@ Laws: nothing outside of the buffer is read; every table, vector and text that i
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from protocol.errors import MalformedMessageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Protocol
 
-    class Buffer(Protocol):
-        """Bytes, or a mapped file."""
-
-        def __len__(self) -> int:
-            """Return how many bytes."""
-
-        def __getitem__(self, cut: slice, /) -> bytes:
-            """Return some of them."""
+__all__ = ["Buffer", "FlatBuffer", "Table"]
 
 
-__all__ = ["FlatBuffer", "Table"]
+class Buffer(Protocol):
+    """Bytes, or a mapped file."""
+
+    def __len__(self) -> int:
+        """Return how many bytes."""
+
+    def __getitem__(self, cut: slice, /) -> bytes:
+        """Return some of them."""
+
 
 _U16, _I32, _U32, _U64 = (struct.Struct(one) for one in ("<H", "<i", "<I", "<Q"))
 _VTABLE_HEAD: Final = 4  # its own length and the table's
