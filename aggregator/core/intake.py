@@ -35,9 +35,6 @@ from protocol.uploads import Chunk, Upload
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from aggregator.core.buffer import WorkOfBuffers
     from aggregator.core.privacy.sampling import PoissonSampling
     from aggregator.core.records import TaskState, UpdateRecord
@@ -251,8 +248,8 @@ def decide(topic: str, payload: bytes, context: IntakeContext) -> Decision:  # n
 
 def open_delta(
     update: Update, *, fleet: str, device: str, key: TaskKey, n_params: int, max_bytes: int
-) -> tuple[UpdateContent, NDArray[np.float32]]:
-    """Return what a sealed update holds: its figures and the delta, float32 [n_params].
+) -> tuple[UpdateContent, codec.EncodedVector]:
+    """Return what a sealed update holds: its figures and the delta, float32 [n_params], checked and still encoded.
 
     Raises:
         RemoteProtocolError: ``bad-seal``, ``malformed``, ``oversize``, ``wrong-shape``, ``not-finite`` or
@@ -268,7 +265,7 @@ def open_delta(
         update_id=update.update_id,
     )
     content = unpack_content(key.open(update.sealed, info=info), max_bytes=max_bytes)
-    return content, codec.decode(content.delta, n_values=n_params)
+    return content, codec.read(content.delta, n_values=n_params)
 
 
 def _verified(claimed: str | None, topic: str, payload: bytes, context: IntakeContext) -> tuple[str, Body]:
@@ -402,7 +399,7 @@ def of_this_round(device: str, update: Update | SumStep | Upload, view: TaskView
         _refuse("not-joined", f"{device} was handed no work for round {update.round}")
 
 
-def _within_bounds(content: UpdateContent, delta: NDArray[np.float32], view: TaskView) -> None:
+def _within_bounds(content: UpdateContent, delta: codec.EncodedVector, view: TaskView) -> None:
     norm = math.sqrt(squared_norm(delta))
     bound = max_update_norm(view.plan, delta.size)
     if norm > bound:
