@@ -350,4 +350,20 @@ MUTANTS: Final = (
         new="+ n_bytes < 0:",
         tests=(f"{_UPLOADS}::test_a_device_has_one_upload_and_all_together_a_bound",),
     ),
+    Mutant(
+        name="adapters are given as often as asked",
+        row="have adapters sent to it again and again, or one that waits for its verdict",
+        file="aggregator/latest.py",
+        old='        if now_s - self._given_s.get(device, float("-inf")) < EVERY_S:',
+        new="        if False:",
+        tests=("tests/aggregator/test_latest.py::test_an_adapter_is_given_once_in_a_while",),
+    ),
+    Mutant(
+        name="an older version is believed for predictions",
+        row="have a device predict with an older or another version",
+        file="edge_agent/latest.py",
+        old="        if latest.version < max(have, 0 if known is None else known.version):",
+        new="        if False:",
+        tests=("tests/edge_agent/test_latest.py::test_a_version_that_is_older_than_the_served_one_is_not_believed",),
+    ),
 )
