@@ -7,7 +7,7 @@ from typing import Annotated
 
 from protocol.fields import FieldError, Length
 
-__all__ = ["LocalMqttSettings"]
+__all__ = ["LocalMqttSettings", "is_match"]
 
 _Topic = Annotated[str, Length(1, 256)]
 _WILDCARDS = ("+", "#")
