@@ -34,7 +34,7 @@ from host.durable import TEMP_PREFIX, read_bytes
 from models.adapters import named_trainables
 from models.family import Family
 from models.merge import fold_into
-from models.tasks import task_name
+from models.tasks import TASKS, task_name
 from protocol.bundle import PARITY
 from protocol.errors import BundleError, ConfigError, EngineError, StorageError
 
@@ -132,7 +132,15 @@ def _options(bundle: Bundle) -> Options:
         max_tokens=tokens.max_tokens if tokens is not None else defaults.max_tokens,
         seed=seed,
         precision=_precision(bundle),
+        **_window(bundle, name),
     )
+
+
+def _window(bundle: Bundle, task: str) -> dict[str, int]:
+    series = bundle.manifest.series
+    if series is None or not TASKS[task].has_free_window:
+        return {}
+    return {"context": series.context, "channels": series.channels}
 
 
 def _precision(bundle: Bundle) -> Precision:
