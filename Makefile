@@ -26,6 +26,8 @@ PYTEST_ARGS ?=
 WORKERS ?= 2
 # make test-kill: how often to kill; SEED=N repeats a run's victims and waits
 KILLS ?= 200
+# ... with STORAGE=servers it also kills PostgreSQL and an S3 server, which then keep the state
+STORAGE ?= files
 # make test-faults, make test-flaps: how often
 CUTS ?= 500
 FLAPS ?= 200
@@ -58,7 +60,7 @@ test: $(STAMPS)/dev ## Run all tests: the parallel-safe ones together, then the 
 	$(BIN)/python -m pytest -m serial $(PYTEST_ARGS) || [ $$? -eq 5 ] # 5: nothing selected
 
 test-kill: $(STAMPS)/dev ## kill -9 broker and aggregator KILLS=200 times, half of them with asynchronous tasks: nothing lost, nothing twice
-	$(BIN)/python -m deploy.simulate.kill_matrix --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m deploy.simulate.kill_matrix --kills $(KILLS) --storage $(STORAGE) $(if $(SEED),--seed $(SEED))
 
 test-faults: $(STAMPS)/dev ## Cut a device's power at CUTS=500 random durable steps: no half bundle, nothing lost, nothing said twice
 	$(BIN)/python -m tests.faults --kills $(CUTS) $(if $(SEED),--seed $(SEED))

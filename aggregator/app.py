@@ -1,7 +1,7 @@
 """The service's event pump: one thread takes one event at a time, decides, makes it durable, answers, acknowledges.
 
 Laws: a message is acknowledged to the broker only after what it caused is durable or it was refused, so a kill at any
-point means at most that it comes again, and everything here may come again; a database that went away is waited for,
+point means at most that it comes again, and everything here may come again; storage that went away is waited for,
 and what else cannot be made durable ends the process (``StorageError``), since the next start continues from the last
 good state. No asyncio: the work between two
 events is one signature, one decryption and one small transaction; folds and evaluations are rare or elsewhere.
@@ -9,10 +9,13 @@ events is one signature, one decryption and one small transaction; folds and eva
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from aggregator.away import AwayError
+from aggregator.conversation import Outgoing
 from aggregator.core.intake import (
     Admitted,
     Declined,
@@ -22,11 +25,12 @@ from aggregator.core.intake import (
     Stepped,
     Taken,
     TakenBefore,
+    Uploading,
     decide,
 )
 from aggregator.core.records import Traffic
-from aggregator.ports import DatabaseAwayError
 from aggregator.pulse import Pulse
+from aggregator.uploads import UploadDesk, Whole
 from host.link import LinkDown, LinkUp, Received
 from host.logs import event
 from protocol.errors import RemoteProtocolError
@@ -36,7 +40,6 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Sequence
 
-    from aggregator.conversation import Outgoing
     from aggregator.core.intake import Decision, Devices, TaskView
     from aggregator.core.records import UpdateRecord
     from aggregator.evaluations import Evaluations
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
     from aggregator.trust_upkeep import TrustUpkeep
     from host.link import Link, LinkEvent
     from protocol.messages import Join, Reason, SumStep, Update
+    from protocol.uploads import Upload
 
 __all__ = ["TICK_S", "Parts", "Service", "Trust"]
 
@@ -82,6 +86,7 @@ class Parts:
     steering: Steering | None = None
     retention: Retention | None = None
     outage: Outage | None = None
+    uploads: UploadDesk | None = None
     pulse: Pulse = field(default_factory=Pulse)
 
 
@@ -119,20 +124,20 @@ class Service:
             self._publish(runner.announcement)
 
     def run(self, stop: threading.Event, *, exit_when_done: bool = False) -> None:
-        """Take events until ``stop`` is set or, if asked for, all is done; a database that went away is waited for."""
+        """Take events until ``stop`` is set or, if asked for, all is done; storage that went away is waited for."""
         while not stop.is_set():
             try:
                 if exit_when_done and self.is_done:
                     return
                 self.step(TICK_S)
-            except DatabaseAwayError as error:
+            except AwayError as error:
                 outage = self._parts.outage
                 if outage is None or not outage.wait(error, stop, resume=self._resume):
                     raise
 
     def step(self, timeout_s: float) -> bool:
         """Take at most one event from the link, then do what is due; return whether there was an event."""
-        # An event in whose midst the database went away comes again here: it was not acknowledged, and all that it
+        # An event in whose midst the storage went away comes again here: it was not acknowledged, and all that it
         # caused may be there or not.
         link_event = self._unhandled = self._unhandled or self._link.receive(timeout_s)
         match link_event:
@@ -151,6 +156,8 @@ class Service:
             self._parts.trust.upkeep.tick(now_s)
             self._parts.trust.revocations.tick(now_s)
             self._parts.trust.desk.tick()
+        if self._parts.uploads is not None:
+            self._parts.uploads.tick(now_s)
         self._advance()
         self._steer(now_s)
         self._parts.evaluations.tick()
@@ -213,6 +220,8 @@ class Service:
                 return self._renew(decision, n_bytes)
             case Stepped():
                 return self._take_step(decision, n_bytes)
+            case Uploading():
+                return self._take_piece(decision, n_bytes)
             case Refused(reason=reason, device=str(device), update=update) if update is not None:
                 answer = self._world.conversation.refused(device, update, reason)
                 self._refuse(reason, device, update, n_bytes, answer, detail=decision.detail)
@@ -223,6 +232,27 @@ class Service:
                 device = (claimed or "")[:64]
                 event("update-refused", reason=reason, device=device, task=None, round=None, detail=decision.detail)
                 return None
+
+    def _take_piece(self, uploading: Uploading, n_bytes: int) -> Outgoing | None:
+        desk = self._parts.uploads
+        if desk is None:
+            return self._carry_out(Refused(reason="malformed", detail="no uploads here", device=uploading.device), 0)
+        taken = desk.take(uploading, self._intake, n_bytes=n_bytes)
+        match taken:
+            case Outgoing():
+                return taken
+            case Whole():
+                return self._take_whole(desk, taken)
+            case _:
+                return self._carry_out(taken, n_bytes)
+
+    def _take_whole(self, desk: UploadDesk, whole: Whole) -> Outgoing | None:
+        decision = decide(whole.topic, whole.payload, self._intake)
+        if isinstance(decision, Refused) and decision.update is None:  # its manifest said who asks, so it is answered
+            decision = dataclasses.replace(decision, update=whole.upload)
+        answer = self._carry_out(decision, len(whole.payload) + len(whole.topic))
+        desk.done(whole.device)
+        return answer
 
     def _take_step(self, stepped: Stepped, n_bytes: int) -> Outgoing | None:
         try:
@@ -245,13 +275,20 @@ class Service:
         return self._world.conversation.certificate(renewing.device, certificate)
 
     def _refuse(
-        self, reason: Reason, device: str, update: Update | SumStep, n_bytes: int, answer: Outgoing, *, detail: str = ""
+        self,
+        reason: Reason,
+        device: str,
+        update: Update | SumStep | Upload,
+        n_bytes: int,
+        answer: Outgoing,
+        *,
+        detail: str = "",
     ) -> None:
         self._count(reason, device, update, n_bytes, answer)
         event("update-refused", reason=reason, device=device, task=update.task, round=update.round, detail=detail)
 
     def _count(
-        self, reason: Reason, device: str, body: Join | Update | SumStep, n_bytes: int, answer: Outgoing
+        self, reason: Reason, device: str, body: Join | Update | SumStep | Upload, n_bytes: int, answer: Outgoing
     ) -> None:
         task = body.task if body.task in self._runners else ""  # names of strangers must not make the table grow
         traffic = Traffic(up_bytes=n_bytes, down_bytes=answer.n_bytes)

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Final
 
 from aggregator.adapters import migrations
 from aggregator.adapters.backup_archive import BackupManifest, writing_backup
-from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.adapters.spent_file import MAX_SPENT_BYTES
 from aggregator.adapters.sql_dump import SqlDump
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
+from aggregator.away import AwayError
+from aggregator.blob_place import open_blobs
 from aggregator.created_tasks import with_created
 from aggregator.folders import Folders
 from host.durable import read_bytes
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from aggregator.adapters.backup_archive import WritingBackup
     from aggregator.adapters.sql_dump import Snapshot
+    from aggregator.blob_place import BlobPlace
     from aggregator.config import Config
 
 __all__ = ["BackedUp", "back_up"]
@@ -103,7 +105,8 @@ def _once(config: Config, folders: Folders, out: Path, *, with_keys: bool) -> Ba
         if with_keys:
             _add_keys(archive, config, folders)
         blobs = snapshot.blobs(keep_folded=config.service.keep_folded_updates)
-        _add_blobs(archive, folders, dump, blobs, keep_folded=config.service.keep_folded_updates)
+        with closing(open_blobs(folders.blobs)) as place:
+            _add_blobs(archive, place, dump, blobs, keep_folded=config.service.keep_folded_updates)
         manifest = archive.end(
             BackupManifest(
                 fleet=config.service.fleet,
@@ -144,11 +147,12 @@ def _add_keys(archive: WritingBackup, config: Config, folders: Folders) -> None:
             continue  # a task's key that was destroyed just now, or a service that never ran
 
 
-def _add_blobs(archive: WritingBackup, folders: Folders, dump: SqlDump, names: list[str], *, keep_folded: bool) -> None:
-    blobs = FolderBlobStore(folders.blobs)
+def _add_blobs(archive: WritingBackup, blobs: BlobPlace, dump: SqlDump, names: list[str], *, keep_folded: bool) -> None:
     for name in names:
         try:
             data = blobs.get(name, max_bytes=4 * MAX_PARAMS)
+        except AwayError:
+            raise
         except StorageError as error:
             with dump.snapshot() as newer:
                 if name not in newer.blobs(keep_folded=keep_folded):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from aggregator.async_settings import AsyncSettings, check_mode
+from aggregator.blob_settings import ObjectStorageSettings, is_url
 from aggregator.bundle_settings import BundleSettings  # noqa: TC001 - read from the annotation at run time
 from aggregator.core.strategy_choice import options_of
 from aggregator.dp_settings import check_dp
@@ -21,6 +22,7 @@ from aggregator.http_settings import HttpSettings  # noqa: TC001 - likewise
 from aggregator.privacy_settings import PrivacySettings
 from aggregator.retention_settings import RetentionSettings
 from aggregator.selection_settings import SelectionSettings
+from aggregator.upload_settings import UploadSettings
 from host.config import load
 from protocol.fields import FieldError, Length, Name, Range
 from protocol.messages import MAX_EXAMPLES, Codec, Optimizer, Plan
@@ -50,6 +52,8 @@ class ServiceSettings:
     folder: PathText
     database: Annotated[str, Length(1, 1024)] | None = None  # postgresql+psycopg://...; None: SQLite in the folder
     database_password_file: PathText | None = None
+    blobs: Annotated[str, Length(1, 4096)] | None = None  # s3://BUCKET/PREFIX or a folder; None: in the folder
+    object_storage: ObjectStorageSettings = field(default_factory=ObjectStorageSettings)
     key: PathText  # Ed25519, hex; made with mode 0600 if it is missing
     # Kept, they let `edgefold task verify` fold again; without a bound in [service.retention] they only grow.
     keep_folded_updates: bool = False
@@ -169,6 +173,7 @@ class Config:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     http: HttpSettings | None = None
     bundles: BundleSettings | None = None
+    uploads: UploadSettings = field(default_factory=UploadSettings)
     task: Annotated[tuple[TaskSettings, ...], Length(0, 1000)] = ()  # none: devices may enrol before the first
 
     def __post_init__(self) -> None:
@@ -205,6 +210,9 @@ def load_config(path: Path, *, insecure_loopback: bool = False) -> Config:
     if authority is not None:
         authority = dataclasses.replace(authority, folder=resolve(authority.folder))
     registry = None if devices.registry is None else resolve(devices.registry)
+    blobs = service.blobs
+    if blobs is not None and not is_url(blobs):
+        blobs = resolve(blobs)
     password_file = None if service.database_password_file is None else resolve(service.database_password_file)
     return dataclasses.replace(
         config,
@@ -212,7 +220,11 @@ def load_config(path: Path, *, insecure_loopback: bool = False) -> Config:
             config.broker, insecure_loopback=config.broker.insecure_loopback or insecure_loopback
         ),
         service=dataclasses.replace(
-            service, folder=resolve(service.folder), key=resolve(service.key), database_password_file=password_file
+            service,
+            folder=resolve(service.folder),
+            blobs=blobs,
+            key=resolve(service.key),
+            database_password_file=password_file,
         ),
         authority=authority,
         devices=dataclasses.replace(devices, registry=registry),

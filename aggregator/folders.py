@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 from aggregator.adapters import migrations
 from aggregator.adapters.engines import PASSWORD_VARIABLE, Database, PostgresDatabase, postgres_of
 from aggregator.adapters.sql_database import translated
+from aggregator.blob_settings import ObjectPlace, is_url, object_place_of
 from host.durable import make_folder
 from protocol.errors import StorageError
 
@@ -25,10 +26,11 @@ _MIGRATION_DEADLINE_S: Final = 60.0  # a start of Python and of Alembic: 0.7 s h
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folders:
-    """Where a service keeps what: under ``service.folder``, and the database where the settings say."""
+    """Where a service keeps what: under ``service.folder``, database and blobs where the settings say."""
 
     root: Path
     server: PostgresDatabase | None = None
+    blobs_elsewhere: Path | ObjectPlace | None = None  # than under ``root``
 
     @classmethod
     def of(cls, config: Config) -> Self:
@@ -41,7 +43,12 @@ class Folders:
         server = None
         if service.database is not None:
             server = postgres_of(service.database, password_file=service.database_password_file)
-        return cls(root=Path(service.folder), server=server)
+        elsewhere: Path | ObjectPlace | None = None
+        if service.blobs is not None and is_url(service.blobs):
+            elsewhere = object_place_of(service.blobs, service.object_storage)
+        elif service.blobs is not None:
+            elsewhere = Path(service.blobs)
+        return cls(root=Path(service.folder), server=server, blobs_elsewhere=elsewhere)
 
     @property
     def database(self) -> Database:
@@ -54,9 +61,9 @@ class Folders:
         return self.server is not None or (self.root / "aggregator.db").exists()
 
     @property
-    def blobs(self) -> Path:
-        """Adapter versions and sealed updates."""
-        return self.root / "blobs"
+    def blobs(self) -> Path | ObjectPlace:
+        """Adapter versions and sealed updates; ``open_blobs`` opens them."""
+        return self.blobs_elsewhere or self.root / "blobs"
 
     @property
     def broker(self) -> Path:

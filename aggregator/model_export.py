@@ -9,9 +9,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from typing import TYPE_CHECKING
 
-from aggregator.adapters.blob_store import FolderBlobStore
+from aggregator.blob_place import open_blobs
 from aggregator.core.folding import ADAPTER
 from aggregator.folders import Folders
 from protocol.layout import MAX_PARAMS
@@ -33,8 +34,8 @@ def export_model(
     Raises:
         StorageError: the version's adapter is missing or has changed.
     """
-    blobs = FolderBlobStore(Folders.of(config).blobs)
-    data = blobs.get(version.state[ADAPTER], max_bytes=4 * MAX_PARAMS)
+    with closing(open_blobs(Folders.of(config).blobs)) as blobs:
+        data = blobs.get(version.state[ADAPTER], max_bytes=4 * MAX_PARAMS)
     with tempfile.NamedTemporaryFile(prefix="edgefold-", suffix=".f32") as file:
         file.write(data)
         file.flush()

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from protocol.errors import StorageError
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
@@ -47,7 +45,6 @@ __all__ = [
     "Accountant",
     "BlobStore",
     "Clock",
-    "DatabaseAwayError",
     "DeviceStore",
     "EvaluationRequest",
     "Evaluator",
@@ -62,10 +59,6 @@ __all__ = [
     "Tags",
     "TaskKeys",
 ]
-
-
-class DatabaseAwayError(StorageError):
-    """The database is not there just now, or locked: the service waits for it, everything else gives up."""
 
 
 class TaskKeys(Protocol):

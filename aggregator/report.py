@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_retention import SqlRetention
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.sql_sums import SqlSums
+from aggregator.blob_place import open_blobs
 from aggregator.buffer_report import buffer_facts, print_buffer_facts, staleness_of, where_buffered
 from aggregator.config import load_config
 from aggregator.core.gates import statuses
@@ -96,8 +96,11 @@ class Desk:
                 "service.keep_folded_updates is false: folded updates are gone, nothing can be folded again"
             )
         setup = open_task(settings, self._folders, make_key=False)
-        blobs = FolderBlobStore(self._folders.blobs)
-        with closing(SqlSums(self._folders.database)) as sums, closing(SqlRetention(self._folders.database)) as past:
+        with (
+            closing(open_blobs(self._folders.blobs)) as blobs,
+            closing(SqlSums(self._folders.database)) as sums,
+            closing(SqlRetention(self._folders.database)) as past,
+        ):
             mark = past.mark(task)
             found = verify_task(setup, self._store, blobs, fleet=self._config.service.fleet, sums=sums, mark=mark)
         if as_json:

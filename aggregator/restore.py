@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Final
 from cryptography import x509
 
 from aggregator.adapters.backup_archive import opened_backup
-from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.adapters.spent_file import parse_spent
-from aggregator.adapters.sql_facts import disown
 from aggregator.adapters.sql_restore import restore_database
+from aggregator.blob_place import open_blobs
 from aggregator.core.privacy.ledger import merged
 from aggregator.core.strategies import STRATEGIES
 from aggregator.created_tasks import with_created
@@ -34,6 +33,7 @@ from protocol.errors import ConfigError, TrustError
 if TYPE_CHECKING:
     from aggregator.adapters.backup_archive import OpenedBackup
     from aggregator.adapters.sql_restore import Lifted
+    from aggregator.blob_place import BlobPlace
     from aggregator.config import Config, TaskSettings
     from aggregator.core.privacy.ledger import LedgerEntry
     from aggregator.core.records import CreatedTask
@@ -71,9 +71,11 @@ def restore(config: Config, path: Path, *, word: PrivacyWord) -> Restored:
         make_folder(folders.root)
         hold_folder(folders.root, stack)
         rules = _Rules(config, folders, backup, word, unix_s=now)
+        _refuse_owned(folders)
         _write_keys(config, folders, backup)
-        n_blobs = _write_blobs(folders, backup)
-        disown(folders.blobs)
+        blobs = stack.enter_context(closing(open_blobs(folders.blobs)))
+        n_blobs = _write_blobs(blobs, backup)
+        blobs.disown()
         revoked = _revoked_serials(config)
         tasks = restore_database(folders.database, backup, rules=rules, revoked=revoked, unix_s=now)
         return Restored(
@@ -149,8 +151,20 @@ def _write_keys(config: Config, folders: Folders, backup: OpenedBackup) -> None:
             raise ConfigError(f"{path}: another key than the backup's; devices believe one of the two")
 
 
-def _write_blobs(folders: Folders, backup: OpenedBackup) -> int:
-    blobs, names = FolderBlobStore(folders.blobs), backup.names("blobs/")
+def _refuse_owned(folders: Folders) -> None:
+    """Refuse a place of blobs that may be of another service which lives: the next start would remove that one's."""
+    if folders.blobs_elsewhere is None:
+        return  # under the lock that we hold
+    with closing(open_blobs(folders.blobs_elsewhere)) as blobs:
+        if blobs.owner() is not None:
+            raise ConfigError(
+                f"{blobs}: these blobs belong to a database. If that is lost for good, remove {blobs}/OWNER and "
+                "restore again; else say another service.blobs"
+            )
+
+
+def _write_blobs(blobs: BlobPlace, backup: OpenedBackup) -> int:
+    names = backup.names("blobs/")
     for name in names:
         if f"blobs/{blobs.put(backup.read(name))}" != name:
             raise TrustError(f"{name}: not what its name says")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from aggregator.adapters.accountant import ProcessAccountant
-from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.adapters.clock import SystemClock
 from aggregator.adapters.engines import PostgresDatabase, open_engine
 from aggregator.adapters.evaluator import ProcessEvaluator
@@ -26,8 +25,10 @@ from aggregator.adapters.sql_pruning import SqlPruning
 from aggregator.adapters.sql_retention import SqlRetention
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.sql_sums import SqlSums
+from aggregator.adapters.sql_uploads import SqlUploads
 from aggregator.adapters.tag_file import TagFile
 from aggregator.adapters.task_keys import FolderTaskKeys
+from aggregator.blob_place import open_blobs
 from aggregator.brokers import Brokers, make_brokers
 from aggregator.bundle_shelf import BundleShelf
 from aggregator.conversation import Conversation
@@ -45,6 +46,7 @@ from aggregator.sole_service import hold_folder
 from aggregator.steering import Steering
 from aggregator.sum_round import SumParts, check_terms
 from aggregator.task_setup import TaskSetup, World
+from aggregator.uploads import UploadDesk
 from host.bundle_folder import open_bundle
 from host.durable import make_folder
 from protocol.bundle import CONTRASTIVE
@@ -100,7 +102,8 @@ class Workshop:
         file = None if registry is None else DeviceRegistry(Path(registry))
         self.key = service_key(Path(service.key), with_second=service.post_quantum_signatures)
         database = self.folders.database
-        self.outage = Outage(database)
+        blobs = self._stack.enter_context(closing(open_blobs(self.folders.blobs)))
+        self.outage = Outage(database, blobs)
         upgrade(database)
         engine = self._writer(database)
         self._lifecycle = self._stack.enter_context(closing(SqlLifecycle(database, engine=engine)))
@@ -114,9 +117,8 @@ class Workshop:
         self.devices = EnrolledDevices(self.enrolled, file)
         self.pruning = self._stack.enter_context(closing(SqlPruning(database, engine=engine)))
         sums = self._stack.enter_context(closing(SqlSums(database, engine=engine)))
-        blobs = FolderBlobStore(self.folders.blobs)
         with closing(SqlFacts(database, engine=engine)) as facts:
-            facts.own(self.folders.blobs)
+            facts.own(blobs)
         blobs.keep_only(store.blobs_in_use(keep_folded=service.keep_folded_updates))
         self.world = World(
             store=store,
@@ -132,6 +134,10 @@ class Workshop:
                 directory=DeviceDirectory(self.devices),
                 chain_of=chain_source(self.config, self.enrolled, SystemClock()),
             ),
+        )
+        uploads = self._stack.enter_context(closing(SqlUploads(database, engine=engine)))
+        self.uploads = UploadDesk(
+            self.config.uploads, store=uploads, conversation=self.world.conversation, clock=self.world.clock
         )
         retention = self._stack.enter_context(closing(SqlRetention(database, engine=engine)))
         self.retention = Retention(

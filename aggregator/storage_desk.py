@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.adapters.sql_facts import SqlFacts
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_retention import SqlRetention
 from aggregator.adapters.sql_store import SqlStore
+from aggregator.blob_place import open_blobs
 from aggregator.created_tasks import with_created
 from aggregator.folders import Folders, upgrade
 from aggregator.retention import Retention
 from aggregator.sole_service import hold_folder
-from host.durable import make_folder
 from protocol.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,19 +38,20 @@ class _Desk:
         stack.callback(lifecycle.close)
         rows = SqlRetention(folders.database)
         stack.callback(rows.close)
-        self._keeps_updates, self._blobs = config.service.keep_folded_updates, FolderBlobStore(folders.blobs)
+        self._keeps_updates = config.service.keep_folded_updates
+        self.blobs = stack.enter_context(closing(open_blobs(folders.blobs)))
         self._tasks: tuple[TaskSettings, ...] = with_created(config.task, lifecycle.created())
         self._retention = Retention(
             rows,
             store=self._store,
             lifecycle=lifecycle,
-            blobs=self._blobs,
+            blobs=self.blobs,
             default=config.service.retention,
             keep_folded_updates=self._keeps_updates,
         )
 
     def look(self) -> dict[str, Any]:
-        sizes, named = self._blobs.sizes(), self._store.blobs_in_use(keep_folded=self._keeps_updates)
+        sizes, named = self.blobs.sizes(), self._store.blobs_in_use(keep_folded=self._keeps_updates)
         return {
             "blobs": len(sizes),
             "blob_bytes": sum(sizes.values()),
@@ -63,7 +63,7 @@ class _Desk:
         for one in self._tasks:
             while self._retention.tidy(one):
                 pass
-        return self._blobs.keep_only(self._store.blobs_in_use(keep_folded=self._keeps_updates))
+        return self.blobs.keep_only(self._store.blobs_in_use(keep_folded=self._keeps_updates))
 
     def _facts(self, settings: TaskSettings) -> dict[str, Any]:
         task = settings.id
@@ -91,9 +91,10 @@ def print_gc(config: Config, *, is_dry: bool, as_json: bool) -> None:
         if not is_dry:
             hold_folder(folders.root, stack, hint=_HINT)
             upgrade(folders.database)
-            with closing(SqlFacts(folders.database)) as facts:
-                facts.own(make_folder(folders.blobs))
         desk = _Desk(config, folders, stack)
+        if not is_dry:
+            with closing(SqlFacts(folders.database)) as facts:
+                facts.own(desk.blobs)
         before = desk.look()
         if not is_dry:
             desk.collect()

@@ -73,6 +73,7 @@ class FleetSpec:
         task_settings: more keys of the task's table, such as ``selection``.
         trainer_settings: more keys of single devices' ``[trainer]``, by device id, such as ``least_pass_s``.
         http: serve the page on a free loopback port.
+        service_settings: more keys of ``[service]``, such as ``blobs``.
     """
 
     folder: Path
@@ -96,6 +97,7 @@ class FleetSpec:
     task_settings: Mapping[str, Any] = field(default_factory=dict)
     trainer_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     http: bool = False
+    service_settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class LocalFleet:
@@ -267,6 +269,7 @@ class LocalFleet:
                 "key": "service.key",
                 "keep_folded_updates": self.spec.keep_updates,
                 "post_quantum_signatures": self.spec.secure and self.spec.post_quantum,
+                **self.spec.service_settings,
             },
             "task": [task],
         }

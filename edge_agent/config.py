@@ -17,6 +17,7 @@ from host import config
 from protocol.errors import ConfigError
 from protocol.fields import FieldError, Hex, Length, Name, Range
 from protocol.signing import SERVICE
+from protocol.uploads import CHUNK_BYTES, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +62,9 @@ class BrokerSettings:
     url: Annotated[str, Length(1, 1024)] | None = None  # an enrolled device knows it
     fallback_url: Annotated[str, Length(1, 1024)] | None = None  # another way there, such as mqtts://HOST:443
     mqtt: Literal["auto", "5", "3.1.1"] = "auto"  # MQTT 5 first, 3.1.1 where the broker has no 5
+    # A larger message goes in chunks, which a broken connection does not begin anew; so does one the broker refuses.
+    chunk_above_kb: Annotated[int, Range(4, 65_536)] = 1024
+    chunk_kb: Annotated[int, Range(MIN_CHUNK_BYTES // 1024, MAX_CHUNK_BYTES // 1024)] = CHUNK_BYTES // 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,8 @@ In a secure sum (docs/secure-sum.md) five steps take the place of the update, ea
     device   sum-step   one sealed message of ``protocol.secure_sum``
     service  sum-next   what the device needs for its next step
 
+An update or a step that is large travels in chunks (``protocol.uploads``).
+
 And, before its certificate ends, with the service that enrolled it (``protocol.enrolment``):
 
     device   renew         a new certificate request
@@ -34,6 +36,7 @@ from protocol.errors import MalformedMessageError
 from protocol.fields import Bytes, FieldError, Hex, Length, Name, Range, plain, structure
 from protocol.layout import Role
 from protocol.second_signature import SECOND_SIGNATURE_BYTES
+from protocol.uploads import Chunk, Upload, Uploaded
 
 __all__ = [
     "ENVELOPE_OVERHEAD_BYTES",
@@ -91,7 +94,19 @@ MAX_ROUND: Final = 2**31
 MAX_SPREAD_S: Final = 86_400.0  # a day: longer, and the round is over before a device calls
 
 Kind: TypeAlias = Literal[
-    "announce", "join", "work", "decline", "update", "receipt", "renew", "certificate", "sum-step", "sum-next"
+    "announce",
+    "join",
+    "work",
+    "decline",
+    "update",
+    "receipt",
+    "renew",
+    "certificate",
+    "sum-step",
+    "sum-next",
+    "upload",
+    "chunk",
+    "uploaded",
 ]
 
 # The messages of a secure sum in their order: what a device sends, and what it needs for the next.
@@ -133,6 +148,7 @@ Reason: TypeAlias = Literal[
     "out-of-step",  # a secure sum's message for another step than the present one
     "not-shared",  # a masked vector of a device that gave no shares
     "not-survived",  # a consent or shares of a device whose vector is not in the sum
+    "bad-chunk",  # a piece of an upload, or its whole, that is not what its manifest names
 ]
 REASONS: Final[tuple[Reason, ...]] = Reason.__args__  # type: ignore[attr-defined]  # Literal keeps its choices there
 
@@ -365,7 +381,21 @@ class SumNext:
     issuers: Annotated[tuple[Annotated[bytes, Length(1, 4096)], ...], Length(0, 4)] = ()  # the last is the root's own
 
 
-Body: TypeAlias = Announce | Join | Work | Decline | Update | Receipt | Renew | Certificate | SumStep | SumNext
+Body: TypeAlias = (
+    Announce
+    | Join
+    | Work
+    | Decline
+    | Update
+    | Receipt
+    | Renew
+    | Certificate
+    | SumStep
+    | SumNext
+    | Upload
+    | Chunk
+    | Uploaded
+)
 
 _BODIES: Final[dict[Kind, type[Body]]] = {
     "announce": Announce,
@@ -378,6 +408,9 @@ _BODIES: Final[dict[Kind, type[Body]]] = {
     "certificate": Certificate,
     "sum-step": SumStep,
     "sum-next": SumNext,
+    "upload": Upload,
+    "chunk": Chunk,
+    "uploaded": Uploaded,
 }
 
 _KINDS: Final[dict[type[Body], Kind]] = {cls: kind for kind, cls in _BODIES.items()}

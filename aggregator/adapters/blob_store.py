@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
-__all__ = ["FolderBlobStore"]
+__all__ = ["MAX_OWNER_BYTES", "OWNER", "FolderBlobStore", "checked_name", "is_name"]
 
+OWNER: Final = "OWNER"  # beside the blobs; no name of one
+MAX_OWNER_BYTES: Final = 256
 _NAME: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class FolderBlobStore:
-    """Implements ``aggregator.ports.BlobStore``."""
+    """Implements ``aggregator.blob_place.BlobPlace``."""
 
     def __init__(self, folder: Path) -> None:
         """Use ``folder``, which is made if it is missing."""
@@ -57,7 +59,7 @@ class FolderBlobStore:
             StorageError: the folder cannot be read.
         """
         try:
-            found = [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]
+            found = [path for path in self._folder.iterdir() if is_name(path.name)]
             return {path.name: path.stat().st_size for path in found}
         except OSError as error:
             raise StorageError(f"{self._folder}: {error.strerror}") from error
@@ -65,12 +67,46 @@ class FolderBlobStore:
     def keep_only(self, names: AbstractSet[str]) -> int:
         """Remove every other blob, and what interrupted writes left; return how many blobs went."""
         sweep(self._folder)
-        orphans = [p for p in self._folder.iterdir() if _NAME.fullmatch(p.name) and p.name not in names]
+        orphans = [p for p in self._folder.iterdir() if is_name(p.name) and p.name not in names]
         for path in orphans:
             remove(path)
         return len(orphans)
 
+    def owner(self) -> str | None:
+        """Return the id of the database whose blobs these are; None if nobody's."""
+        path = self._folder / OWNER
+        return read_bytes(path, max_bytes=MAX_OWNER_BYTES).decode("ascii", "replace").strip() if path.exists() else None
+
+    def own(self, owner: str) -> None:
+        """Keep whose blobs these are."""
+        write_bytes(self._folder / OWNER, f"{owner}\n".encode())
+
+    def disown(self) -> None:
+        """Let the next database that is put beside these blobs take them."""
+        remove(self._folder / OWNER)
+
+    def close(self) -> None:
+        """Do nothing: nothing is open between two calls."""
+
+    def __str__(self) -> str:
+        """Return the folder."""
+        return str(self._folder)
+
     def _path(self, name: str) -> Path:
-        if not _NAME.fullmatch(name):
-            raise LocalProtocolError(f"{name[:80]!r} is no name of a blob")
-        return self._folder / name
+        return self._folder / checked_name(name)
+
+
+def is_name(name: str) -> bool:
+    """Return whether this is a blob's name."""
+    return _NAME.fullmatch(name) is not None
+
+
+def checked_name(name: str) -> str:
+    """Return ``name``.
+
+    Raises:
+        LocalProtocolError: it is no name of a blob (a bug of ours).
+    """
+    if not is_name(name):
+        raise LocalProtocolError(f"{name[:80]!r} is no name of a blob")
+    return name

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from aggregator.adapters import migrations
 from aggregator.adapters.engines import Database, PostgresDatabase, open_engine
-from aggregator.ports import DatabaseAwayError
+from aggregator.away import DatabaseAwayError
 from protocol.errors import StorageError
 
 if TYPE_CHECKING:

@@ -13,30 +13,27 @@ from sqlalchemy import select
 
 from aggregator.adapters.sql_database import SqlDatabase
 from aggregator.adapters.tables import SERVICE_FACTS
-from host.durable import read_bytes, remove, write_bytes
 from protocol.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from aggregator.blob_place import BlobPlace
 
-__all__ = ["SqlFacts", "disown"]
+__all__ = ["SqlFacts"]
 
-_OWNER: Final = "OWNER"  # in the blobs' folder; no name of a blob
 _NAME: Final = "state_id"
 
 
 class SqlFacts(SqlDatabase):
     """Says whose blobs are whose; ``close`` it at the end."""
 
-    def own(self, blobs: Path) -> None:
-        """Make the database and the folder of its blobs known to each other, or find that they are.
+    def own(self, blobs: BlobPlace) -> None:
+        """Make the database and the place of its blobs known to each other, or find that they are.
 
         Raises:
             ConfigError: the blobs belong to another database (the user's fault).
             StorageError: either cannot be read or written.
         """
-        path = blobs / _OWNER
-        written = read_bytes(path, max_bytes=256).decode("ascii", "replace").strip() if path.exists() else None
+        written = blobs.owner()
         with self._writing() as connection:
             known = connection.execute(select(SERVICE_FACTS.c.value).where(SERVICE_FACTS.c.name == _NAME)).scalar()
             if written is not None and written != known:
@@ -48,9 +45,4 @@ class SqlFacts(SqlDatabase):
                 known = secrets.token_hex(16)
                 connection.execute(SERVICE_FACTS.insert().values(name=_NAME, value=known))
         if written is None:
-            write_bytes(path, known.encode() + b"\n")
-
-
-def disown(blobs: Path) -> None:
-    """Let the next database that is put beside ``blobs`` take them: for a restore."""
-    remove(blobs / _OWNER)
+            blobs.own(known)

@@ -1,22 +1,26 @@
 """The mean of deltas, streamed: float64, in the order given, one pass.
 
-Bound: two float64 vectors and one delta, whatever the number of devices.
+Bound: two float64 vectors and ``AT_ONCE`` deltas, encoded where they come so, whatever the number of devices.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from aggregator.core.blocked import add_weighted
+from aggregator.core.folding import EncodedDeltas
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from aggregator.core.folding import Deltas
 
-__all__ = ["mean_delta", "uniform_mean"]
+__all__ = ["AT_ONCE", "mean_delta", "uniform_mean"]
+
+AT_ONCE: Final = 4  # deltas that are added in one trip through the sum, which is twice as long as each of them
 
 
 def mean_delta(deltas: Deltas, n_values: int) -> NDArray[np.float64] | None:
@@ -27,11 +31,14 @@ def mean_delta(deltas: Deltas, n_values: int) -> NDArray[np.float64] | None:
     """
     total = np.zeros(n_values, np.float64)  # [n_values]
     n_total = 0
-    for delta, n_examples in deltas:
-        if n_examples <= 0:
-            raise ValueError(f"n_examples is {n_examples}, expected a positive number")
-        add_weighted(total, delta, n_examples)
-        n_total += n_examples
+    left = deltas.encoded() if isinstance(deltas, EncodedDeltas) else iter(deltas)
+    while some := list(islice(left, AT_ONCE)):
+        least = min(n_examples for _, n_examples in some)
+        if least <= 0:
+            raise ValueError(f"n_examples is {least}, expected a positive number")
+        add_weighted(total, some)
+        n_total += sum(n_examples for _, n_examples in some)
+        some.clear()  # before the next are opened
     if n_total == 0:
         return None
     total /= n_total

@@ -1,4 +1,4 @@
-"""kill -9 of broker and aggregator at random moments while virtual devices work, then the audit: ``make test-kill``.
+"""kill -9 of a service and its storage at random moments while virtual devices work: ``make test-kill``.
 
 Laws: a kill comes a random time after its victim was last seen to work, so that it hits starts, rounds and folds alike;
 the seed is printed and gives the same victims and waits (what they hit, the machine decides); in the end the task is
@@ -25,9 +25,12 @@ from deploy.simulate.local_service import LocalSpec, local_fleet, plan_of
 from deploy.simulate.profile import Group, Profile
 from deploy.simulate.run import Simulation
 from deploy.simulate.service import ask, read_service
+from deploy.simulate.storage_servers import StorageKind, Victim, started_storage
 from protocol.errors import EngineError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from deploy.local import BrokerKind, LocalFleet
 
 __all__ = ["KillPlan", "run_kill_matrix"]
@@ -37,6 +40,8 @@ _PROFILE: Final = Profile(group=(Group(name="quick", train_s=0.3, spread=0.9),))
 _LONGEST_WAIT_S: Final = 2.5  # after a victim works again; a round takes less
 _VICTIMS: Final = ("aggregator", "broker", "both")
 _WEIGHTS: Final = (6, 3, 1)
+_WEIGHT_OF_STORAGE: Final = 3  # of each, database and objects, where they are servers
+_STORAGE_AWAY_S: Final = 3.0  # at most
 _SETTLE_S: Final = 240.0  # after the last kill: devices send again after at most 30 s
 _ENDLESS: Final = 10**6  # rounds: the kills end the run
 
@@ -50,21 +55,24 @@ class KillPlan:
     seed: int = 0
     devices: int = 12
     n_params: int = 20_000
+    chunk_bytes: int = 8192  # the updates of some 20 kB go in three
     is_async: bool = False
     broker: BrokerKind = "auto"
     deadline_s: float = 3600.0
+    storage: StorageKind = "files"
 
 
 class _Killer:
     """Kills on time; ``tick`` is called again and again."""
 
-    def __init__(self, fleet: LocalFleet, plan: KillPlan) -> None:
+    def __init__(self, fleet: LocalFleet, plan: KillPlan, storage: Mapping[str, Victim]) -> None:
         self.killed: Counter[str] = Counter()
         self.rounds_folded = 0
         self._fleet, self._plan = fleet, plan
         self._random = random.Random(plan.seed)  # noqa: S311 - when to kill
         self._next_s: float | None = None
         self._waiting_for = {"aggregator", "broker"}
+        self._storage = storage
 
     @property
     def n_killed(self) -> int:
@@ -83,12 +91,18 @@ class _Killer:
         if self._next_s is None and not self._waiting_for:
             self._next_s = now_s + self._random.uniform(0, _LONGEST_WAIT_S)
         if self._next_s is not None and now_s >= self._next_s:
-            (victim,) = self._random.choices(_VICTIMS, _WEIGHTS)
+            weights = [*_WEIGHTS, *(_WEIGHT_OF_STORAGE for _ in self._storage)]
+            (victim,) = self._random.choices([*_VICTIMS, *self._storage], weights)
+            self.killed[victim] += 1
+            self._next_s = None
+            if victim in self._storage:
+                self._storage[victim].kill()
+                time.sleep(self._random.uniform(0, _STORAGE_AWAY_S))  # the devices' own time passes, too
+                self._storage[victim].start()
+                return
             self._waiting_for = {"aggregator", "broker"} if victim == "both" else {victim}
             for name in self._waiting_for:
                 self._fleet.kill(name)
-            self.killed[victim] += 1
-            self._next_s = None
 
 
 def run_kill_matrix(plan: KillPlan) -> dict[str, Any]:
@@ -97,6 +111,11 @@ def run_kill_matrix(plan: KillPlan) -> dict[str, Any]:
     Raises:
         EngineError: a process ended by itself, or the devices did not come to rest in time.
     """
+    with started_storage(plan.storage, plan.folder) as (settings, storage):
+        return _run_with(plan, settings, storage)
+
+
+def _run_with(plan: KillPlan, settings: Mapping[str, Any], storage: Mapping[str, Victim]) -> dict[str, Any]:
     spec = LocalSpec(
         folder=plan.folder,
         n_devices=plan.devices,
@@ -106,6 +125,7 @@ def run_kill_matrix(plan: KillPlan) -> dict[str, Any]:
         seed=plan.seed,
         broker=plan.broker,
         is_async=plan.is_async,
+        service_settings=settings,
     )
     fleet = local_fleet(spec)
     service = read_service(fleet.aggregator_config)
@@ -113,9 +133,11 @@ def run_kill_matrix(plan: KillPlan) -> dict[str, Any]:
     register(service.registry, identities)
     journal_path, started = plan.folder / "journal.jsonl", time.monotonic()
     with fleet, Journal(journal_path) as journal:
-        killer = _Killer(fleet, plan)
+        killer = _Killer(fleet, plan, storage)
         killer._waiting_for.clear()  # noqa: SLF001 - entering the fleet waited for both
-        simulation = Simulation(service, identities, journal, profile=_PROFILE, seed=plan.seed)
+        simulation = Simulation(
+            service, identities, journal, profile=_PROFILE, seed=plan.seed, chunk_bytes=plan.chunk_bytes
+        )
         _until(simulation, killer, lambda: killer.n_killed >= plan.kills, deadline_s=plan.deadline_s)
         end_round = killer.rounds_folded + 2  # the service works again, and folds
         _until(simulation, killer, lambda: killer.rounds_folded >= end_round, deadline_s=_SETTLE_S)
@@ -127,6 +149,7 @@ def run_kill_matrix(plan: KillPlan) -> dict[str, Any]:
     found = audit(service, journal_path, seed=plan.seed, plan=plan_of())
     return {
         "mode": "async" if plan.is_async else "sync",
+        "storage": plan.storage,
         "seed": plan.seed,
         "kills": dict(killer.killed),
         "seconds": time.monotonic() - started,
@@ -153,7 +176,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="default: a new one, printed")
     parser.add_argument("--devices", type=int, default=12)
     parser.add_argument("--mode", choices=["both", "sync", "async"], default="both", help="half of the kills each")
+    parser.add_argument("--chunk-kb", type=int, default=8, help="updates above it go in chunks; 256: none do")
     parser.add_argument("--broker", choices=["auto", "mosquitto", "embedded"], default="auto")
+    parser.add_argument("--storage", choices=["files", "servers"], default="files", help="servers: PostgreSQL and S3")
     options = parser.parse_args()
     seed = random.SystemRandom().randrange(2**31) if options.seed is None else options.seed
     sys.stdout.write(f"{options.kills} kills, seed {seed}\n")
@@ -171,8 +196,10 @@ def _run(options: argparse.Namespace, seed: int, *, is_async: bool, kills: int) 
             kills=kills,
             seed=seed,
             devices=options.devices,
+            chunk_bytes=options.chunk_kb * 1024,
             broker=options.broker,
             is_async=is_async,
+            storage=options.storage,
         )
         found = run_kill_matrix(plan)
     sys.stdout.write(json.dumps(found, indent=2) + "\n")

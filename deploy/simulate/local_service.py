@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from deploy.local import FleetSpec, LocalFleet
@@ -12,6 +12,7 @@ from protocol.fields import plain
 from protocol.messages import Plan
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from deploy.local import BrokerKind
@@ -41,6 +42,7 @@ class LocalSpec:
         deadline_s: of a round.
         broker: which.
         is_async: one buffer of a third of the cohort after the other, and no rounds.
+        service_settings: more keys of ``[service]``, such as ``database``.
         keep_updates: so that ``edgefold task verify`` can fold again.
     """
 
@@ -55,6 +57,7 @@ class LocalSpec:
     broker: BrokerKind = "auto"
     is_async: bool = False
     keep_updates: bool = True
+    service_settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def plan_of() -> dict[str, Any]:
@@ -89,6 +92,7 @@ def local_fleet(spec: LocalSpec) -> LocalFleet:
             broker=spec.broker,
             keep_updates=spec.keep_updates,
             task_settings=settings,
+            service_settings=spec.service_settings,
         )
     )
 

@@ -9,6 +9,9 @@ import pytest
 
 import edgefold
 from aggregator.adapters.sql_database import upgrade_database
+from aggregator.blob_settings import ObjectPlace, ObjectStorageSettings, object_place_of
+from deploy.local import free_ports
+from deploy.object_server import BUCKET, KEYS, ObjectServer
 from tests.aggregator.front_door import Ran
 from tests.aggregator.office import Applicant, Office
 from tests.aggregator.workbench import Bench
@@ -43,6 +46,49 @@ def postgres_template(postgres: PostgresServer) -> PostgresDatabase:
     database = postgres.database()
     upgrade_database(database)
     return database
+
+
+@pytest.fixture(scope="session")
+def object_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
+    """An S3 server; starting one takes half a second."""
+    server = ObjectServer(tmp_path_factory.mktemp("s3"), port=free_ports(1)[0])
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def object_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keys of every S3 server of ours, as an operator sets them."""
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def object_place(object_server: ObjectServer, object_keys: None, tmp_path: Path) -> ObjectPlace:  # noqa: ARG001 - it sets them
+    """A place of this test's own in the bucket."""
+    settings = ObjectStorageSettings(endpoint_url=object_server.endpoint_url, deadline_s=20.0)
+    return object_place_of(f"s3://{BUCKET}/{tmp_path.name}/blobs", settings)
+
+
+@pytest.fixture
+def own_object_server(
+    tmp_path: Path,
+    object_keys: None,  # noqa: ARG001 - it sets them
+) -> Iterator[Callable[[], tuple[ObjectServer, ObjectPlace]]]:
+    """Start an S3 server that a test may kill."""
+    made: list[ObjectServer] = []
+
+    def make() -> tuple[ObjectServer, ObjectPlace]:
+        server = ObjectServer(tmp_path / "s3", port=free_ports(1)[0])
+        server.start()
+        made.append(server)
+        settings = ObjectStorageSettings(endpoint_url=server.endpoint_url, deadline_s=20.0)
+        return server, object_place_of(f"s3://{BUCKET}/blobs", settings)
+
+    yield make
+    for server in made:
+        server.close()
 
 
 @pytest.fixture

@@ -212,7 +212,7 @@ def test_updates_at_rest_are_sealed_and_gone_after_the_fold(make_bench: Callable
     assert encoded not in at_rest
     b.update()
     bench.settle()
-    names = {path.name for path in bench.folders.blobs.iterdir()}
+    names = {path.name for path in bench.blob_folder.iterdir()}
     assert names == set(bench.store.versions(TASK)[0].state.values()) | set(
         bench.store.versions(TASK)[1].state.values()
     )

@@ -73,7 +73,7 @@ class Played:
         self.bench.stop()
         for path in self.bench.folders.root.glob("aggregator.db*"):
             path.unlink()
-        shutil.rmtree(self.bench.folders.blobs)
+        shutil.rmtree(self.bench.blob_folder)
 
     def restore(self, *options: str) -> Ran:
         return self.run("restore", self.file, "--config", self.config, *options)
@@ -346,7 +346,7 @@ def test_a_restore_without_the_services_key_is_refused_before_anything_is_writte
     said = played.restore()
     assert (said.code, "devices believe no other" in said.line) == (2, True)
     assert not played.bench.folders.database.exists()
-    assert not played.bench.folders.blobs.exists()
+    assert not played.bench.blob_folder.exists()
 
 
 def test_what_could_be_taken_back_does_not_come_back(played: Played) -> None:

@@ -16,9 +16,9 @@ from aggregator.adapters.engines import PASSWORD_VARIABLE, PostgresDatabase, ope
 from aggregator.adapters.sql_database import upgrade_database
 from aggregator.adapters.sql_reports import SqlReports
 from aggregator.adapters.sql_store import SqlStore
+from aggregator.away import DatabaseAwayError
 from aggregator.config import load_config
 from aggregator.outage import Outage
-from aggregator.ports import DatabaseAwayError
 from aggregator.retention_settings import RetentionSettings
 from aggregator.setup import Workshop
 from host.keys import save_key

@@ -142,7 +142,7 @@ def test_a_clock_that_was_set_back_makes_no_round_endless(bench: Bench) -> None:
 def test_orphaned_blobs_are_removed_at_the_start(bench: Bench) -> None:
     orphan = bench.blobs.put(b"an update whose row was never written")
     bench.restart()
-    assert not (bench.folders.blobs / orphan).exists()
+    assert not (bench.blob_folder / orphan).exists()
     assert bench.adapter_bytes()
 
 

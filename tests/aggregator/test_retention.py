@@ -189,7 +189,7 @@ def test_gc_shows_and_takes_out(run: Callable[..., Ran], make_bench: Callable[..
     bench.keep_folded_updates = False
     bench.restart()
     bench.play(bench.device("a"), rounds=30)
-    (bench.folders.blobs / ("0" * 64)).write_bytes(b"orphan")
+    (bench.blob_folder / ("0" * 64)).write_bytes(b"orphan")
     config = write_config(bench.folder, keep=False)
     config.write_text(
         config.read_text().replace("[broker]", "[service.retention]\nversions = 10\nrounds = 10\n[broker]")

@@ -72,12 +72,12 @@ def test_a_read_only_folder_is_a_storage_error_and_the_next_start_goes_on(
 
         monkeypatch.setattr("tempfile.mkstemp", refused)
     else:
-        bench.folders.blobs.chmod(0o500)
+        bench.blob_folder.chmod(0o500)
     devices[0].update()
     with pytest.raises(StorageError, match=r"(?i)read-only|permission"):
         bench.settle()
     monkeypatch.undo()
-    bench.folders.blobs.chmod(0o700)
+    bench.blob_folder.chmod(0o700)
     bench.restart()
     bench.settle()  # the update was not acknowledged, so it came again
     devices[1].update()
@@ -96,7 +96,7 @@ def test_a_half_written_blob_is_found_by_its_hash_and_nothing_is_folded_from_it(
         bench.settle()
     devices[0].update()
     bench.settle()
-    path = bench.folders.blobs / bench.store.updates(TASK, 1)[0].blob
+    path = bench.blob_folder / bench.store.updates(TASK, 1)[0].blob
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     devices[1].update()

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.adapters.sql_database import upgrade_database
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_retention import SqlRetention
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.sql_sums import SqlSums
+from aggregator.adapters.sql_uploads import SqlUploads
 from aggregator.app import Parts, Service
+from aggregator.blob_place import open_blobs
 from aggregator.config import TaskEvaluation, TaskSettings
 from aggregator.conversation import Conversation
 from aggregator.core.privacy.accounting import epsilon_of, noise_for
@@ -37,6 +38,8 @@ from aggregator.setup import open_task
 from aggregator.steering import LOOK_EVERY_S, Steering
 from aggregator.sum_round import SumParts
 from aggregator.task_setup import World
+from aggregator.upload_settings import UploadSettings
+from aggregator.uploads import UploadDesk
 from host.link import Received
 from host.memory_link import MemoryBroker
 from protocol import codec, sealing, signing, topics
@@ -77,6 +80,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from aggregator.adapters.engines import PostgresDatabase
+    from aggregator.blob_settings import ObjectPlace
     from aggregator.core.lifecycle import Verb
     from aggregator.core.privacy.ledger import Step
     from aggregator.ports import EvaluationRequest
@@ -324,6 +328,7 @@ STORE_EFFECTS = (
 )
 RETENTION_EFFECTS = ("retire_versions", "retire_rounds", "retire_updates")
 SUM_EFFECTS = ("accept", "close_step", "forget")
+UPLOAD_EFFECTS = ("begin", "put", "drop", "expire")
 BLOB_EFFECTS = ("put", "remove")
 LINK_EFFECTS = ("publish", "acknowledge")
 
@@ -332,13 +337,19 @@ class Bench:
     """The service under test and its world."""
 
     def __init__(
-        self, folder: Path, *, template: Path | None = None, server: PostgresDatabase | None = None, **settings: Any
+        self,
+        folder: Path,
+        *,
+        template: Path | None = None,
+        server: PostgresDatabase | None = None,
+        blobs: ObjectPlace | None = None,
+        **settings: Any,
     ) -> None:
         self.folder = folder
         self.bundle = folder / "bundle"
         if not self.bundle.exists():
             make_bundle(self.bundle)
-        self.folders = Folders(root=folder / "state", server=server)
+        self.folders = Folders(root=folder / "state", server=server, blobs_elsewhere=blobs)
         self.folders.root.mkdir(exist_ok=True)
         if template is not None and not self.folders.has_database:
             shutil.copyfile(template, self.folders.root / "aggregator.db")
@@ -349,6 +360,7 @@ class Bench:
         self.link = self.broker.link([topics.all_up(FLEET)])
         self.keep_folded_updates = True
         self.retention = RetentionSettings()
+        self.uploads = UploadSettings()
         self.chain_of: Callable[[str], tuple[bytes, ...]] | None = None
         self.service: Service
         self.world: World
@@ -360,7 +372,7 @@ class Bench:
         upgrade_database(self.folders.database)
         self.store = SqlStore(self.folders.database)
         self.sums = SqlSums(self.folders.database)
-        blobs = FolderBlobStore(self.folders.blobs)
+        blobs = open_blobs(self.folders.blobs)
         blobs.keep_only(self.store.blobs_in_use(keep_folded=self.keep_folded_updates))
         self.blobs = blobs
         hooked_store: Any = Hooked(self.store, STORE_EFFECTS, self.hooks)
@@ -394,6 +406,9 @@ class Bench:
             default=self.retention,
             keep_folded_updates=self.keep_folded_updates,
         )
+        self.upload_rows = SqlUploads(self.folders.database)
+        hooked_uploads: Any = Hooked(self.upload_rows, UPLOAD_EFFECTS, self.hooks)
+        uploads = UploadDesk(self.uploads, store=hooked_uploads, conversation=world.conversation, clock=self.clock)
         link: Link = hooked_link
         self.runner: Any = make_runner(self.setup, self.world)  # tests look into it
         self.evaluations = Evaluations(self.evaluator, hooked_store)
@@ -405,6 +420,7 @@ class Bench:
             evaluations=self.evaluations,
             steering=Steering(hooked_lifecycle, self.open_created),
             retention=retention,
+            uploads=uploads,
         )
         self.service = Service(parts)
         self.service.start()
@@ -429,10 +445,12 @@ class Bench:
 
     def stop(self) -> None:
         """Drop the service as a kill does: nothing is said to anybody."""
+        self.blobs.close()
         self.store.close()
         self.sums.close()
         self.lifecycle.close()
         self.retention_rows.close()
+        self.upload_rows.close()
 
     def restart(self) -> None:
         """Kill the service and start it again on the same folder; unacknowledged messages come again."""
@@ -462,6 +480,11 @@ class Bench:
             for device in devices:
                 device.update()
                 self.settle()
+
+    @property
+    def blob_folder(self) -> Path:
+        """Where blobs lie, unless they are elsewhere."""
+        return self.folders.root / "blobs"
 
     @property
     def bundle_id(self) -> str:

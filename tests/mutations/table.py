@@ -23,6 +23,7 @@ _ISSUING: Final = "tests/aggregator/adapters/test_issuing_keys.py"
 _SECOND_KEYS: Final = "tests/aggregator/test_second_keys.py"
 _REPLAY: Final = "tests/attacks/test_replay.py"
 _DEVICE: Final = "protocol/secure_sum/device.py"
+_UPLOADS: Final = "tests/aggregator/test_uploads.py"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,5 +309,29 @@ MUTANTS: Final = (
         old='        if step == "inputs" and (terms',
         new='        if step == "never" and (terms',
         tests=("tests/edge_agent/test_sums.py::test_the_charge_is_on_the_disk_before_the_noisy_vector_can_be_sent",),
+    ),
+    Mutant(
+        name="a chunk's hash is not looked at",
+        row="have a chunk of other bytes taken, fill another's upload, or have a whole believed that it may not send",
+        file="protocol/uploads.py",
+        old="if hashlib.sha256(chunk.data).digest() != upload.hashes[at : at + _HASH_BYTES]:",
+        new="if False:",
+        tests=(f"{_UPLOADS}::test_a_chunk_of_other_bytes_is_counted_and_not_kept",),
+    ),
+    Mutant(
+        name="uploads are opened for whoever asks",
+        row="fill the service with uploads that never end",
+        file="aggregator/core/upload_rules.py",
+        old="    of_this_round(device, upload, view, ledger)\n",
+        new="",
+        tests=(f"{_UPLOADS}::test_a_device_without_work_can_open_nothing",),
+    ),
+    Mutant(
+        name="open uploads have no bound",
+        row="fill the service with uploads that never end",
+        file="aggregator/adapters/sql_uploads.py",
+        old="+ n_bytes > max_bytes:",
+        new="+ n_bytes < 0:",
+        tests=(f"{_UPLOADS}::test_a_device_has_one_upload_and_all_together_a_bound",),
     ),
 )
