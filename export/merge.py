@@ -118,6 +118,7 @@ def _options(bundle: Bundle) -> Options:
     name, label_names = task_name(task.kind, family=bundle.manifest.model.family), task.label_names or ()
     defaults = Options(task=name, n_labels=task.n_labels, label_names=label_names)
     rank, alpha = facts.rank or defaults.rank, facts.alpha or defaults.alpha
+    series = bundle.manifest.series if TASKS[name].has_free_window else None
     scales = {slot.scale for slot in bundle.layout.tensors if slot.role in {"lora_A", "lora_B"}}
     return Options(
         task=name,
@@ -132,15 +133,9 @@ def _options(bundle: Bundle) -> Options:
         max_tokens=tokens.max_tokens if tokens is not None else defaults.max_tokens,
         seed=seed,
         precision=_precision(bundle),
-        **_window(bundle, name),
+        context=None if series is None else series.context,
+        channels=None if series is None else series.channels,
     )
-
-
-def _window(bundle: Bundle, task: str) -> dict[str, int]:
-    series = bundle.manifest.series
-    if series is None or not TASKS[task].has_free_window:
-        return {}
-    return {"context": series.context, "channels": series.channels}
 
 
 def _precision(bundle: Bundle) -> Precision:

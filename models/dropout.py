@@ -85,8 +85,10 @@ def places(model: PreTrainedModel, task: Task, *, rate: float) -> DropoutFacts:
     if not found[0]:
         message = "--dropout: this model has no dropout, and no LoRA pair before which there could be one"
         raise ConfigError(message)
-    shapes = [tuple(_axis(lengths) for lengths in zip(*one, strict=True)) for one in zip(*found, strict=True)]
-    return DropoutFacts(rate=rate, shapes=tuple(shapes))
+    return DropoutFacts(
+        rate=rate,
+        shapes=tuple(tuple(_axis(axis) for axis in zip(*one, strict=True)) for one in zip(*found, strict=True)),
+    )
 
 
 def _axis(lengths: tuple[int, ...]) -> AxisFacts:

@@ -54,7 +54,7 @@ LEAST_POWER = 1e-12
 EPSILON = float(torch.finfo(torch.float32).eps)  # of the norms
 
 
-class FracastConfig(PretrainedConfig):
+class FracastConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # transformers registers subclasses
     """The sizes of a model; the defaults are those of the release."""
 
     model_type = "fracast"
@@ -240,7 +240,6 @@ class Fracast(PreTrainedModel):
     config_class = FracastConfig
     base_model_prefix = "fracast"
     main_input_name = "series"
-    _tied_weights_keys = None
 
     recency: Tensor
     future_recency: Tensor
@@ -267,7 +266,7 @@ class Fracast(PreTrainedModel):
         self.out_proj = nn.Linear(width, config.n_quantiles)
         self.register_buffer("recency", torch.empty(n, N_RECENCY), persistent=False)
         self.register_buffer("future_recency", torch.empty(config.prediction_length, N_RECENCY), persistent=False)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -81,9 +81,9 @@ def masks_of_step(
 ) -> dict[str, NDArray[np.uint8]]:
     """Return the masks of the step that takes ``theta`` on ``batch``, a function of these and ``seed`` alone."""
     digest = hashlib.sha256(seed.to_bytes(8, "little", signed=True))
-    digest.update(np.ascontiguousarray(theta, "<f4"))
+    digest.update(np.ascontiguousarray(theta, "<f4").data)
     for name in sorted(batch):
-        digest.update(np.ascontiguousarray(batch[name]))
+        digest.update(np.ascontiguousarray(batch[name]).data)
     n_examples = len(next(iter(batch.values())))
     # The tokens of a batch are on the last axis of its mask, texts in pairs among them.
     n_tokens = batch["attention_mask"].shape[-1] if "attention_mask" in batch else 0
