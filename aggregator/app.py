@@ -19,6 +19,7 @@ from aggregator.conversation import Outgoing
 from aggregator.core.intake import (
     Admitted,
     Declined,
+    Fetching,
     IntakeContext,
     Refused,
     Renewing,
@@ -29,6 +30,7 @@ from aggregator.core.intake import (
     decide,
 )
 from aggregator.core.records import Traffic
+from aggregator.latest import LatestDesk
 from aggregator.pulse import Pulse
 from aggregator.uploads import UploadDesk, Whole
 from host.link import LinkDown, LinkUp, Received
@@ -98,6 +100,7 @@ class Service:
         self._parts, self._world, self._link = parts, parts.world, parts.link
         self._runners = {runner.task: runner for runner in parts.runners}
         self._is_up = False
+        self._latest = LatestDesk(parts.world)
         self._unhandled: LinkEvent | None = None
         self._intake = self._context()
 
@@ -220,8 +223,8 @@ class Service:
                 return self._renew(decision, n_bytes)
             case Stepped():
                 return self._take_step(decision, n_bytes)
-            case Uploading():
-                return self._take_piece(decision, n_bytes)
+            case Uploading() | Fetching():
+                return self._ask_desk(decision, n_bytes)
             case Refused(reason=reason, device=str(device), update=update) if update is not None:
                 answer = self._world.conversation.refused(device, update, reason)
                 self._refuse(reason, device, update, n_bytes, answer, detail=decision.detail)
@@ -233,25 +236,29 @@ class Service:
                 event("update-refused", reason=reason, device=device, task=None, round=None, detail=decision.detail)
                 return None
 
-    def _take_piece(self, uploading: Uploading, n_bytes: int) -> Outgoing | None:
+    def _ask_desk(self, decision: Uploading | Fetching, n_bytes: int) -> Outgoing | None:
         desk = self._parts.uploads
-        if desk is None:
-            return self._carry_out(Refused(reason="malformed", detail="no uploads here", device=uploading.device), 0)
-        taken = desk.take(uploading, self._intake, n_bytes=n_bytes)
-        match taken:
+        if isinstance(decision, Fetching):
+            said: Outgoing | Whole | Decision = self._latest.answer(decision, self._runners)
+        elif desk is None:
+            said = Refused(reason="malformed", detail="no uploads here", device=decision.device)
+        else:
+            said = desk.take(decision, self._intake, n_bytes=n_bytes)
+        match said:
             case Outgoing():
-                return taken
+                return said
             case Whole():
-                return self._take_whole(desk, taken)
+                return self._take_whole(said)
             case _:
-                return self._carry_out(taken, n_bytes)
+                return self._carry_out(said, n_bytes)
 
-    def _take_whole(self, desk: UploadDesk, whole: Whole) -> Outgoing | None:
+    def _take_whole(self, whole: Whole) -> Outgoing | None:
         decision = decide(whole.topic, whole.payload, self._intake)
         if isinstance(decision, Refused) and decision.update is None:  # its manifest said who asks, so it is answered
             decision = dataclasses.replace(decision, update=whole.upload)
         answer = self._carry_out(decision, len(whole.payload) + len(whole.topic))
-        desk.done(whole.device)
+        if self._parts.uploads is not None:
+            self._parts.uploads.done(whole.device)
         return answer
 
     def _take_step(self, stepped: Stepped, n_bytes: int) -> Outgoing | None:

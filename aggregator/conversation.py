@@ -10,7 +10,7 @@ from protocol.messages import Announce, Certificate, Decline, Receipt, SumNext, 
 from protocol.signing import SERVICE, sign
 
 if TYPE_CHECKING:
-    from protocol.messages import Join, Reason, SumStep, Update
+    from protocol.messages import Join, Latest, Reason, SumStep, Update
     from protocol.signing import SigningKey
     from protocol.uploads import Upload, Uploaded
 
@@ -78,6 +78,10 @@ class Conversation:
         """Return how much of an upload is there."""
         return self._down(device, uploaded)
 
+    def latest(self, device: str, latest: Latest) -> Outgoing:
+        """Return the newest version, for a device that predicts."""
+        return self._down(device, latest)
+
     def _receipt(self, device: str, update: Update | SumStep | Upload, reason: Reason | None) -> Outgoing:
         receipt = Receipt(
             task=update.task,
@@ -88,6 +92,8 @@ class Conversation:
         )
         return self._down(device, receipt)
 
-    def _down(self, device: str, body: Work | Decline | Receipt | Certificate | SumNext | Uploaded) -> Outgoing:
+    def _down(
+        self, device: str, body: Work | Decline | Receipt | Certificate | SumNext | Uploaded | Latest
+    ) -> Outgoing:
         payload = sign(body, fleet=self.fleet, sender=SERVICE, key=self._key)
         return Outgoing(topic=topics.down(self.fleet, device, kind_of(body)), payload=payload)

@@ -2,8 +2,8 @@
 
 Fracast-0 with LoRA, four devices, each with six weeks of blood glucose (``models.glucose``), real processes, real
 broker; twelve hours of five-minute values in, four hours ahead. Held against the same model untrained, on the six
-weeks that came later. EDGEFOLD_ROUNDS (4) and EDGEFOLD_EPOCHS (1) make it shorter; the bundle in out/bench/forecast-bundle is
-kept, and used again where it is of the same options.
+weeks that came later. EDGEFOLD_ROUNDS (4) and EDGEFOLD_EPOCHS (1) make it shorter or longer. The bundle is kept in
+out/bench/forecast-bundle and used again where it is of the same options.
 """
 
 from __future__ import annotations

@@ -45,6 +45,7 @@ from edge_agent.core.summing import (
     TakeStep,
     TrainedForSum,
 )
+from edge_agent.latest import latest_versions
 from edge_agent.messages_in import announced_by, open_message
 from edge_agent.sample_budget import SampleBudget
 from edge_agent.train_job import make_train_job
@@ -70,6 +71,7 @@ from protocol.messages import (
     Certificate,
     Decline,
     Join,
+    Latest,
     Receipt,
     SumNext,
     Work,
@@ -150,6 +152,7 @@ class Agent:
         self._state = folder.load_state()
         self._seal_of_adapter = AdapterSeal(fleet=config.device.fleet, device=config.device.id)
         self._uploads = Uploads(config.broker, say=self._say, publish=self._publish)
+        self._latest = latest_versions(config, folder.root, say=self._say)
         self._announced: dict[str, Announce] = {}  # the latest of each task, to choose from when idle
         self._running: Running | None = None
         self._n_stopped = 0  # trainers that were ended from here: what they say later does not count
@@ -207,6 +210,7 @@ class Agent:
         self._send_what_is_due()
         self._renew_if_due()
         self._fetch_bundles()
+        self._ask_for_latest()
         if self._beside is not None:
             may_train = self._conduct is None or self._conduct.may_train
             self._beside.turn(is_idle=self._state.phase == "idle" and self._running is None and may_train)
@@ -238,6 +242,8 @@ class Agent:
                 return self._on_next(body)
             case Uploaded():
                 self._on_uploaded(body)
+            case Latest() if self._latest is not None:
+                self._latest.take(body, self._state.heard, self._announced)
             case Certificate() if self._renewal is not None:
                 self._renewal.take(body)
             case _:
@@ -394,6 +400,12 @@ class Agent:
         job = self._state.job
         if self._fetch is not None and self._fetch.turn(needed | ({job.bundle_id} if job else set()), self._bundles):
             self._look_for_work()
+
+    def _ask_for_latest(self) -> None:
+        if self._latest is None or (self._conduct is not None and not self._conduct.may_send):
+            return
+        ours = {task: one for task, one in self._announced.items() if one.bundle_id in self._bundles}
+        self._latest.turn(self._clock(), ours, busy_with=None if self._state.job is None else self._state.job.task)
 
     def _send(self, action: SendUpdate | SendStep) -> None:
         try:

@@ -117,6 +117,11 @@ class AgentConfig:
         if self.continual.personal and self.store is None:
             raise FieldError("continual.personal: needs a [store] to learn from")
 
+    @property
+    def predicts(self) -> bool:
+        """Whether somebody on this machine asks the model."""
+        return self.predict.port is not None or self.store is not None
+
 
 def load_config(path: Path) -> AgentConfig:
     """Return the agent's configuration.

@@ -70,10 +70,11 @@ class Uploads:
             self._now = Uploading(upload=self._manifest(message))
         if self._now.wants_whole and self._takes(message.n_bytes):
             log("upload-as-a-whole", bytes=message.n_bytes)
-            self._publish(message.kind, message.read(0, message.n_bytes))
+            went_out = self._publish(message.kind, message.read(0, message.n_bytes))
         else:
-            self._say(self._now.upload)
-        self._now = self._now.asked()
+            went_out = self._say(self._now.upload)
+        if went_out:  # what never left says nothing about whether somebody answers
+            self._now = self._now.asked()
 
     def heard(self, said: Uploaded, message: Outgoing) -> Literal["went on", "ask", "wait", "none"]:
         """Take the service's answer and send what is missing.

@@ -19,6 +19,7 @@ from protocol import codec, sealing, signing, topics
 from protocol.errors import RemoteProtocolError
 from protocol.messages import (
     Body,
+    Fetch,
     Join,
     Plan,
     Reason,
@@ -46,6 +47,7 @@ __all__ = [
     "Decision",
     "Declined",
     "Devices",
+    "Fetching",
     "IntakeContext",
     "Ledger",
     "Refused",
@@ -208,7 +210,15 @@ class Uploading:
     body: Upload | Chunk
 
 
-Decision: TypeAlias = Admitted | Declined | Taken | TakenBefore | Refused | Renewing | Stepped | Uploading
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetching:
+    """A known device asks for the newest version; whether it gets it is ``aggregator.latest``'s affair."""
+
+    device: str
+    fetch: Fetch
+
+
+Decision: TypeAlias = Admitted | Declined | Taken | TakenBefore | Refused | Renewing | Stepped | Uploading | Fetching
 
 
 def decide(topic: str, payload: bytes, context: IntakeContext) -> Decision:  # noqa: PLR0911 - one for each kind
@@ -227,10 +237,12 @@ def decide(topic: str, payload: bytes, context: IntakeContext) -> Decision:  # n
             return _decide_step(device, body, context)
         case Renew():
             return Renewing(device=device, renew=body)
+        case Fetch():
+            return Fetching(device=device, fetch=body)
         case Upload() | Chunk():
             return Uploading(device=device, body=body)
         case _:
-            detail = "a device sends joins, updates, steps of a sum, uploads and renewals only"
+            detail = "a device sends joins, updates, steps of a sum, uploads, fetches and renewals only"
             return Refused(reason="malformed", detail=detail, device=device)
 
 

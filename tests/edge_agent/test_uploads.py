@@ -193,6 +193,18 @@ def test_a_service_that_knows_no_chunks_gets_the_whole(rig: Large) -> None:
     )
 
 
+def test_a_link_that_is_down_is_not_taken_for_a_service_that_knows_no_chunks(rig: Large) -> None:
+    rig.to_sending()
+    rig.broker.drop()
+    rig.turns()
+    for number in range(1, 9):
+        rig.later(400.0 * number)
+    rig.broker.restore()
+    rig.turns()
+    assert rig.heard(Update) == []
+    assert len(rig.heard(Upload)) == 2
+
+
 def test_a_broker_with_small_packets_gets_chunks_that_fit_and_never_the_whole(tmp_path: Path) -> None:
     rig = Large(tmp_path, max_packet_bytes=8192 + 100)
     rig.to_sending()

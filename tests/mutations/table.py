@@ -40,6 +40,22 @@ class Mutant:
 
 MUTANTS: Final = (
     Mutant(
+        name="stale",
+        row="send long after what it was trained on, or keep an update for later",
+        file="aggregator/core/buffer.py",
+        old="    return max(restored, version - max_staleness)",
+        new="    return restored",
+        tests=("tests/aggregator/test_async_runner.py::test_what_is_too_stale_is_refused_and_devices_hear_it_before",),
+    ),
+    Mutant(
+        name="litert-operator",
+        row="hide custom operators, delegates, calls, variables or offsets that lead elsewhere in a LiteRT file",
+        file="protocol/tflite_reader.py",
+        old="    if name is None:",
+        new="    if False:",
+        tests=(f"{_ATTACKS}::test_a_hostile_litert_file_is_refused_for_its_own_reason[the operator CUSTOM]",),
+    ),
+    Mutant(
         name="signature",
         row="change a byte",
         file="protocol/signing.py",
@@ -164,8 +180,8 @@ MUTANTS: Final = (
         name="finite",
         row="send NaN, a wrong shape, a huge message, a huge step",
         file="protocol/codec.py",
-        old='    if not np.isfinite(vector).all():\n        raise UpdateError("a value is NaN',
-        new='    if False:\n        raise UpdateError("a value is NaN',
+        old="        if not np.isfinite(vector[first : first + _CACHED_VALUES]).all():",
+        new="        if False:",
         tests=(f"{_COUNTED}[not-finite]", f"{_ATTACKS}::test_a_hostile_vector_is_refused_for_its_own_reason"),
     ),
     Mutant(
@@ -333,5 +349,21 @@ MUTANTS: Final = (
         old="+ n_bytes > max_bytes:",
         new="+ n_bytes < 0:",
         tests=(f"{_UPLOADS}::test_a_device_has_one_upload_and_all_together_a_bound",),
+    ),
+    Mutant(
+        name="adapters are given as often as asked",
+        row="have adapters sent to it again and again, or one that waits for its verdict",
+        file="aggregator/latest.py",
+        old='        if now_s - self._given_s.get(device, float("-inf")) < EVERY_S:',
+        new="        if False:",
+        tests=("tests/aggregator/test_latest.py::test_an_adapter_is_given_once_in_a_while",),
+    ),
+    Mutant(
+        name="an older version is believed for predictions",
+        row="have a device predict with an older or another version",
+        file="edge_agent/latest.py",
+        old="        if latest.version < max(have, 0 if known is None else known.version):",
+        new="        if False:",
+        tests=("tests/edge_agent/test_latest.py::test_a_version_that_is_older_than_the_served_one_is_not_believed",),
     ),
 )

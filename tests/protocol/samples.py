@@ -20,7 +20,9 @@ from protocol.messages import (
     Certificate,
     Codec,
     Decline,
+    Fetch,
     Join,
+    Latest,
     Optimizer,
     Plan,
     Receipt,
@@ -110,6 +112,14 @@ BODIES: dict[str, Body] = {
         chunk_bytes=4096,
         hashes=bytes(range(64)),
     ),
+    "fetch": Fetch(task="mood", bundle_id=BUNDLE_ID, version=2),
+    "latest": Latest(
+        task="mood",
+        version=3,
+        bundle_id=BUNDLE_ID,
+        plan=Plan(optimizer=Optimizer(), codec=Codec(), seed=7),
+        adapter=b"\x00\x01\x02",
+    ),
     "chunk": Chunk(update_id=UPDATE_ID, index=1, data=bytes(range(48))),
     "uploaded": Uploaded(update_id=UPDATE_ID, status="open", have=b"\x01"),
 }
@@ -153,7 +163,7 @@ def manifest(**changes: object) -> Manifest:
 
 def sender_of(body: Body) -> str:
     """Return who sends such a message."""
-    return DEVICE if kind_of(body) in ("join", "update", "renew", "sum-step", "upload", "chunk") else SERVICE
+    return DEVICE if kind_of(body) in ("join", "update", "renew", "sum-step", "upload", "chunk", "fetch") else SERVICE
 
 
 def _sum_bodies() -> dict[str, Body]:
