@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from host.dropout_masks import keep_masks
 from protocol.bundle import CONTRASTIVE, IGNORED, ImageFacts, SeriesFacts
-from protocol.dropout import DropoutFacts, keep_masks
+from protocol.dropout import DropoutFacts
 from protocol.layout import Layout
 
 __all__ = ["Batch", "Inputs", "Problem", "make_problem"]

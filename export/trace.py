@@ -27,6 +27,7 @@ from models.adapters import Trainable, named_trainables
 from models.dropout import Dropped
 from models.task import Task
 from protocol.dropout import DropoutFacts, mask_name
+from protocol.errors import ConfigError
 
 __all__ = ["Step", "forward_program", "trace"]
 
@@ -156,7 +157,14 @@ def _forward(
     )
     if isinstance(module, Dropped):
         free = (free,)  # type: ignore[assignment]  # of *tensors
-    program = export(module, inputs, dynamic_shapes=free, strict=False)
+    try:
+        program = export(module, inputs, dynamic_shapes=free, strict=False)
+    except ConfigError:
+        raise
+    except Exception as error:  # what torch's tracer finds has no class of its own
+        why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        message = f"this model's forward cannot be traced, so no graph can be made of it: {why[:200]}"
+        raise ConfigError(message) from error
     narrow(program.graph_module.graph)
     program.graph_module.recompile()
     # Decomposing BEFORE differentiating: otherwise batch and sequence are baked into the backward.

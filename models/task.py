@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from models.family import Family
+from models.rotations import fix_rotations
 from protocol.errors import ConfigError
 
 __all__ = ["TEXT_INPUTS", "TEXT_SIZES", "Task", "build", "family_of", "text_example"]
@@ -98,6 +99,7 @@ def build(
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+    fix_rotations(model)
     return model.eval(), family
 
 

@@ -1,6 +1,6 @@
 """An engine whose every step gets the dropout masks that its graph asks for.
 
-Laws: masks are a function of the seed, the adapter and the batch (``protocol.dropout``), so an engine still keeps no
+Laws: masks are a function of the seed, the adapter and the batch (``host.dropout_masks``), so an engine still keeps no
 state; scores drop nothing.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from protocol.dropout import masks_of_step
+from host.dropout_masks import masks_of_step
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,7 +7,9 @@ import hashlib
 import numpy as np
 import pytest
 
-from protocol.dropout import AxisFacts, DropoutFacts, keep_masks, masks_of_step
+from host.dropout_masks import keep_masks, masks_of_step
+from protocol.dropout import AxisFacts, DropoutFacts
+from protocol.errors import BundleError
 from protocol.fields import FieldError, structure
 
 BATCH, SEQ = AxisFacts(batch=1), AxisFacts(seq=1)
@@ -46,6 +48,12 @@ def test_the_masks_of_a_step_depend_on_seed_adapter_and_batch_and_on_nothing_els
     others = ((theta + 1, batch, -3), (theta, batch | {"input_ids": ids + 1}, -3), (theta, batch, 4))
     for one_theta, one_batch, seed in others:
         assert not np.array_equal(first, masks_of_step(FACTS, one_theta, one_batch, seed=seed)["keep_0"])
+
+
+def test_a_mask_that_no_step_could_have_is_refused_before_it_is_made() -> None:
+    for length in (AxisFacts(constant=10**9, batch=1000), AxisFacts()):
+        with pytest.raises(BundleError, match="dropout"):
+            keep_masks(DropoutFacts(rate=0.5, shapes=((length, length),)), n_examples=9, n_tokens=1, seed=0)
 
 
 def test_what_a_manifest_says_of_dropout_is_bounded() -> None:
