@@ -4,7 +4,8 @@ transformers looks at the longest text of a batch and may compute other frequenc
 and cannot be traced. "dynamic" does so beyond the positions that a model was made for, and no text here is longer than
 these; so its frequencies are those it begins with. "longrope" has two sets, for texts below and above a length.
 
-Source: transformers' ``modeling_rope_utils``; dynamic scaling is that of Peng et al. 2023, arXiv:2309.00071, appendix B.2.
+Source: Peng et al. 2023, arXiv:2309.00071, appendix B.2, for dynamic scaling; Ding et al. 2024, arXiv:2402.13753, for
+the two sets.
 """
 
 from torch import nn
