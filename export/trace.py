@@ -159,7 +159,7 @@ def _forward(
         free = (free,)  # type: ignore[assignment]  # of *tensors
     try:
         program = export(module, inputs, dynamic_shapes=free, strict=False)
-    except ConfigError:
+    except (ConfigError, ImportError, MemoryError):
         raise
     except Exception as error:  # what torch's tracer finds has no class of its own
         why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
