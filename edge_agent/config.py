@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from edge_agent.adapters.example_views import view
 from edge_agent.bundle_settings import BundleSettings
 from edge_agent.continual_settings import ContinualSettings
+from edge_agent.mqtt_settings import LocalMqttSettings  # noqa: TC001 - structure() resolves the annotations
 from edge_agent.predict_settings import PredictSettings
 from edge_agent.privacy_settings import PrivacySettings
 from edge_agent.rules_settings import RulesSettings
@@ -106,6 +107,7 @@ class AgentConfig:
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     predict: PredictSettings = field(default_factory=PredictSettings)
     store: StoreSettings | None = None
+    local_mqtt: LocalMqttSettings | None = None
     continual: ContinualSettings = field(default_factory=ContinualSettings)
 
     def __post_init__(self) -> None:
@@ -114,13 +116,15 @@ class AgentConfig:
             raise FieldError("broker.url, device.service_key: give both, or neither and run edgefold agent enrol")
         if (self.data.train is None) == (self.store is None):
             raise FieldError("data.train, store: give one of them, a file of examples or a store that fills")
+        if self.local_mqtt is not None and self.store is None and (self.local_mqtt.examples or self.local_mqtt.labels):
+            raise FieldError("local_mqtt.examples, local_mqtt.labels: need a [store] to keep them in")
         if self.continual.personal and self.store is None:
             raise FieldError("continual.personal: needs a [store] to learn from")
 
     @property
     def predicts(self) -> bool:
         """Whether somebody on this machine asks the model."""
-        return self.predict.port is not None or self.store is not None
+        return self.predict.port is not None or self.store is not None or self.local_mqtt is not None
 
 
 def load_config(path: Path) -> AgentConfig:

@@ -83,12 +83,13 @@ class Wire:
 
     def __init__(self, inner: MemoryLink) -> None:
         self._inner = inner
+        self.is_up = True
         self.arrived: Callable[[bytes], None] = lambda _: None
         self.receive, self.wake = inner.receive, inner.wake
         self.acknowledge, self.close = inner.acknowledge, inner.close
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
-        del topic, retain
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, correlation: bytes | None = None) -> bool:
+        del topic, retain, correlation
         self.arrived(payload)
         return True
 

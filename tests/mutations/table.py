@@ -23,6 +23,7 @@ _ISSUING: Final = "tests/aggregator/adapters/test_issuing_keys.py"
 _SECOND_KEYS: Final = "tests/aggregator/test_second_keys.py"
 _REPLAY: Final = "tests/attacks/test_replay.py"
 _DEVICE: Final = "protocol/secure_sum/device.py"
+_LOCAL_MQTT: Final = "tests/edge_agent/local/test_local_mqtt.py"
 _UPLOADS: Final = "tests/aggregator/test_uploads.py"
 
 
@@ -365,5 +366,13 @@ MUTANTS: Final = (
         old="        if latest.version < max(have, 0 if known is None else known.version):",
         new="        if False:",
         tests=("tests/edge_agent/test_latest.py::test_a_version_that_is_older_than_the_served_one_is_not_believed",),
+    ),
+    Mutant(
+        name="a local request may name any response topic",
+        row="exhaust the agent by that way, or have it publish elsewhere with its rights",
+        file="edge_agent/local/local_mqtt.py",
+        old="if message.response_topic is not None and not self._is_ours(message.response_topic):",
+        new="if False:",
+        tests=(f"{_LOCAL_MQTT}::test_over_a_real_broker_answers_go_where_they_are_wanted_and_no_swap_loses_a_request",),
     ),
 )
