@@ -1,6 +1,6 @@
 """The mean of deltas, streamed: float64, in the order given, one pass.
 
-Bound: two float64 vectors and one delta, whatever the number of devices.
+Bound: three float64 vectors and one delta, whatever the number of devices.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aggregator.core.blocked import add_weighted
+from aggregator.core.partial_sums import PartlySummed, chunk_sums, total_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,17 +25,13 @@ def mean_delta(deltas: Deltas, n_values: int) -> NDArray[np.float64] | None:
     Raises:
         ValueError: ``n_examples`` is not positive (the caller's fault).
     """
-    total = np.zeros(n_values, np.float64)  # [n_values]
-    n_total = 0
-    for delta, n_examples in deltas:
-        if n_examples <= 0:
-            raise ValueError(f"n_examples is {n_examples}, expected a positive number")
-        add_weighted(total, delta, n_examples)
-        n_total += n_examples
-    if n_total == 0:
+    sums = deltas.chunk_sums(n_values) if isinstance(deltas, PartlySummed) else chunk_sums(deltas, n_values)
+    summed = total_of(sums, n_values)
+    if summed.n_examples == 0:
         return None
-    total /= n_total
-    return total
+    mean = summed.total  # [n_values]
+    mean /= summed.n_examples
+    return mean
 
 
 def uniform_mean(deltas: Deltas, n_values: int) -> tuple[NDArray[np.float64], int]:
