@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import tempfile
 import time
 from contextlib import ExitStack, closing
@@ -60,7 +61,9 @@ def _cluster(folder: Path, stack: ExitStack) -> RayCluster | None:
     if importlib.util.find_spec("ray") is None:
         print("ray is not installed: left out (pip install 'edgefold[scale]')")
         return None
-    return stack.enter_context(RayCluster(folder / "ray"))
+    cluster = stack.enter_context(RayCluster(folder / "ray"))
+    os.environ.update(cluster.access)
+    return cluster
 
 
 def _measure(folder: Path, size: int, n_updates: int, repeats: int, cluster: RayCluster | None) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """A Ray cluster of several nodes on this machine, started by the commands that docs/scale.md shows.
 
-Laws: it listens on loopback alone; each node is a session of processes of its own, which are ended as a group, so that
+Laws: whoever speaks to it must know its token, which is new for each cluster, since Ray listens on every interface
+whatever address it is given; each node is a session of processes of its own, which are ended as a group, so that
 no other Ray on this machine is touched (``ray stop`` ends all that it finds).
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -33,7 +35,11 @@ _STORE_BYTES: Final = 256 << 20  # of each node's shared memory
 
 
 class RayCluster:
-    """A head and ``n_nodes - 1`` more nodes, a CPU each; a context manager."""
+    """A head and ``n_nodes - 1`` more nodes, a CPU each; a context manager.
+
+    Attributes:
+        access: variables that a program must have to speak to it.
+    """
 
     def __init__(self, folder: Path, *, n_nodes: int = 2, environment: Mapping[str, str] | None = None) -> None:
         """Prepare; ``environment`` has what nodes need besides ours, such as object storage's keys.
@@ -46,7 +52,8 @@ class RayCluster:
             raise ConfigError("a Ray cluster needs Ray; run: pip install 'edgefold[scale]'")
         self._folder, self._n_nodes = make_folder(folder), n_nodes
         (self._port,) = free_ports(1)
-        self._environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **(environment or {})}
+        self.access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self._environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **self.access, **(environment or {})}
         self._nodes: list[subprocess.Popen[bytes]] = []
 
     @property

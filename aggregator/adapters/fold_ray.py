@@ -47,10 +47,15 @@ class RayFoldEngine:
         """Use the cluster at ``address``; the secret's file is made if it is missing.
 
         Raises:
-            ConfigError: Ray is not installed, or the secret is no good (the user's fault).
+            ConfigError: Ray is not installed or would let anybody in, or the secret is no good (the user's fault).
         """
         if importlib.util.find_spec("ray") is None:
             raise ConfigError("fold.engine = \"ray\" needs Ray; run: pip install 'edgefold[scale]'")
+        if os.environ.get("RAY_AUTH_MODE") != "token":
+            raise ConfigError(
+                'fold.engine = "ray": whoever reaches a Ray cluster runs code on it, unless it asks for a token: set '
+                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH here and on every node (docs/scale.md)"
+            )
         if not re.fullmatch(r"[^/]+:\d{1,5}", address):
             raise ConfigError(f"fold.address {address!r}: expected HOST:PORT, as ray start printed it")
         FoldSecret.load(Path(secret), make=True)

@@ -6,7 +6,6 @@ Run by ``make test-scale``, which installs Ray.
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 import os
 import signal
 import socket
@@ -31,6 +30,7 @@ from deploy.simulate.profile import Group, Profile
 from deploy.simulate.run import Simulation
 from deploy.simulate.service import ask, read_service
 from deploy.simulate.storage_servers import started_storage
+from protocol.errors import ConfigError
 from tests.aggregator.conftest import object_keys, object_place, object_server
 from tests.aggregator.stored_rounds import StoredUpdates
 from tests.aggregator.test_app import facts_of
@@ -67,6 +67,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> StoredUpdates:
     return StoredUpdates(tmp_path_factory.mktemp("round"), n_params=2001, n_updates=N_UPDATES)
+
+
+@pytest.fixture(autouse=True)
+def access(cluster: RayCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process's children speak to the cluster."""
+    for name, value in cluster.access.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture
@@ -151,14 +158,20 @@ def test_a_cluster_that_is_not_there_or_does_not_know_the_secret_leaves_the_fold
         list(strange.sums(jobs))
 
 
-def test_nothing_of_the_cluster_listens_beyond_this_machine(cluster: RayCluster) -> None:
-    nodes = [psutil.Process(pid) for pid in cluster.pids]
-    processes = [one for node in nodes for one in [node, *node.children(recursive=True)]]
-    listening = {
-        at.laddr.ip for one in processes for at in one.net_connections(kind="inet") if at.status == psutil.CONN_LISTEN
-    }
-    assert listening
-    assert all(ipaddress.ip_address(one).is_loopback for one in listening), listening
+def test_who_has_no_token_is_not_let_in(
+    cluster: RayCluster,
+    make_engine: Callable[..., RayFoldEngine],
+    stored: StoredUpdates,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    engine = make_engine(stored.blobs._folder)
+    with pytest.raises(FoldEngineError):
+        list(engine.sums([job_of(stored)]))
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    with pytest.raises(ConfigError, match="RAY_AUTH_MODE=token"):
+        make_engine(stored.blobs._folder)
+    assert cluster.access["RAY_AUTH_MODE"] == "token"
 
 
 def test_a_service_on_postgresql_and_s3_folds_on_the_cluster_while_a_node_is_killed(
