@@ -9,24 +9,30 @@ events is one signature, one decryption and one small transaction; folds and eva
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from aggregator.away import AwayError
+from aggregator.conversation import Outgoing
 from aggregator.core.intake import (
     Admitted,
     Declined,
+    Fetching,
     IntakeContext,
     Refused,
     Renewing,
     Stepped,
     Taken,
     TakenBefore,
+    Uploading,
     decide,
 )
 from aggregator.core.records import Traffic
+from aggregator.latest import LatestDesk
 from aggregator.pulse import Pulse
+from aggregator.uploads import UploadDesk, Whole
 from host.link import LinkDown, LinkUp, Received
 from host.logs import event
 from protocol.errors import RemoteProtocolError
@@ -36,7 +42,6 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Sequence
 
-    from aggregator.conversation import Outgoing
     from aggregator.core.intake import Decision, Devices, TaskView
     from aggregator.core.records import UpdateRecord
     from aggregator.evaluations import Evaluations
@@ -51,6 +56,7 @@ if TYPE_CHECKING:
     from aggregator.trust_upkeep import TrustUpkeep
     from host.link import Link, LinkEvent
     from protocol.messages import Join, Reason, SumStep, Update
+    from protocol.uploads import Upload
 
 __all__ = ["TICK_S", "Parts", "Service", "Trust"]
 
@@ -82,6 +88,7 @@ class Parts:
     steering: Steering | None = None
     retention: Retention | None = None
     outage: Outage | None = None
+    uploads: UploadDesk | None = None
     pulse: Pulse = field(default_factory=Pulse)
 
 
@@ -93,6 +100,7 @@ class Service:
         self._parts, self._world, self._link = parts, parts.world, parts.link
         self._runners = {runner.task: runner for runner in parts.runners}
         self._is_up = False
+        self._latest = LatestDesk(parts.world)
         self._unhandled: LinkEvent | None = None
         self._intake = self._context()
 
@@ -151,6 +159,8 @@ class Service:
             self._parts.trust.upkeep.tick(now_s)
             self._parts.trust.revocations.tick(now_s)
             self._parts.trust.desk.tick()
+        if self._parts.uploads is not None:
+            self._parts.uploads.tick(now_s)
         self._advance()
         self._steer(now_s)
         self._parts.evaluations.tick()
@@ -213,6 +223,8 @@ class Service:
                 return self._renew(decision, n_bytes)
             case Stepped():
                 return self._take_step(decision, n_bytes)
+            case Uploading() | Fetching():
+                return self._ask_desk(decision, n_bytes)
             case Refused(reason=reason, device=str(device), update=update) if update is not None:
                 answer = self._world.conversation.refused(device, update, reason)
                 self._refuse(reason, device, update, n_bytes, answer, detail=decision.detail)
@@ -223,6 +235,31 @@ class Service:
                 device = (claimed or "")[:64]
                 event("update-refused", reason=reason, device=device, task=None, round=None, detail=decision.detail)
                 return None
+
+    def _ask_desk(self, decision: Uploading | Fetching, n_bytes: int) -> Outgoing | None:
+        desk = self._parts.uploads
+        if isinstance(decision, Fetching):
+            said: Outgoing | Whole | Decision = self._latest.answer(decision, self._runners)
+        elif desk is None:
+            said = Refused(reason="malformed", detail="no uploads here", device=decision.device)
+        else:
+            said = desk.take(decision, self._intake, n_bytes=n_bytes)
+        match said:
+            case Outgoing():
+                return said
+            case Whole():
+                return self._take_whole(said)
+            case _:
+                return self._carry_out(said, n_bytes)
+
+    def _take_whole(self, whole: Whole) -> Outgoing | None:
+        decision = decide(whole.topic, whole.payload, self._intake)
+        if isinstance(decision, Refused) and decision.update is None:  # its manifest said who asks, so it is answered
+            decision = dataclasses.replace(decision, update=whole.upload)
+        answer = self._carry_out(decision, len(whole.payload) + len(whole.topic))
+        if self._parts.uploads is not None:
+            self._parts.uploads.done(whole.device)
+        return answer
 
     def _take_step(self, stepped: Stepped, n_bytes: int) -> Outgoing | None:
         try:
@@ -245,13 +282,20 @@ class Service:
         return self._world.conversation.certificate(renewing.device, certificate)
 
     def _refuse(
-        self, reason: Reason, device: str, update: Update | SumStep, n_bytes: int, answer: Outgoing, *, detail: str = ""
+        self,
+        reason: Reason,
+        device: str,
+        update: Update | SumStep | Upload,
+        n_bytes: int,
+        answer: Outgoing,
+        *,
+        detail: str = "",
     ) -> None:
         self._count(reason, device, update, n_bytes, answer)
         event("update-refused", reason=reason, device=device, task=update.task, round=update.round, detail=detail)
 
     def _count(
-        self, reason: Reason, device: str, body: Join | Update | SumStep, n_bytes: int, answer: Outgoing
+        self, reason: Reason, device: str, body: Join | Update | SumStep | Upload, n_bytes: int, answer: Outgoing
     ) -> None:
         task = body.task if body.task in self._runners else ""  # names of strangers must not make the table grow
         traffic = Traffic(up_bytes=n_bytes, down_bytes=answer.n_bytes)

@@ -24,8 +24,7 @@ from protocol.sealing import TaskKey
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import NDArray
-
+    from aggregator.core.folding import Pieces
     from aggregator.ports import BlobStore
 
 __all__ = ["MAX_JOB_BYTES", "ChunkJob", "JobUpdate", "pack_sum", "sum_chunk", "unpack_sum"]
@@ -96,7 +95,7 @@ def sum_chunk(job: ChunkJob, blobs: BlobStore) -> ChunkSum:
     return summed
 
 
-def _deltas(job: ChunkJob, blobs: BlobStore) -> Iterator[tuple[NDArray[np.float32], int]]:
+def _deltas(job: ChunkJob, blobs: BlobStore) -> Iterator[tuple[Pieces, int]]:
     key = TaskKey(job.task_key)
     max_bytes = payload_bytes(Codec(name="float32"), job.n_values) + ENVELOPE_OVERHEAD_BYTES
     for one in job.updates:

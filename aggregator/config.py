@@ -23,6 +23,7 @@ from aggregator.http_settings import HttpSettings  # noqa: TC001 - likewise
 from aggregator.privacy_settings import PrivacySettings
 from aggregator.retention_settings import RetentionSettings
 from aggregator.selection_settings import SelectionSettings
+from aggregator.upload_settings import UploadSettings
 from host.config import load
 from protocol.fields import FieldError, Length, Name, Range
 from protocol.messages import MAX_EXAMPLES, Codec, Optimizer, Plan
@@ -174,6 +175,7 @@ class Config:
     fold: FoldSettings = field(default_factory=FoldSettings)
     http: HttpSettings | None = None
     bundles: BundleSettings | None = None
+    uploads: UploadSettings = field(default_factory=UploadSettings)
     task: Annotated[tuple[TaskSettings, ...], Length(0, 1000)] = ()  # none: devices may enrol before the first
 
     def __post_init__(self) -> None:

@@ -10,8 +10,9 @@ from protocol.messages import Announce, Certificate, Decline, Receipt, SumNext, 
 from protocol.signing import SERVICE, sign
 
 if TYPE_CHECKING:
-    from protocol.messages import Join, Reason, SumStep, Update
+    from protocol.messages import Join, Latest, Reason, SumStep, Update
     from protocol.signing import SigningKey
+    from protocol.uploads import Upload, Uploaded
 
 __all__ = ["Conversation", "Outgoing"]
 
@@ -57,11 +58,11 @@ class Conversation:
         """Return why a device does not take part."""
         return self._down(device, Decline(task=join.task, round=join.round, reason=reason))
 
-    def accepted(self, device: str, update: Update | SumStep) -> Outgoing:
+    def accepted(self, device: str, update: Update | SumStep | Upload) -> Outgoing:
         """Return the receipt of an update, or of a step of a sum, that is durable."""
         return self._receipt(device, update, None)
 
-    def refused(self, device: str, update: Update | SumStep, reason: Reason) -> Outgoing:
+    def refused(self, device: str, update: Update | SumStep | Upload, reason: Reason) -> Outgoing:
         """Return the receipt of an update that is not taken."""
         return self._receipt(device, update, reason)
 
@@ -73,7 +74,15 @@ class Conversation:
         """Return a device's renewed certificate."""
         return self._down(device, certificate)
 
-    def _receipt(self, device: str, update: Update | SumStep, reason: Reason | None) -> Outgoing:
+    def uploaded(self, device: str, uploaded: Uploaded) -> Outgoing:
+        """Return how much of an upload is there."""
+        return self._down(device, uploaded)
+
+    def latest(self, device: str, latest: Latest) -> Outgoing:
+        """Return the newest version, for a device that predicts."""
+        return self._down(device, latest)
+
+    def _receipt(self, device: str, update: Update | SumStep | Upload, reason: Reason | None) -> Outgoing:
         receipt = Receipt(
             task=update.task,
             round=update.round,
@@ -83,6 +92,8 @@ class Conversation:
         )
         return self._down(device, receipt)
 
-    def _down(self, device: str, body: Work | Decline | Receipt | Certificate | SumNext) -> Outgoing:
+    def _down(
+        self, device: str, body: Work | Decline | Receipt | Certificate | SumNext | Uploaded | Latest
+    ) -> Outgoing:
         payload = sign(body, fleet=self.fleet, sender=SERVICE, key=self._key)
         return Outgoing(topic=topics.down(self.fleet, device, kind_of(body)), payload=payload)

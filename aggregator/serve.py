@@ -16,6 +16,7 @@ from aggregator.pulse import Pulse
 from aggregator.setup import Workshop
 from aggregator.trust_setup import make_trust
 from host import logs
+from host.allocator import keep_freed_memory
 from host.mqtt_link import MqttLink
 from protocol import topics
 from protocol.errors import ConfigError
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from aggregator.config import Config
     from host.link import BrokerAddress
 
-__all__ = ["run_broker", "run_service"]
+__all__ = ["FREED_BYTES", "run_broker", "run_service"]
+
+FREED_BYTES: Final = 128 << 20  # kept between updates: four of 5 million parameters, as they come, opened and unpacked
 
 # At the end of all tasks: the last receipts and announcements reach the broker and the devices that are there.
 _LINGER_S: Final = 1.0
@@ -40,6 +43,7 @@ def run_service(config: Config, *, exit_when_done: bool = False) -> None:
         ConfigError, TrustError, StorageError, TransportError: it cannot begin, or cannot go on.
     """
     logs.configure(level=config.service.log_level)
+    keep_freed_memory(FREED_BYTES)
     stop = _stop_on_signals()
     fleet = config.service.fleet
     with Workshop(config) as workshop:
@@ -59,6 +63,7 @@ def run_service(config: Config, *, exit_when_done: bool = False) -> None:
             steering=workshop.steering,
             retention=workshop.retention,
             outage=workshop.outage,
+            uploads=workshop.uploads,
             pulse=pulse,
         )
         service = Service(parts)

@@ -25,6 +25,7 @@ from aggregator.adapters.sql_pruning import SqlPruning
 from aggregator.adapters.sql_retention import SqlRetention
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.sql_sums import SqlSums
+from aggregator.adapters.sql_uploads import SqlUploads
 from aggregator.adapters.tag_file import TagFile
 from aggregator.adapters.task_keys import FolderTaskKeys
 from aggregator.blob_place import open_blobs
@@ -46,6 +47,7 @@ from aggregator.sole_service import hold_folder
 from aggregator.steering import Steering
 from aggregator.sum_round import SumParts, check_terms
 from aggregator.task_setup import TaskSetup, World
+from aggregator.uploads import UploadDesk
 from host.bundle_folder import open_bundle
 from host.durable import make_folder
 from protocol.bundle import CONTRASTIVE
@@ -135,6 +137,10 @@ class Workshop:
                 directory=DeviceDirectory(self.devices),
                 chain_of=chain_source(self.config, self.enrolled, SystemClock()),
             ),
+        )
+        uploads = self._stack.enter_context(closing(SqlUploads(database, engine=engine)))
+        self.uploads = UploadDesk(
+            self.config.uploads, store=uploads, conversation=self.world.conversation, clock=self.world.clock
         )
         retention = self._stack.enter_context(closing(SqlRetention(database, engine=engine)))
         self.retention = Retention(

@@ -2,7 +2,7 @@
 
 Used by the round that closes and, with kept updates, by ``edgefold task verify``: the same bytes both times.
 Updates are opened by ``workers`` threads ahead of the fold, which takes them in order: the same bytes for any number.
-Memory: the strategy's own and at most ``2 * workers`` decoded updates.
+Memory: the strategy's own and at most ``2 * workers`` updates, encoded for a fold that is a mean, decoded else.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from aggregator.core.folding import Deltas, State
+    from aggregator.core.folding import Deltas, Pieces, State
     from aggregator.core.partial_sums import ChunkSum
     from aggregator.core.records import RoundRecord, UpdateRecord
     from aggregator.fold_engine import FoldEngine
@@ -95,7 +95,7 @@ class StoredRound:
         Raises:
             StorageError: a blob is missing or has changed.
         """
-        return in_order(self._open, self._updates, workers=self._workers)
+        return in_order(self._opened, self._updates, workers=self._workers)
 
     def chunk_sums(self, n_values: int) -> Iterator[ChunkSum]:
         """Return the chunks' sums in their order, made by the engine as long as it can: the same bytes either way."""
@@ -110,7 +110,7 @@ class StoredRound:
                 event("fold-engine-failed", level=logging.WARNING, task=self._round.task, chunk=n_done, why=str(error))
             else:
                 return
-        rest = in_order(self._open, self._updates[n_done * self._chunk :], workers=self._workers)
+        rest = in_order(self._encoded, self._updates[n_done * self._chunk :], workers=self._workers)
         yield from chunk_sums(rest, n_values, chunk=self._chunk)
 
     def _are_whole(self, n_values: int) -> bool:
@@ -132,7 +132,15 @@ class StoredRound:
             ),
         )
 
-    def _open(self, record: UpdateRecord) -> tuple[NDArray[np.float32], int]:
+    def encoded(self) -> Iterator[tuple[Pieces, int]]:
+        """Open the updates one by one, and leave them encoded where they have all values; errors as above."""
+        return in_order(self._encoded, self._updates, workers=self._workers)
+
+    def _opened(self, record: UpdateRecord) -> tuple[NDArray[np.float32], int]:
+        encoded, n_examples = self._encoded(record)
+        return encoded[:], n_examples  # float32 [n_params], with controls [2 n_params]
+
+    def _encoded(self, record: UpdateRecord) -> tuple[Pieces, int]:
         # Not the plan's bound: the plan may have changed since the update was taken.
         max_bytes = payload_bytes(Codec(name="float32"), self._setup.max_values) + ENVELOPE_OVERHEAD_BYTES
         version = self._version_of(record)
@@ -153,7 +161,8 @@ class StoredRound:
             n_params=shape.n_values,
             max_bytes=max_bytes,
         )
-        return shape.expand(delta), content.n_examples  # float32 [n_params], with controls [2 n_params]
+        is_whole = shape.positions is None
+        return delta if is_whole else shape.expand(delta[:]), content.n_examples
 
     def _version_of(self, record: UpdateRecord) -> int:
         return self._based_on.get(record.update_id, self._round.version)

@@ -25,9 +25,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from paho.mqtt.enums import CallbackAPIVersion
 
 from aggregator.fold_pool import n_cores
+from aggregator.serve import FREED_BYTES
 from benchmarks.record import Benchmark, Peer
 from deploy.supervised import Supervised
 from deploy.toml_text import toml_text
+from host.allocator import keep_freed_memory
 from tests.aggregator.stored_rounds import StoredUpdates
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def main() -> None:
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)))
     parser.add_argument("--repeats", type=int, default=REPEATS)
     options = parser.parse_args()
+    keep_freed_memory(FREED_BYTES)  # as the service does
     bench = Benchmark("fold", "How fast are sealed updates folded?")
     rows = {}
     with tempfile.TemporaryDirectory(prefix="edgefold-fold-") as folder:

@@ -14,7 +14,7 @@ from protocol.errors import SealError
 from protocol.sealing import TaskKey, adapter_binding
 
 if TYPE_CHECKING:
-    from protocol.messages import Work
+    from protocol.messages import Latest, Work
 
 __all__ = ["AdapterSeal"]
 
@@ -57,6 +57,27 @@ class AdapterSeal:
         if not opened:
             raise SealError("the sealed adapter is empty")
         return replace(work, adapter=opened, adapter_sealed=None)
+
+    def open_latest(self, latest: Latest) -> bytes:
+        """Return a fetched version's adapter, readable; its key was made for round 0.
+
+        Raises:
+            SealError: as for ``open``.
+        """
+        adapter = latest.adapter or b""
+        if not latest.adapter_sealed:
+            return adapter
+        if self._key is None or self._of != (latest.task, 0):
+            raise SealError("the adapter is sealed to no key of this process")
+        info = adapter_binding(
+            fleet=self._fleet,
+            task=latest.task,
+            bundle_id=latest.bundle_id,
+            round_=0,
+            version=latest.version,
+            device=self._device,
+        )
+        return self._key.open(adapter, info=info)
 
     def forget(self) -> None:
         """Drop the key: the work is open and kept."""

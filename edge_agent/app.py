@@ -22,7 +22,6 @@ from edge_agent.core.resend import Resend
 from edge_agent.core.session import (
     SUM_PHASES,
     Action,
-    Announced,
     Declined,
     Event,
     Job,
@@ -46,9 +45,13 @@ from edge_agent.core.summing import (
     TakeStep,
     TrainedForSum,
 )
+from edge_agent.latest import latest_versions
+from edge_agent.messages_in import announced_by, open_message
 from edge_agent.sample_budget import SampleBudget
+from edge_agent.train_job import make_train_job
 from edge_agent.update_sealing import seal_update
-from host.durable import read_bytes, write_bytes
+from edge_agent.uploads import Outgoing, Uploads
+from host.durable import read_bytes
 from host.link import LinkDown, LinkUp, Received
 from host.logs import event as log
 from protocol import topics
@@ -60,7 +63,7 @@ from protocol.errors import (
     RemoteProtocolError,
     StorageError,
 )
-from protocol.jobs import UPDATE_FILE, Progress, SumStepResult, TrainJob, TrainResult
+from protocol.jobs import UPDATE_FILE, Progress, SumStepResult, TrainResult
 from protocol.messages import (
     MAX_MESSAGE_BYTES,
     Announce,
@@ -68,13 +71,14 @@ from protocol.messages import (
     Certificate,
     Decline,
     Join,
+    Latest,
     Receipt,
     SumNext,
     Work,
     kind_of,
-    unpack_envelope,
 )
-from protocol.signing import SERVICE, SigningKey, VerifyKey, open_envelope, sign
+from protocol.signing import SigningKey, VerifyKey, sign
+from protocol.uploads import Uploaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -94,7 +98,6 @@ if TYPE_CHECKING:
 __all__ = ["Agent"]
 
 _MAX_WAIT_S: Final = 30.0  # how long the pump sleeps when nothing is due; messages and trainers wake it
-_UPDATE_ID_BYTES: Final = 16
 _PROGRESS_LOG_EVERY_S: Final = 2.0
 # After a receipt of a sum's step: what follows comes by itself when the others have answered.
 _ASK_AGAIN_S: Final = 30.0
@@ -119,6 +122,7 @@ class Agent:
         fetch: BundleFetch | None = None,
         conduct: Conduct | None = None,
         beside: Beside | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take up the saved state.
 
@@ -136,12 +140,10 @@ class Agent:
             fetch: brings bundles that are not here; without it their tasks are left alone.
             conduct: keeps the owner's rules; without it there are none.
             beside: what the device does beside its rounds.
+            clock: seconds that only go up, for waiting.
         """
-        self._device, self._trainer_settings, self._max_examples = (
-            config.device,
-            config.trainer,
-            config.data.max_examples,
-        )
+        self._config, self._device, self._trainer_settings = config, config.device, config.trainer
+        self._clock = clock
         self._lessons, self._bundles, self._key = lessons, dict(bundles), key
         self._fetch, self._conduct = fetch, conduct
         self._service, self._renewal, self._sums, self._beside = service_key, renewal, sums, beside
@@ -149,12 +151,14 @@ class Agent:
         self._budget = SampleBudget(config.privacy, folder=folder.root, data=lessons.data)
         self._state = folder.load_state()
         self._seal_of_adapter = AdapterSeal(fleet=config.device.fleet, device=config.device.id)
+        self._uploads = Uploads(config.broker, say=self._say, publish=self._publish)
+        self._latest = latest_versions(config, folder.root, say=self._say)
         self._announced: dict[str, Announce] = {}  # the latest of each task, to choose from when idle
         self._running: Running | None = None
         self._n_stopped = 0  # trainers that were ended from here: what they say later does not count
         self._ends: queue.SimpleQueue[tuple[int, Job, TrainResult | EdgefoldError]] = queue.SimpleQueue()
         self._steps: queue.SimpleQueue[tuple[Job, SumStepName, SumStepResult | EdgefoldError]] = queue.SimpleQueue()
-        self._heard_s = time.monotonic()  # of this sum, from the service
+        self._heard_s = self._clock()  # of this sum, from the service
         self._resend: Resend | None = None
         self._sending: Action | None = None
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
@@ -182,7 +186,7 @@ class Agent:
 
     def turn(self) -> None:
         """Wait for one event and handle it."""
-        now_s = time.monotonic()
+        now_s = self._clock()
         wait_s = _MAX_WAIT_S if self._resend is None else min(_MAX_WAIT_S, self._resend.due_s - now_s)
         look_s = None if self._conduct is None else self._conduct.wait_s
         wait_s = wait_s if look_s is None else min(wait_s, look_s)
@@ -191,8 +195,9 @@ class Agent:
             case Received():
                 self._on_message(event)
                 self._link.acknowledge(event)
-            case LinkUp(mqtt=mqtt):
+            case LinkUp(mqtt=mqtt, max_packet_bytes=max_packet_bytes):
                 log("link-up", mqtt=mqtt)
+                self._uploads.max_packet_bytes = max_packet_bytes
                 self._apply(Resume())
             case LinkDown(why=why):
                 log("link-down", why=why)
@@ -205,13 +210,14 @@ class Agent:
         self._send_what_is_due()
         self._renew_if_due()
         self._fetch_bundles()
+        self._ask_for_latest()
         if self._beside is not None:
             may_train = self._conduct is None or self._conduct.may_train
             self._beside.turn(is_idle=self._state.phase == "idle" and self._running is None and may_train)
 
     def _on_message(self, message: Received) -> None:
         try:
-            body = self._open(message)
+            body = open_message(message, fleet=self._device.fleet, service_key=self._service)
             event = self._event_of(body)
         except RemoteProtocolError as error:
             log("message-refused", topic=message.topic, reason=error.reason, error=str(error))
@@ -219,14 +225,6 @@ class Agent:
         self.bytes_down += len(message.topic) + len(message.payload)
         if event is not None:
             self._apply(event)
-
-    def _open(self, message: Received) -> Body:
-        envelope = unpack_envelope(message.payload, max_bytes=MAX_MESSAGE_BYTES)
-        if envelope.sender != SERVICE:
-            raise RemoteProtocolError(
-                f"expected a message of the service, got {envelope.sender}'s", reason="wrong-sender"
-            )
-        return open_envelope(envelope, fleet=self._device.fleet, key=self._service)
 
     def _event_of(self, body: Body) -> Event | None:
         """Return what ``body`` means to the session; store first what it brings."""
@@ -239,27 +237,33 @@ class Agent:
                 log("round-declined", task=body.task, round=body.round, reason=body.reason)
                 return Declined(task=body.task, round=body.round)
             case Receipt():
-                is_accepted = body.status == "accepted"
-                if body.update_id == self._state.update_id:
-                    self._folder.save_receipt(body)
-                    log(
-                        "update-receipted",
-                        task=body.task,
-                        round=body.round,
-                        update_id=body.update_id.hex(),
-                        status=body.status,
-                        reason=body.reason,
-                        bytes_up=self.bytes_up,
-                        bytes_down=self.bytes_down,
-                    )
-                return Receipted(update_id=body.update_id, is_accepted=is_accepted)
+                return self._on_receipt(body)
             case SumNext():
                 return self._on_next(body)
+            case Uploaded():
+                self._on_uploaded(body)
+            case Latest() if self._latest is not None:
+                self._latest.take(body, self._state.heard, self._announced)
             case Certificate() if self._renewal is not None:
                 self._renewal.take(body)
-                return None
             case _:
                 raise RemoteProtocolError(f"a device takes no {type(body).__name__}", reason="malformed")
+        return None
+
+    def _on_receipt(self, receipt: Receipt) -> Event:
+        if receipt.update_id == self._state.update_id:
+            self._folder.save_receipt(receipt)
+            log(
+                "update-receipted",
+                task=receipt.task,
+                round=receipt.round,
+                update_id=receipt.update_id.hex(),
+                status=receipt.status,
+                reason=receipt.reason,
+                bytes_up=self.bytes_up,
+                bytes_down=self.bytes_down,
+            )
+        return Receipted(update_id=receipt.update_id, is_accepted=receipt.status == "accepted")
 
     def _on_announce(self, announce: Announce) -> Event | None:
         if not self._is_news(announce):
@@ -271,7 +275,7 @@ class Agent:
             self._announced[announce.task] = announce
             return None
         self._announced[announce.task] = announce
-        return _announced(announce)
+        return announced_by(announce)
 
     def _on_work(self, work: Work) -> Event | None:
         job = self._state.job
@@ -318,7 +322,7 @@ class Agent:
         after, _ = step(self._state, event)
         if self._sums is None or job is None or after == self._state:
             return None  # of another sum, or of a step that was taken: the first answer counts
-        self._heard_s = time.monotonic()
+        self._heard_s = self._clock()
         self._sums.take_next(following)
         return event
 
@@ -340,20 +344,20 @@ class Agent:
         for announce in self._announced.values():
             if announce.bundle_id not in self._bundles:
                 continue
-            after, _ = step(self._state, _announced(announce))
+            after, _ = step(self._state, announced_by(announce))
             if after != self._state:
-                self._apply(_announced(announce))
+                self._apply(announced_by(announce))
                 return
 
     def _do(self, action: Action) -> None:
         match action:
             case SendJoin(job=job):
                 self._sending = action
-                self._resend = Resend.begin(time.monotonic(), wait_s=self._random.uniform(0, self._spread_s(job)))
+                self._resend = Resend.begin(self._clock(), wait_s=self._random.uniform(0, self._spread_s(job)))
             case SendUpdate():
-                self._sending, self._resend = action, Resend.begin(time.monotonic())
+                self._sending, self._resend = action, Resend.begin(self._clock())
             case SendStep(is_receipted=is_receipted):
-                now_s = time.monotonic()
+                now_s = self._clock()
                 self._resend = Resend.later(now_s, _ASK_AGAIN_S) if is_receipted else Resend.begin(now_s)
                 self._sending, self._heard_s = action, now_s
             case TakeStep(step=name):
@@ -370,7 +374,7 @@ class Agent:
         return 0.0 if announce is None or announce.round != job.round else announce.spread_s or 0.0
 
     def _send_what_is_due(self) -> None:
-        now_s = time.monotonic()
+        now_s = self._clock()
         if self._resend is None or now_s < self._resend.due_s:
             return
         if self._conduct is not None and not self._conduct.may_do(self._sending):
@@ -380,18 +384,14 @@ class Agent:
         match self._sending:
             case SendJoin(job=job):
                 seal_key = self._seal_of_adapter.public(job.task, job.round) if job.seal_adapter else None
-                join = Join(task=job.task, round=job.round, bundle_id=job.bundle_id, seal_key=seal_key)
-                envelope = sign(join, fleet=self._device.fleet, sender=self._device.id, key=self._key)
-                self._publish("join", envelope)
-            case SendUpdate(update_id=update_id):
-                self._send_update(update_id)
-            case SendStep(update_id=update_id):
-                self._send_step(update_id)
+                self._say(Join(task=job.task, round=job.round, bundle_id=job.bundle_id, seal_key=seal_key))
+            case SendUpdate() | SendStep() as action:
+                self._send(action)
 
     def _renew_if_due(self) -> None:
         renew = None if self._renewal is None else self._renewal.due()
         if renew is not None:
-            self._publish("renew", sign(renew, fleet=self._device.fleet, sender=self._device.id, key=self._key))
+            self._say(renew)
 
     def _fetch_bundles(self) -> None:
         if self._conduct is not None and not self._conduct.may_send:
@@ -401,27 +401,57 @@ class Agent:
         if self._fetch is not None and self._fetch.turn(needed | ({job.bundle_id} if job else set()), self._bundles):
             self._look_for_work()
 
-    def _send_update(self, update_id: bytes) -> None:
-        try:
-            self._publish("update", self._folder.load_update(update_id))
-        except StorageError as error:  # a damaged disk: give this round up rather than stop learning for good
-            log("outbox-lost", update_id=update_id.hex(), error=str(error))
-            self._apply(Receipted(update_id=update_id, is_accepted=False))
+    def _ask_for_latest(self) -> None:
+        if self._latest is None or (self._conduct is not None and not self._conduct.may_send):
+            return
+        ours = {task: one for task, one in self._announced.items() if one.bundle_id in self._bundles}
+        self._latest.turn(self._clock(), ours, busy_with=None if self._state.job is None else self._state.job.task)
 
-    def _send_step(self, update_id: bytes) -> None:
+    def _send(self, action: SendUpdate | SendStep) -> None:
         try:
-            self._publish("sum-step", self._summing().envelope(update_id))
-        except StorageError as error:  # as above: the others recover this device as a drop-out
-            log("outbox-lost", update_id=update_id.hex(), error=str(error))
-            self._apply(Receipted(update_id=update_id, is_accepted=False))
+            self._uploads.send(self._outgoing(action))
+        except StorageError as error:
+            self._give_up_message(action.update_id, error)
 
-    def _publish(self, kind: str, envelope: bytes) -> None:
+    def _on_uploaded(self, said: Uploaded) -> None:
+        action, now_s = self._sending, self._clock()
+        if not isinstance(action, (SendUpdate, SendStep)) or action.update_id != said.update_id:
+            return
+        if self._conduct is not None and not self._conduct.may_do(action):
+            return
+        try:
+            match self._uploads.heard(said, self._outgoing(action)):
+                case "went on":
+                    self._resend = Resend.later(now_s, _ASK_AGAIN_S)
+                case "ask":
+                    self._resend = Resend.begin(now_s)
+        except StorageError as error:
+            self._give_up_message(action.update_id, error)
+
+    def _outgoing(self, action: SendUpdate | SendStep) -> Outgoing:
+        if isinstance(action, SendStep):
+            return Outgoing.of("sum-step", action.update_id, self._summing().envelope(action.update_id))
+        n_bytes, read = self._folder.open_update(action.update_id)
+        return Outgoing(kind="update", update_id=action.update_id, n_bytes=n_bytes, read=read)
+
+    def _give_up_message(self, update_id: bytes, error: StorageError) -> None:
+        # A damaged disk: give this round up rather than stop learning for good; a sum's others recover a drop-out.
+        log("outbox-lost", update_id=update_id.hex(), error=str(error))
+        self._apply(Receipted(update_id=update_id, is_accepted=False))
+
+    def _say(self, body: Body) -> bool:
+        """Sign ``body`` and hand it to the link; return whether it went out."""
+        return self._publish(kind_of(body), sign(body, fleet=self._device.fleet, sender=self._device.id, key=self._key))
+
+    def _publish(self, kind: str, envelope: bytes) -> bool:
         topic = topics.up(self._device.fleet, self._device.id, kind)
-        if self._link.publish(topic, envelope):
-            self.bytes_up += len(topic) + len(envelope)
-            if self._conduct is not None:
-                self._conduct.sent(len(topic) + len(envelope))
-            log(f"{kind}-sent", bytes=len(envelope))
+        if not self._link.publish(topic, envelope):
+            return False
+        self.bytes_up += len(topic) + len(envelope)
+        if self._conduct is not None:
+            self._conduct.sent(len(topic) + len(envelope))
+        log(f"{kind}-sent", bytes=len(envelope))
+        return True
 
     def _keep_rules(self) -> None:
         if self._conduct is None:
@@ -445,27 +475,14 @@ class Agent:
         except (ConfigError, StorageError) as error:
             self._ends.put((self._n_stopped, job, error))
             return
-        adapter = self._folder.scratch / "adapter.payload"
-        write_bytes(adapter, work.adapter)
-        residual = self._left(self._state.residual_of.get(job.task), self._folder.residual_path)
-        kept = self._left(self._state.kept_of.get(job.task), self._folder.kept_path)
-        train_job = TrainJob(
-            bundle=str(self._bundles[job.bundle_id]),
-            data=lesson.data,
-            replay=lesson.replay,
-            memory=lesson.memory,
-            out=str(self._folder.scratch),
-            plan=work.plan,
-            adapter=str(adapter),
-            residual=None if work.secure_sum is not None else residual,
-            kept=kept,
-            sum_clip=None if work.secure_sum is None else work.secure_sum.clip,
-            sum_clips_norm=work.secure_sum is not None and work.secure_sum.noise_multiplier is not None,
-            sample_charge=self._budget.charge(work, self._folder.work_id()),
-            threads=self._trainer_settings.n_threads,
-            max_examples=self._max_examples,
-            checkpoint=str(self._folder.checkpoint),
-            least_pass_s=self._trainer_settings.least_pass_s,
+        train_job = make_train_job(
+            work,
+            lesson,
+            bundle=self._bundles[job.bundle_id],
+            folder=self._folder,
+            state=self._state,
+            config=self._config,
+            budget=self._budget,
         )
         number = self._n_stopped
         log("training-started", task=job.task, round=job.round)
@@ -478,18 +495,12 @@ class Agent:
         except EngineError as error:
             self._ends.put((number, job, error))
 
-    @staticmethod
-    def _left(update_id: bytes | None, path_of: Callable[[bytes], Path]) -> str | None:
-        """Return the file that an accepted update left, if there is one."""
-        path = None if update_id is None else path_of(update_id)
-        return str(path) if path is not None and path.is_file() else None
-
     def _trainer_ended(self, number: int, job: Job, outcome: TrainResult | EdgefoldError) -> None:
         self._ends.put((number, job, outcome))  # on the trainer's thread: nothing but this
         self._link.wake()
 
     def _on_progress(self, progress: Progress) -> None:
-        now_s = time.monotonic()
+        now_s = self._clock()
         if now_s - self._progress_logged_s >= _PROGRESS_LOG_EVERY_S:
             self._progress_logged_s = now_s
             log("training-progress", step=progress.step, n_steps=progress.n_steps, loss=progress.loss)
@@ -534,7 +545,7 @@ class Agent:
         sums, job = self._summing(), self._state.job
         if job is None:
             raise LocalProtocolError("a step of no round")
-        self._heard_s = time.monotonic()
+        self._heard_s = self._clock()
         try:
             if (update_id := sums.taken(job, name)) is not None:
                 return self._apply(StepTaken(update_id=update_id))
@@ -565,7 +576,7 @@ class Agent:
 
     def _give_up_if_due(self) -> None:
         if self._state.phase == "waiting" and self._sums is not None:
-            silent_s = time.monotonic() - self._heard_s
+            silent_s = self._clock() - self._heard_s
             if silent_s > self._sums.settings.give_up_s:
                 log("sum-given-up", silent_s=round(silent_s, 1))
                 self._apply(GivenUp())
@@ -575,14 +586,3 @@ class Agent:
             self._n_stopped += 1
             self._running.close()
             self._running = None
-
-
-def _announced(announce: Announce) -> Announced:
-    return Announced(
-        task=announce.task,
-        round=announce.round,
-        bundle_id=announce.bundle_id,
-        is_open=announce.state == "open",
-        seal_adapter=announce.seal_adapter or False,
-        oldest_round=announce.oldest_round,
-    )

@@ -48,7 +48,7 @@ def beside_rounds(here: Path, config: AgentConfig, bundles: Mapping[str, Path]) 
         config: the device's.
         bundles: folders of the checked ones by id, the first one serves until the service has handed out a version.
     """
-    if config.predict.port is None and config.store is None:
+    if config.predict.port is None and config.store is None and config.local_mqtt is None:
         return None
     orders = Orders(
         folder=str((here / config.device.folder).resolve()),
@@ -57,6 +57,7 @@ def beside_rounds(here: Path, config: AgentConfig, bundles: Mapping[str, Path]) 
         here=str(here.resolve()),
         predict=config.predict,
         store=config.store,
+        local_mqtt=config.local_mqtt,
         continual=config.continual,
         log_level=config.device.log_level,
     )

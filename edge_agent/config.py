@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from edge_agent.adapters.example_views import view
 from edge_agent.bundle_settings import BundleSettings
 from edge_agent.continual_settings import ContinualSettings
+from edge_agent.mqtt_settings import LocalMqttSettings  # noqa: TC001 - structure() resolves the annotations
 from edge_agent.predict_settings import PredictSettings
 from edge_agent.privacy_settings import PrivacySettings
 from edge_agent.rules_settings import RulesSettings
@@ -17,6 +18,7 @@ from host import config
 from protocol.errors import ConfigError
 from protocol.fields import FieldError, Hex, Length, Name, Range
 from protocol.signing import SERVICE
+from protocol.uploads import CHUNK_BYTES, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +63,9 @@ class BrokerSettings:
     url: Annotated[str, Length(1, 1024)] | None = None  # an enrolled device knows it
     fallback_url: Annotated[str, Length(1, 1024)] | None = None  # another way there, such as mqtts://HOST:443
     mqtt: Literal["auto", "5", "3.1.1"] = "auto"  # MQTT 5 first, 3.1.1 where the broker has no 5
+    # A larger message goes in chunks, which a broken connection does not begin anew; so does one the broker refuses.
+    chunk_above_kb: Annotated[int, Range(4, 65_536)] = 1024
+    chunk_kb: Annotated[int, Range(MIN_CHUNK_BYTES // 1024, MAX_CHUNK_BYTES // 1024)] = CHUNK_BYTES // 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +107,7 @@ class AgentConfig:
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     predict: PredictSettings = field(default_factory=PredictSettings)
     store: StoreSettings | None = None
+    local_mqtt: LocalMqttSettings | None = None
     continual: ContinualSettings = field(default_factory=ContinualSettings)
 
     def __post_init__(self) -> None:
@@ -110,8 +116,15 @@ class AgentConfig:
             raise FieldError("broker.url, device.service_key: give both, or neither and run edgefold agent enrol")
         if (self.data.train is None) == (self.store is None):
             raise FieldError("data.train, store: give one of them, a file of examples or a store that fills")
+        if self.local_mqtt is not None and self.store is None and (self.local_mqtt.examples or self.local_mqtt.labels):
+            raise FieldError("local_mqtt.examples, local_mqtt.labels: need a [store] to keep them in")
         if self.continual.personal and self.store is None:
             raise FieldError("continual.personal: needs a [store] to learn from")
+
+    @property
+    def predicts(self) -> bool:
+        """Whether somebody on this machine asks the model."""
+        return self.predict.port is not None or self.store is not None or self.local_mqtt is not None
 
 
 def load_config(path: Path) -> AgentConfig:

@@ -20,4 +20,6 @@ class PredictSettings:
     threads: Annotated[int, Range(1, 256)] = 1  # a prediction is short, and the owner's programs go first
     max_body_bytes: Annotated[int, Range(64, 64 * 2**20)] = 1 << 20  # a request; a picture of 224 x 224 has 200 kB
     max_inputs: Annotated[int, Range(1, 4096)] = 32  # of one request, computed as one batch: bounds memory
+    # The newest version is asked for, where others trained it, so often at most; None: only work brings one.
+    fetch_every_s: Annotated[float, Range(60.0, 1e7)] | None = 3600.0
     max_connections: Annotated[int, Range(1, 256)] = 8  # at once; further ones wait, none is refused

@@ -2,16 +2,17 @@
 
 Laws: every byte of every named file is hashed before anything loads it; files are read through a descriptor opened
 without following links; a file that the manifest doesn't name is refused, since a graph could refer to it; then every
-ONNX graph is read for what it may not hold (``protocol.onnx_reader``), so that a maker of bundles who signs and hashes
-well still reaches no runtime with more than arithmetic.
+ONNX graph and LiteRT file is read for what it may not hold (``protocol.onnx_reader``, ``protocol.tflite_reader``), so
+that a maker of bundles who signs and hashes well still reaches no runtime with more than arithmetic.
 """
 
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from host.durable import open_plain, read_bytes
 from protocol.bundle import LAYOUT, MANIFEST, MAX_MANIFEST_BYTES, WEIGHTS, Manifest, bundle_id
@@ -19,6 +20,7 @@ from protocol.errors import BundleError, StorageError
 from protocol.layout import Layout
 from protocol.onnx_operators import ALLOWED
 from protocol.onnx_reader import MAX_GRAPH_BYTES, check_graph
+from protocol.tflite_reader import check_tflite
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Bundle", "check_file", "open_bundle"]
 
 _CHUNK_BYTES = 1 << 20
+_LITERT: Final = "litert"
 _MAX_LAYOUT_BYTES = 32 * 2**20
 
 
@@ -108,6 +111,22 @@ def _check_graphs(folder: Path, manifest: Manifest) -> None:
                 )
             except BundleError as error:
                 raise BundleError(f"{folder / name}: {error}") from error
+    litert = manifest.engines.get(_LITERT)
+    for name in sorted({litert.train, litert.evaluate}) if litert is not None else ():
+        _check_litert(folder / name)
+
+
+def _check_litert(path: Path) -> None:
+    """Read a LiteRT file where it lies: it holds the weights too, so it is mapped."""
+    try:
+        with open_plain(path, follow_links=False) as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with mapped:
+            check_tflite(mapped)
+    except (BundleError, ValueError) as error:  # an empty file cannot be mapped
+        raise BundleError(f"{path}: {error}") from error
+    except (FileNotFoundError, StorageError) as error:
+        raise BundleError(str(error)) from error
 
 
 def check_file(path: Path, facts: FileFacts) -> None:

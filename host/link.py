@@ -27,6 +27,8 @@ class Received:
     topic: str
     payload: bytes
     token: object = None
+    response_topic: str | None = None  # MQTT 5: where the sender wants an answer, and what is to be in it
+    correlation: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +52,15 @@ LinkEvent: TypeAlias = Received | LinkUp | LinkDown
 class Link(Protocol):
     """One party's connection to the broker."""
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
-        """Hand a message (QoS 1) to the live connection; False if there is none, it is busy, or this is too large."""
+    @property
+    def is_up(self) -> bool:
+        """Whether the link is connected and subscribed now."""
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, correlation: bytes | None = None) -> bool:
+        """Hand a message (QoS 1) to the live connection; False if there is none, it is busy, or this is too large.
+
+        ``correlation`` goes along where the broker speaks MQTT 5, and is left out where it does not.
+        """
 
     def receive(self, timeout_s: float) -> LinkEvent | None:
         """Return the next event, or None after ``timeout_s``."""

@@ -83,8 +83,14 @@ class MemoryLink:
         self._n_connections = 0
         self._is_closed = False
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
-        """Deliver at once to whoever subscribed."""
+    @property
+    def is_up(self) -> bool:
+        """Whether the broker is there."""
+        return self._broker.is_up and not self._is_closed
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, correlation: bytes | None = None) -> bool:
+        """Deliver at once to whoever subscribed; as over MQTT 3.1.1, without ``correlation``."""
+        del correlation
         limit = self._broker.max_packet_bytes
         if self._is_closed or not self._broker.is_up or (limit is not None and len(payload) > limit):
             return False

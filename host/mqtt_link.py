@@ -101,7 +101,7 @@ class MqttLink:
         """Whether the link is connected and subscribed now."""
         return self._connected
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, correlation: bytes | None = None) -> bool:
         """Hand a message (QoS 1) to the live connection; False if there is none or it would be refused."""
         if not self._connected:
             return False
@@ -111,12 +111,19 @@ class MqttLink:
         with self._publishing:
             if not self._has_room(n_bytes):
                 return False
-            sent = self._client.publish(topic, payload, qos=1, retain=retain)
+            sent = self._client.publish(topic, payload, qos=1, retain=retain, properties=self._answering(correlation))
             if sent.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 return False
             self._outgoing.append((sent, n_bytes))
             self._outgoing_bytes += n_bytes
         return True
+
+    def _answering(self, correlation: bytes | None) -> Properties | None:
+        if correlation is None or self._mqtt != "5":
+            return None
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho types half of itself
+        properties.CorrelationData = correlation
+        return properties
 
     def receive(self, timeout_s: float) -> LinkEvent | None:
         """Return the next event, or None after ``timeout_s``."""
@@ -252,7 +259,14 @@ class MqttLink:
             self._why = self._why or str(reason)
 
     def _on_message(self, client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:  # noqa: ANN401 - paho's signature
-        received = Received(topic=message.topic, payload=bytes(message.payload), token=(client, message.mid))
+        asked = getattr(message, "properties", None)  # of MQTT 5
+        received = Received(
+            topic=message.topic,
+            payload=bytes(message.payload),
+            token=(client, message.mid),
+            response_topic=getattr(asked, "ResponseTopic", None),
+            correlation=getattr(asked, "CorrelationData", None),
+        )
         # A broker redelivers as soon as it accepts a session, before it answers our subscription; the owner could not
         # publish its reply yet. It waits here, unless a broker sends more than our queue holds.
         if self._connected or len(self._early) == MAX_QUEUED_EVENTS:

@@ -15,7 +15,7 @@ from protocol.errors import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["TlsFiles", "client_context", "pinned_later"]
+__all__ = ["TlsFiles", "authority_context", "client_context", "pinned_later"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +41,15 @@ def client_context(files: TlsFiles) -> ssl.SSLContext:
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"{files.certificate or files.root}: cannot be used for TLS: {error}") from error
     return context
+
+
+def authority_context(root: Path) -> ssl.SSLContext:
+    """Return a context that believes the authority in ``root`` alone, and shows no certificate.
+
+    Raises:
+        ConfigError: the file is missing or no PEM (the user's fault).
+    """
+    return client_context(TlsFiles(root=root))
 
 
 def pinned_later() -> ssl.SSLContext:

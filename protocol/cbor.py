@@ -8,7 +8,7 @@ are equal bytes.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import cbor2
 
@@ -18,6 +18,8 @@ __all__ = ["MAX_DEPTH", "MAX_ITEMS", "dumps", "loads"]
 
 MAX_DEPTH: Final = 8  # our deepest message has four levels; the rest is room to grow
 MAX_ITEMS: Final = 1024  # our largest message has 60; an empty array takes one byte here and 56 in memory
+
+_LONG_BYTES: Final = 1 << 16  # from here on a copy costs more than calls of Python's
 
 # Major types and additional information of RFC 8949, section 3.
 _STRINGS: Final = (2, 3)
@@ -48,12 +50,39 @@ def loads(data: bytes, *, max_bytes: int) -> Any:  # noqa: ANN401 - whatever a s
         value = cbor2.loads(
             data, max_depth=MAX_DEPTH, allow_indefinite=False, allow_duplicate_keys=False, strict_hashable_types=True
         )
-        is_deterministic = dumps(value) == data
+        is_deterministic = _is_encoding_of(value, data)
     except (cbor2.CBORError, ValueError, TypeError, OverflowError, MemoryError, RecursionError, EOFError) as error:
         raise MalformedMessageError(f"not a CBOR message of this protocol: {type(error).__name__}") from error
     if not is_deterministic:
         raise MalformedMessageError("CBOR is not in deterministic encoding, or bytes follow it")
     return value
+
+
+def _is_encoding_of(value: object, data: bytes) -> bool:
+    """Return whether ``data`` is the deterministic encoding of ``value``; a long one is not held a second time."""
+    if len(data) < _LONG_BYTES:
+        return dumps(value) == data
+    compared = _Compared(data)
+    cbor2.CBOREncoder(cast("Any", compared), canonical=True).encode(value)
+    return compared.is_same and compared.at == len(data)
+
+
+class _Compared:
+    """A file that holds what is written to it against ``data``."""
+
+    def __init__(self, data: bytes) -> None:
+        """Begin at the first byte."""
+        self._data, self.at, self.is_same = data, 0, True
+
+    def writable(self) -> bool:
+        """Return True, as the encoder asks."""
+        return True
+
+    def write(self, part: Any) -> int:  # noqa: ANN401 - what a file takes
+        """Look at the next bytes."""
+        self.is_same = self.is_same and self._data.startswith(part, self.at)
+        self.at += len(part)
+        return len(part)
 
 
 def _check_heads(data: bytes) -> None:

@@ -12,7 +12,7 @@ exactly the expected number of values. Memory: the payload and one float32 vecto
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from protocol.messages import Codec
 
-__all__ = ["decode", "encode", "payload_bytes"]
+__all__ = ["EncodedVector", "decode", "encode", "payload_bytes", "read"]
 
 _INT8_MAX = 127  # symmetric: -128 is never produced, so it is refused
 _CACHED_VALUES = 16_384  # decoded at once: 64 kB of float32 stay in a core's own cache
@@ -41,6 +41,51 @@ class _Payload:
     values: Annotated[bytes, Length(1, MAX_MESSAGE_BYTES)]
     block: Annotated[int, Range(8, 65536)] | None = None
     scales: Annotated[bytes, Length(4, MAX_MESSAGE_BYTES)] | None = None
+
+
+class EncodedVector:
+    """A checked vector that is decoded where it is looked at: ``vector[first:last]`` is float32 [last - first].
+
+    Each value is its level times its block's scale, rounded to float32, however it is cut. It holds what came, a byte a
+    value for ``int8-block``, where a decoded vector has four.
+    """
+
+    __slots__ = ("_block", "_raw", "_scales")
+
+    def __init__(self, raw: NDArray[Any], *, scales: NDArray[np.float32] | None, block: int) -> None:
+        """Take levels int8 [n_values] and scales [n_blocks], or floats [n_values] without scales."""
+        self._raw, self._scales, self._block = raw, scales, block
+
+    @property
+    def size(self) -> int:
+        """How many values it has."""
+        return self._raw.size
+
+    def __getitem__(self, cut: slice) -> NDArray[np.float32]:
+        """Return the values of ``cut``, which has no step."""
+        first, last, _ = cut.indices(self.size)
+        values = np.empty(max(0, last - first), np.float32)
+        with np.errstate(over="ignore"):  # infinities are ``read``'s to refuse
+            for low in range(first, last, _CACHED_VALUES):
+                high = min(last, low + _CACHED_VALUES)
+                self._decode(low, values[low - first : high - first])
+        return values
+
+    def _decode(self, first: int, out: NDArray[np.float32]) -> None:
+        """Write the values from ``first`` on to ``out``: rows of whole blocks, and what is cut off at both ends."""
+        out[:] = self._raw[first : first + out.size]
+        if self._scales is None:
+            return
+        block = self._block
+        begin = min(out.size, -first % block)  # where the first whole block begins
+        end = begin + (out.size - begin) // block * block
+        number = (first + begin) // block
+        rows = out[begin:end].reshape(-1, block)  # [whole blocks, block]
+        rows *= self._scales[number : number + len(rows), None]
+        if begin:
+            out[:begin] *= self._scales[first // block]
+        if end < out.size:
+            out[end:] *= self._scales[number + len(rows)]
 
 
 def payload_bytes(codec: Codec, n_values: int) -> int:
@@ -75,7 +120,12 @@ def encode(vector: NDArray[np.float32], codec: Codec) -> bytes:
 
 
 def decode(data: bytes, *, n_values: int) -> NDArray[np.float32]:
-    """Return the vector in ``data``, float32 [n_values], finite.
+    """Return the vector in ``data``, float32 [n_values], finite; errors as in ``read``."""
+    return read(data, n_values=n_values)[:]
+
+
+def read(data: bytes, *, n_values: int) -> EncodedVector:
+    """Return the vector in ``data``, checked and not yet decoded.
 
     Raises:
         UpdateError: ``oversize`` (longer than any encoding of ``n_values``), ``wrong-shape``, ``not-finite`` or
@@ -89,7 +139,7 @@ def decode(data: bytes, *, n_values: int) -> NDArray[np.float32]:
         raise UpdateError(f"not an encoded vector: {error}", reason="bad-encoding") from error
     if payload.n_values != n_values:
         raise UpdateError(f"expected {n_values} values, got {payload.n_values}", reason="wrong-shape")
-    return _decode_int8(payload) if payload.encoding == "int8-block" else _decode_float(payload)
+    return _read_int8(payload) if payload.encoding == "int8-block" else _read_floats(payload)
 
 
 def _n_blocks(n_values: int, block: int) -> int:
@@ -103,17 +153,18 @@ def _expect_length(what: str, data: bytes | None, n_bytes: int) -> bytes:
     return data
 
 
-def _decode_float(payload: _Payload) -> NDArray[np.float32]:
+def _read_floats(payload: _Payload) -> EncodedVector:
     dtype = np.dtype("<f4" if payload.encoding == "float32" else "<f2")
     raw = _expect_length("values", payload.values, dtype.itemsize * payload.n_values)
     if payload.block is not None or payload.scales is not None:
         raise UpdateError(f"{payload.encoding} has no blocks", reason="bad-encoding")
-    return _finite(np.frombuffer(raw, dtype=dtype).astype(np.float32))  # [n_values]
+    return _finite(EncodedVector(np.frombuffer(raw, dtype=dtype), scales=None, block=1))
 
 
-def _finite(vector: NDArray[np.float32]) -> NDArray[np.float32]:
-    if not np.isfinite(vector).all():
-        raise UpdateError("a value is NaN or infinite", reason="not-finite")
+def _finite(vector: EncodedVector) -> EncodedVector:
+    for first in range(0, vector.size, _CACHED_VALUES):
+        if not np.isfinite(vector[first : first + _CACHED_VALUES]).all():
+            raise UpdateError("a value is NaN or infinite", reason="not-finite")
     return vector
 
 
@@ -146,7 +197,7 @@ def _scales(blocks: NDArray[np.float32]) -> NDArray[np.float32]:
     return scales
 
 
-def _decode_int8(payload: _Payload) -> NDArray[np.float32]:
+def _read_int8(payload: _Payload) -> EncodedVector:
     if payload.block is None:
         raise UpdateError("block: missing", reason="bad-encoding")
     n_blocks = _n_blocks(payload.n_values, payload.block)
@@ -156,23 +207,7 @@ def _decode_int8(payload: _Payload) -> NDArray[np.float32]:
         raise UpdateError("a scale is NaN or infinite", reason="not-finite")
     if scales.min() < 0 or levels.min() < -_INT8_MAX:
         raise UpdateError("a scale is negative or a level is -128", reason="bad-encoding")
-    vector = _scaled(levels, scales.astype(np.float32), payload.block)
+    vector = EncodedVector(levels, scales=scales.astype(np.float32), block=payload.block)
     # Only a scale that is too large makes an infinity: looking at the scales saves a pass over the values.
     is_bounded = float(scales.max()) * _INT8_MAX < float(np.finfo(np.float32).max)
     return vector if is_bounded else _finite(vector)
-
-
-def _scaled(levels: NDArray[np.int8], scales: NDArray[np.float32], block: int) -> NDArray[np.float32]:
-    """Return each level times its block's scale, float32 [n_values], a piece at a time."""
-    vector = np.empty(levels.size, np.float32)  # [n_values]
-    step = max(1, _CACHED_VALUES // block)  # whole blocks
-    n_whole = levels.size // block
-    with np.errstate(over="ignore"):  # infinities are the caller's to refuse
-        for first in range(0, n_whole, step):
-            last = min(n_whole, first + step)
-            piece = vector[first * block : last * block].reshape(-1, block)  # [blocks, block]
-            piece[:] = levels[first * block : last * block].reshape(-1, block)
-            piece *= scales[first:last, None]
-        if n_whole * block < levels.size:
-            np.multiply(levels[n_whole * block :], scales[-1], out=vector[n_whole * block :], dtype=np.float32)
-    return vector

@@ -16,7 +16,10 @@ import types
 import typing
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, Union
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Bytes", "FieldError", "Hex", "Length", "Name", "Pattern", "Range", "plain", "structure"]
 
@@ -77,7 +80,7 @@ def structure(cls: type[T], value: object, where: str = "", *, lenient_floats: b
     Raises:
         FieldError: ``value`` breaks the declaration (whoever wrote it is at fault).
     """
-    return typing.cast("T", _dataclass(cls, value, where, lenient_floats=lenient_floats))
+    return typing.cast("T", _read_dataclass(cls, value, where, lenient_floats))
 
 
 def plain(value: object) -> Any:  # noqa: ANN401 - the inverse of structure
@@ -92,23 +95,38 @@ def plain(value: object) -> Any:  # noqa: ANN401 - the inverse of structure
     return value
 
 
+# Takes a value, where it stands and whether floats may be written as integers; returns what is checked.
+_Reader: TypeAlias = "Callable[[object, str, bool], object]"
+
+
+class _Field(NamedTuple):
+    name: str
+    read: _Reader
+    is_required: bool
+
+
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls, include_extras=True)
+def _fields_of(cls: type) -> dict[str, _Field]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    found = {}
+    for field in dataclasses.fields(cls):
+        is_required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        found[field.name] = _Field(field.name, _reader(hints[field.name]), is_required)
+    return found
 
 
-def _dataclass(cls: type, value: object, where: str, *, lenient_floats: bool) -> object:
+def _read_dataclass(cls: type, value: object, where: str, lenient: bool) -> object:  # noqa: FBT001 - a _Reader's arguments
     if not isinstance(value, Mapping):
         raise FieldError(f"{where or 'top level'}: expected a table, got {type(value).__name__}")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    fields = _fields_of(cls)
     for key in value:
         if key not in fields:
             raise FieldError(f"{_join(where, _key(key))}: unknown key; known are {', '.join(sorted(fields))}")
     kwargs = {}
-    for name, field in fields.items():
+    for name, read, is_required in fields.values():
         if name in value:
-            kwargs[name] = _value(_hints(cls)[name], value[name], _join(where, name), lenient_floats=lenient_floats)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            kwargs[name] = read(value[name], _join(where, name), lenient)
+        elif is_required:
             raise FieldError(f"{_join(where, name)}: missing")
     try:
         return cls(**kwargs)
@@ -116,65 +134,68 @@ def _dataclass(cls: type, value: object, where: str, *, lenient_floats: bool) ->
         raise FieldError(f"{where}: {error}" if where else str(error)) from error
 
 
-def _value(hint: Any, value: object, where: str, *, lenient_floats: bool) -> object:  # noqa: ANN401 - a type form
-    origin = typing.get_origin(hint)
+@functools.cache
+def _reader(hint: Any) -> _Reader:  # noqa: ANN401 - a type form
+    """Return the reader of a declared type, made once: a declaration is looked at when it is first met."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        inner, *bounds = typing.get_args(hint)
-        if isinstance(value, (list, tuple, Mapping)):  # before its items are built
-            _check_lengths(bounds, value, where)
-        checked = _value(inner, value, where, lenient_floats=lenient_floats)
-        for bound in bounds:
-            if checked is not None:
-                _check_bound(bound, checked, where)
-        return checked
+        return functools.partial(_read_bounded, _reader(args[0]), args[1:])
     if origin in (Union, types.UnionType):
-        return _optional(typing.get_args(hint), value, where, lenient_floats=lenient_floats)
+        (inner,) = [a for a in args if a is not type(None)]  # unions of more than T | None are not declared anywhere
+        return functools.partial(_read_optional, _reader(inner)) if type(None) in args else _reader(inner)
+    if origin in _CONTAINERS:
+        return functools.partial(_CONTAINERS[origin], *map(_reader, args[: 1 if origin is tuple else 2]))
     if origin is Literal:
-        choices = typing.get_args(hint)
-        if not any(value == choice and type(value) is type(choice) for choice in choices):
-            raise FieldError(f"{where}: expected one of {', '.join(map(str, choices))}, got {_show(value)}")
-        return value
-    if origin in (tuple, dict):
-        return _container(hint, value, where, lenient_floats=lenient_floats)
-    if dataclasses.is_dataclass(hint):
-        return _dataclass(typing.cast("type", hint), value, where, lenient_floats=lenient_floats)
-    return _scalar(hint, value, where, lenient_floats=lenient_floats)
-
-
-def _optional(args: tuple[Any, ...], value: object, where: str, *, lenient_floats: bool) -> object:
-    if value is None and type(None) in args:
-        return None
-    (inner,) = [a for a in args if a is not type(None)]  # unions of more than T | None are not declared anywhere
-    return _value(inner, value, where, lenient_floats=lenient_floats)
-
-
-def _container(hint: Any, value: object, where: str, *, lenient_floats: bool) -> object:  # noqa: ANN401 - a type form
-    args = typing.get_args(hint)
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise FieldError(f"{where}: expected an array, got {type(value).__name__}")
-        return tuple(_value(args[0], v, f"{where}[{i}]", lenient_floats=lenient_floats) for i, v in enumerate(value))
-    if not isinstance(value, Mapping):
-        raise FieldError(f"{where}: expected a table, got {type(value).__name__}")
-    return {
-        _value(args[0], k, f"{where} key", lenient_floats=lenient_floats): _value(
-            args[1], v, _join(where, _key(k)), lenient_floats=lenient_floats
-        )
-        for k, v in value.items()
-    }
-
-
-def _scalar(hint: Any, value: object, where: str, *, lenient_floats: bool) -> object:  # noqa: ANN401 - a type form
+        return functools.partial(_read_literal, args)
     if hint is Any:
-        return value
-    if hint is float and lenient_floats and type(value) is int and abs(value) <= _MAX_EXACT_INT:
-        value = float(value)
-    if type(value) is not hint:  # exact: bool is an int to isinstance, and CBOR has subclasses of its own
-        raise FieldError(f"{where}: expected {hint.__name__}, got {type(value).__name__}")
+        return lambda value, _where, _lenient: value
+    return functools.partial(_read_dataclass if dataclasses.is_dataclass(hint) else _read_scalar, hint)
+
+
+def _read_bounded(inner: _Reader, bounds: tuple[object, ...], value: object, where: str, lenient: bool) -> object:  # noqa: FBT001
+    if isinstance(value, (list, tuple, Mapping)):  # before its items are built
+        _check_lengths(bounds, value, where)
+    checked = inner(value, where, lenient)
+    if checked is not None:
+        for bound in bounds:
+            _check_bound(bound, checked, where)
+    return checked
+
+
+def _read_optional(inner: _Reader, value: object, where: str, lenient: bool) -> object:  # noqa: FBT001
+    return None if value is None else inner(value, where, lenient)
+
+
+def _read_literal(choices: tuple[object, ...], value: object, where: str, _lenient: bool) -> object:  # noqa: FBT001
+    if not any(value == choice and type(value) is type(choice) for choice in choices):
+        raise FieldError(f"{where}: expected one of {', '.join(map(str, choices))}, got {_show(value)}")
     return value
 
 
-def _check_lengths(bounds: list[object], value: Sized, where: str) -> None:
+def _read_array(inner: _Reader, value: object, where: str, lenient: bool) -> object:  # noqa: FBT001
+    if not isinstance(value, (list, tuple)):
+        raise FieldError(f"{where}: expected an array, got {type(value).__name__}")
+    return tuple(inner(item, f"{where}[{i}]", lenient) for i, item in enumerate(value))
+
+
+def _read_map(key: _Reader, item: _Reader, value: object, where: str, lenient: bool) -> object:  # noqa: FBT001
+    if not isinstance(value, Mapping):
+        raise FieldError(f"{where}: expected a table, got {type(value).__name__}")
+    return {key(k, f"{where} key", lenient): item(v, _join(where, _key(k)), lenient) for k, v in value.items()}
+
+
+def _read_scalar(kind: type, value: object, where: str, lenient: bool) -> object:  # noqa: FBT001
+    if kind is float and lenient and type(value) is int and abs(value) <= _MAX_EXACT_INT:
+        value = float(value)
+    if type(value) is not kind:  # exact: bool is an int to isinstance, and CBOR has subclasses of its own
+        raise FieldError(f"{where}: expected {kind.__name__}, got {type(value).__name__}")
+    return value
+
+
+_CONTAINERS: Final[dict[Any, Any]] = {tuple: _read_array, dict: _read_map}
+
+
+def _check_lengths(bounds: tuple[object, ...], value: Sized, where: str) -> None:
     for bound in bounds:
         if isinstance(bound, Length):
             _check_bound(bound, value, where)

@@ -14,6 +14,13 @@ In a secure sum (docs/secure-sum.md) five steps take the place of the update, ea
     device   sum-step   one sealed message of ``protocol.secure_sum``
     service  sum-next   what the device needs for its next step
 
+A device that only predicts, or was in no late round, asks for the newest version:
+
+    device   fetch      which version it has
+    service  latest     the newest promoted one
+
+An update or a step that is large travels in chunks (``protocol.uploads``).
+
 And, before its certificate ends, with the service that enrolled it (``protocol.enrolment``):
 
     device   renew         a new certificate request
@@ -34,6 +41,7 @@ from protocol.errors import MalformedMessageError
 from protocol.fields import Bytes, FieldError, Hex, Length, Name, Range, plain, structure
 from protocol.layout import Role
 from protocol.second_signature import SECOND_SIGNATURE_BYTES
+from protocol.uploads import Chunk, Upload, Uploaded
 
 __all__ = [
     "ENVELOPE_OVERHEAD_BYTES",
@@ -52,8 +60,10 @@ __all__ = [
     "Decline",
     "DeviceTerms",
     "Envelope",
+    "Fetch",
     "Join",
     "Kind",
+    "Latest",
     "Optimizer",
     "Plan",
     "Reason",
@@ -91,7 +101,21 @@ MAX_ROUND: Final = 2**31
 MAX_SPREAD_S: Final = 86_400.0  # a day: longer, and the round is over before a device calls
 
 Kind: TypeAlias = Literal[
-    "announce", "join", "work", "decline", "update", "receipt", "renew", "certificate", "sum-step", "sum-next"
+    "announce",
+    "join",
+    "work",
+    "decline",
+    "update",
+    "receipt",
+    "renew",
+    "certificate",
+    "sum-step",
+    "sum-next",
+    "upload",
+    "chunk",
+    "uploaded",
+    "fetch",
+    "latest",
 ]
 
 # The messages of a secure sum in their order: what a device sends, and what it needs for the next.
@@ -133,6 +157,8 @@ Reason: TypeAlias = Literal[
     "out-of-step",  # a secure sum's message for another step than the present one
     "not-shared",  # a masked vector of a device that gave no shares
     "not-survived",  # a consent or shares of a device whose vector is not in the sum
+    "too-often",  # a device asks for the newest version again and again
+    "bad-chunk",  # a piece of an upload, or its whole, that is not what its manifest names
 ]
 REASONS: Final[tuple[Reason, ...]] = Reason.__args__  # type: ignore[attr-defined]  # Literal keeps its choices there
 
@@ -341,6 +367,28 @@ class Certificate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch:
+    """A device asks for the newest promoted version, to predict with; it takes part in nothing by that."""
+
+    task: Name
+    bundle_id: Hex
+    version: Annotated[int, Range(0, MAX_ROUND)]  # the newest that it has; 0: the bundle's own
+    seal_key: Annotated[bytes, Bytes(1184 + 32)] | None = None  # as in ``Join``
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latest:
+    """The newest promoted version; without ``adapter`` the device has it already."""
+
+    task: Name
+    version: Annotated[int, Range(0, MAX_ROUND)]
+    bundle_id: Hex
+    plan: Plan  # what it was trained under: how long a text is, which values are what
+    adapter: Annotated[bytes, Length(1, MAX_MESSAGE_BYTES)] | None = None
+    adapter_sealed: bool | None = None  # to the fetch's key, as for round 0, which no work has
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SumStep:
     """One message of a device in a secure sum, sealed to the task's key (``sealing.step_binding``)."""
 
@@ -365,7 +413,23 @@ class SumNext:
     issuers: Annotated[tuple[Annotated[bytes, Length(1, 4096)], ...], Length(0, 4)] = ()  # the last is the root's own
 
 
-Body: TypeAlias = Announce | Join | Work | Decline | Update | Receipt | Renew | Certificate | SumStep | SumNext
+Body: TypeAlias = (
+    Announce
+    | Join
+    | Work
+    | Decline
+    | Update
+    | Receipt
+    | Renew
+    | Certificate
+    | SumStep
+    | SumNext
+    | Upload
+    | Chunk
+    | Uploaded
+    | Fetch
+    | Latest
+)
 
 _BODIES: Final[dict[Kind, type[Body]]] = {
     "announce": Announce,
@@ -378,6 +442,11 @@ _BODIES: Final[dict[Kind, type[Body]]] = {
     "certificate": Certificate,
     "sum-step": SumStep,
     "sum-next": SumNext,
+    "upload": Upload,
+    "chunk": Chunk,
+    "uploaded": Uploaded,
+    "fetch": Fetch,
+    "latest": Latest,
 }
 
 _KINDS: Final[dict[type[Body], Kind]] = {cls: kind for kind, cls in _BODIES.items()}

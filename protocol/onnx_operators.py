@@ -134,8 +134,7 @@ _GRADIENTS: Final = frozenset(
     }
 )
 
-# By engine: its training graph's and its evaluation graph's. LiteRT's file is none of ONNX: its runtime knows no
-# operator that reads files, and is built without custom ones.
+# By engine: its training graph's and its evaluation graph's. LiteRT's file is none of ONNX (``tflite_operators``).
 ALLOWED: Final[Mapping[str, tuple[Operators, Operators]]] = {
     "portable": ({"": _STANDARD}, {"": _STANDARD}),
     "ort-training": ({"": _STANDARD, "com.microsoft": _GRADIENTS}, {"": _STANDARD}),

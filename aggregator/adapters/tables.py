@@ -43,6 +43,8 @@ __all__ = [
     "TASKS",
     "TOKENS",
     "UPDATES",
+    "UPLOADS",
+    "UPLOAD_CHUNKS",
     "VERSIONS",
 ]
 
@@ -231,6 +233,23 @@ SUM_MESSAGES: Final = Table(
     Column("step", String(16), nullable=False),
     Column("message", LargeBinary, nullable=False),
     ForeignKeyConstraint(["task", "round"], ["rounds.task", "rounds.round"]),
+)
+# What devices are sending in chunks: one upload of each at a time, until its whole is taken.
+UPLOADS: Final = Table(
+    "uploads",
+    METADATA,
+    Column("device", NAME, primary_key=True),
+    Column("manifest", LargeBinary, nullable=False),  # the body of protocol.uploads.Upload
+    Column("n_bytes", BigInteger, nullable=False),  # of the whole
+    Column("touched_unix_s", Float, nullable=False),
+)
+UPLOAD_CHUNKS: Final = Table(
+    "upload_chunks",
+    METADATA,
+    Column("device", NAME, primary_key=True),
+    Column("chunk", Integer, primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+    ForeignKeyConstraint(["device"], ["uploads.device"]),
 )
 # Tasks that came by command, beside those of the configuration file.
 CREATED_TASKS: Final = Table(

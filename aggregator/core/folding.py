@@ -8,9 +8,9 @@ passes over its updates more than once says so by ``secure_sum = False``: only s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 __all__ = [
     "ADAPTER",
     "Deltas",
+    "EncodedDeltas",
     "FoldContext",
     "Member",
     "Needs",
     "NoOptions",
+    "Pieces",
     "State",
     "Strategy",
     "StrategyConfig",
@@ -41,6 +43,25 @@ ADAPTER: Final = "adapter"
 
 State: TypeAlias = Mapping[str, NDArray[np.float32]]
 Deltas: TypeAlias = Iterable[tuple[NDArray[np.float32], int]]  # delta float32 [n_params], n_examples > 0
+
+
+class Pieces(Protocol):
+    """A vector, float32 [n], that is looked at in pieces: an array, or one that decodes what is looked at."""
+
+    @property
+    def size(self) -> int:
+        """Return n."""
+
+    def __getitem__(self, cut: slice, /) -> NDArray[np.float32]:
+        """Return the values of ``cut``."""
+
+
+@runtime_checkable
+class EncodedDeltas(Protocol):
+    """Deltas that also come without being decoded whole, for folds that look at each once, piece by piece."""
+
+    def encoded(self) -> Iterator[tuple[Pieces, int]]:
+        """Return the same deltas in the same order, with their examples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from protocol import codec, sealing, signing, topics
 from protocol.errors import RemoteProtocolError
 from protocol.messages import (
     Body,
+    Fetch,
     Join,
     Plan,
     Reason,
@@ -29,12 +30,10 @@ from protocol.messages import (
     unpack_content,
     unpack_envelope,
 )
+from protocol.uploads import Chunk, Upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from aggregator.core.buffer import WorkOfBuffers
     from aggregator.core.privacy.sampling import PoissonSampling
@@ -48,6 +47,7 @@ __all__ = [
     "Decision",
     "Declined",
     "Devices",
+    "Fetching",
     "IntakeContext",
     "Ledger",
     "Refused",
@@ -56,7 +56,10 @@ __all__ = [
     "Taken",
     "TakenBefore",
     "TaskView",
+    "Uploading",
+    "addressed",
     "decide",
+    "of_this_round",
     "open_delta",
 ]
 
@@ -169,7 +172,7 @@ class TakenBefore:
     """The device's own update came again: it is told so and nothing else happens."""
 
     device: str
-    update: Update
+    update: Update | Upload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +182,7 @@ class Refused:
     reason: Reason
     detail: str
     device: str | None
-    update: Update | SumStep | None = None
+    update: Update | SumStep | Upload | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,10 +202,26 @@ class Stepped:
     message: bytes
 
 
-Decision: TypeAlias = Admitted | Declined | Taken | TakenBefore | Refused | Renewing | Stepped
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uploading:
+    """A manifest or a chunk of a known device: ``aggregator.uploads`` puts the whole together, to be decided here."""
+
+    device: str
+    body: Upload | Chunk
 
 
-def decide(topic: str, payload: bytes, context: IntakeContext) -> Decision:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetching:
+    """A known device asks for the newest version; whether it gets it is ``aggregator.latest``'s affair."""
+
+    device: str
+    fetch: Fetch
+
+
+Decision: TypeAlias = Admitted | Declined | Taken | TakenBefore | Refused | Renewing | Stepped | Uploading | Fetching
+
+
+def decide(topic: str, payload: bytes, context: IntakeContext) -> Decision:  # noqa: PLR0911 - one for each kind
     """Return what to do with one message; never raises for anything that a peer can send."""
     claimed = topics.device_of(topic)
     try:
@@ -218,15 +237,19 @@ def decide(topic: str, payload: bytes, context: IntakeContext) -> Decision:
             return _decide_step(device, body, context)
         case Renew():
             return Renewing(device=device, renew=body)
+        case Fetch():
+            return Fetching(device=device, fetch=body)
+        case Upload() | Chunk():
+            return Uploading(device=device, body=body)
         case _:
-            detail = "a device sends joins, updates, steps of a sum and renewals only"
+            detail = "a device sends joins, updates, steps of a sum, uploads, fetches and renewals only"
             return Refused(reason="malformed", detail=detail, device=device)
 
 
 def open_delta(
     update: Update, *, fleet: str, device: str, key: TaskKey, n_params: int, max_bytes: int
-) -> tuple[UpdateContent, NDArray[np.float32]]:
-    """Return what a sealed update holds: its figures and the delta, float32 [n_params].
+) -> tuple[UpdateContent, codec.EncodedVector]:
+    """Return what a sealed update holds: its figures and the delta, float32 [n_params], checked and still encoded.
 
     Raises:
         RemoteProtocolError: ``bad-seal``, ``malformed``, ``oversize``, ``wrong-shape``, ``not-finite`` or
@@ -242,7 +265,7 @@ def open_delta(
         update_id=update.update_id,
     )
     content = unpack_content(key.open(update.sealed, info=info), max_bytes=max_bytes)
-    return content, codec.decode(content.delta, n_values=n_params)
+    return content, codec.read(content.delta, n_values=n_params)
 
 
 def _verified(claimed: str | None, topic: str, payload: bytes, context: IntakeContext) -> tuple[str, Body]:
@@ -294,7 +317,7 @@ def _unwanted(device: str, join: Join, view: TaskView, ledger: Ledger, *, is_kno
 def _decide_update(device: str, update: Update, context: IntakeContext) -> Decision:
     before = context.ledger.taken(update.update_id)
     try:
-        view = _addressed(update, context.ledger)
+        view = addressed(update, context.ledger)
         if before is not None:
             if (before.task, before.round, before.device) == (update.task, update.round, device):
                 return TakenBefore(device=device, update=update)
@@ -318,10 +341,10 @@ def _decide_update(device: str, update: Update, context: IntakeContext) -> Decis
 
 def _decide_step(device: str, step: SumStep, context: IntakeContext) -> Decision:
     try:
-        view = _addressed(step, context.ledger)
+        view = addressed(step, context.ledger)
         if view.max_step_bytes is None:
             _refuse("wrong-privacy", f"{step.task} makes no secure sum")
-        _of_this_round(device, step, view, context.ledger)
+        of_this_round(device, step, view, context.ledger)
         if view.round_state not in SUM_STATES.values():
             _refuse("late", f"the sum of round {step.round} has ended")
         if len(step.sealed) > view.max_step_bytes:
@@ -332,7 +355,12 @@ def _decide_step(device: str, step: SumStep, context: IntakeContext) -> Decision
         return Refused(reason=_reason(error), detail=str(error), device=device, update=step)
 
 
-def _addressed(update: Update | SumStep, ledger: Ledger) -> TaskView:
+def addressed(update: Update | SumStep | Upload, ledger: Ledger) -> TaskView:
+    """Return the task that a message is for.
+
+    Raises:
+        RemoteProtocolError: ``wrong-task`` or ``wrong-bundle`` (the peer's fault).
+    """
     view = ledger.view(update.task)
     if view is None:
         _refuse("wrong-task", f"there is no task {update.task} here")
@@ -342,7 +370,7 @@ def _addressed(update: Update | SumStep, ledger: Ledger) -> TaskView:
 
 
 def _expected(device: str, update: Update, view: TaskView, ledger: Ledger) -> None:
-    _of_this_round(device, update, view, ledger)
+    of_this_round(device, update, view, ledger)
     if view.round_state != "open":
         _refuse("late", f"round {update.round} has closed")
     if ledger.taken_from(update.task, update.round, device) is not None:
@@ -352,7 +380,12 @@ def _expected(device: str, update: Update, view: TaskView, ledger: Ledger) -> No
         _refuse("oversize", f"a sealed update of {n_bytes} bytes, at most {max_bytes} are taken")
 
 
-def _of_this_round(device: str, update: Update | SumStep, view: TaskView, ledger: Ledger) -> None:
+def of_this_round(device: str, update: Update | SumStep | Upload, view: TaskView, ledger: Ledger) -> None:
+    """Return if a message is for a round that takes some, on its version, and of a device that was handed work.
+
+    Raises:
+        RemoteProtocolError: ``wrong-round``, ``stale``, ``late``, ``wrong-version`` or ``not-joined`` (the peer's).
+    """
     if update.round > view.round:
         _refuse("wrong-round", f"round {update.round} has not opened, the latest is {view.round}")
     version = view.version_of(update.round)
@@ -366,7 +399,7 @@ def _of_this_round(device: str, update: Update | SumStep, view: TaskView, ledger
         _refuse("not-joined", f"{device} was handed no work for round {update.round}")
 
 
-def _within_bounds(content: UpdateContent, delta: NDArray[np.float32], view: TaskView) -> None:
+def _within_bounds(content: UpdateContent, delta: codec.EncodedVector, view: TaskView) -> None:
     norm = math.sqrt(squared_norm(delta))
     bound = max_update_norm(view.plan, delta.size)
     if norm > bound:

@@ -1,6 +1,6 @@
 """The mean of deltas, streamed: float64, in the order given, one pass.
 
-Bound: three float64 vectors and one delta, whatever the number of devices.
+Bound: that of ``partial_sums``.
 """
 
 from __future__ import annotations

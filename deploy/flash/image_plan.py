@@ -1,8 +1,8 @@
 """From a target and a device's settings to the steps that make its image. Pure: the same arguments, the same steps.
 
 Workflow: unpack Debian's packages -> remove what no device needs -> the agent and its wheels -> the files that make
-it a system -> first stage -> the three file systems -> one image. The data partition holds all that is of this one
-device; the other two are the same for a whole batch.
+it a system -> first stage -> the three file systems -> one image, the master. What is of one device (its name, its
+settings, its token) is put into a finished image, so that a batch builds one master and each further image is a copy.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from deploy.flash import layout
 from deploy.flash.accounts import AGENT_ID
+from deploy.flash.ext4_files import FileIn
 from deploy.flash.settings import agent_settings
 from deploy.flash.steps import (
     Accounts,
@@ -23,6 +24,7 @@ from deploy.flash.steps import (
     Entry,
     FillBoot,
     Folder,
+    Inject,
     Lists,
     MakeExt4,
     MakeInitrd,
@@ -32,21 +34,32 @@ from deploy.flash.steps import (
     Put,
     Run,
 )
-from deploy.flash.system_files import DATA_LABEL, SYSTEM_LABEL, first_stage, system_files
+from deploy.flash.system_files import DATA_LABEL, SYSTEM_LABEL, first_stage, hosts_text, system_files
 from deploy.flash.target import BASE_PACKAGES, BootFile
 from deploy.flash.wheels import PRUNED, WheelPlatform, site_command
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from deploy.flash.settings import DeviceSetup
     from deploy.flash.steps import Step
     from deploy.flash.target import Target
 
-__all__ = ["PROGRAMS", "data_steps", "image_steps", "join_steps", "system_steps"]
+__all__ = [
+    "PROGRAMS",
+    "data_steps",
+    "finish_steps",
+    "identity_steps",
+    "image_steps",
+    "join_steps",
+    "master_path",
+    "master_steps",
+    "system_steps",
+    "system_unpacking",
+]
 
-PROGRAMS: Final = ("mmdebstrap", "depmod", "mkfs.ext4", "debugfs", "mkfs.vfat", "mcopy", "genimage", "xz")
+PROGRAMS: Final = ("mmdebstrap", "depmod", "mkfs.ext4", "debugfs", "mkfs.vfat", "mcopy", "genimage", "sfdisk", "xz")
 _MIRROR: Final = "http://deb.debian.org/debian"
 _SECURITY: Final = "http://deb.debian.org/debian-security"
 # /usr holds everything; the old names are links, as in every Debian since 12.
@@ -79,21 +92,53 @@ def image_steps(
     target: Target, setup: DeviceSetup, *, work: Path, out: Path, programs: Mapping[str, str]
 ) -> tuple[Step, ...]:
     """Return the steps that make the image ``out``, in the empty folder ``work``; ``.xz`` in its name packs it."""
+    master = master_path(work)
+    return (
+        *master_steps(target, setup, work=work, programs=programs),
+        *identity_steps(setup, master),
+        *finish_steps(master, out=out, programs=programs),
+    )
+
+
+def master_path(work: Path) -> Path:
+    """Return where ``master_steps`` leave the image."""
+    return work / "joined" / layout.IMAGE
+
+
+def master_steps(target: Target, setup: DeviceSetup, *, work: Path, programs: Mapping[str, str]) -> tuple[Step, ...]:
+    """Return the steps that make an image of no device yet, of which ``setup`` gives what a batch shares."""
     return (
         *system_steps(target, setup, work=work, programs=programs),
         *data_steps(setup, work=work),
-        *join_steps(work=work, out=out, programs=programs),
+        *join_steps(work=work, programs=programs),
+    )
+
+
+def identity_steps(setup: DeviceSetup, image: Path) -> tuple[Step, ...]:
+    """Return the steps that make an image one device's: its name, its settings, and the token of the first boot."""
+    names = (("etc/hostname", f"{setup.device}\n"), ("etc/hosts", hosts_text(setup.device)))
+    own = (("edgefold/agent.toml", agent_settings(setup)), ("provision/token", f"{setup.token}\n"))
+    root = PurePosixPath("/")
+    system = tuple(FileIn(path=root / name, data=text.encode()) for name, text in names)
+    data = tuple(
+        FileIn(path=root / name, data=text.encode(), mode=0o600, user_id=AGENT_ID, group_id=AGENT_ID)
+        for name, text in own
+    )
+    return (
+        Inject(image=image, number=layout.SYSTEM_NUMBER, changes=system),
+        Inject(image=image, number=layout.DATA_NUMBER, changes=data),
     )
 
 
 def system_steps(target: Target, setup: DeviceSetup, *, work: Path, programs: Mapping[str, str]) -> tuple[Step, ...]:
-    """Return the steps that make the boot and the system partition; a batch shares them."""
+    """Return the steps that make the boot and the system partition."""
     root, boot = work / "root", work / "boot"
     platform = WheelPlatform(machine={"arm64": "aarch64", "amd64": "x86_64"}[target.architecture], python=target.python)
     site = root / "opt/edgefold/site"
     kernel = (BootFile(source="boot/vmlinuz-*", name="vmlinuz"), BootFile(source="boot/initrd.img"))
+    packages = [*BASE_PACKAGES, *target.packages, *(("openssh-server", "openssh-client") if setup.ssh_keys else ())]
     return (
-        Run(what="unpack Debian packages", argv=_unpack(target, setup, root, programs)),
+        Run(what="unpack Debian packages", argv=system_unpacking(target, packages, root, programs)),
         Accounts(root=root),
         Run(what="fetch wheels for the device", argv=site_command(sys.executable, site, platform)),
         CopyAgent(into=site),
@@ -116,7 +161,7 @@ _MOUNT_POINTS: Final = ("boot", "data", "dev", "proc", "run", "sys", "tmp", "var
 
 
 def data_steps(setup: DeviceSetup, *, work: Path) -> tuple[Step, ...]:
-    """Return the steps that make the data partition: settings, bundles, examples, and the token of the first boot."""
+    """Return the steps that make the data partition: bundles, examples, and room for what is of one device."""
     data = work / "data"
     home, provision = data / "edgefold", data / "provision"
     brought: list[Step] = [CopyTree(source=one, into=home / one.resolve().name) for one in setup.bundles]
@@ -125,9 +170,8 @@ def data_steps(setup: DeviceSetup, *, work: Path) -> tuple[Step, ...]:
     else:
         brought.append(CopyTree(source=setup.examples, into=home / f"examples{setup.examples.suffix}"))
     return (
-        Put(path=home / "agent.toml", data=agent_settings(setup).encode(), mode=0o600),
         *brought,
-        Put(path=provision / "token", data=f"{setup.token}\n".encode(), mode=0o600),
+        Folder(path=provision, mode=0o700),
         MakeExt4(
             folder=data,
             label=DATA_LABEL,
@@ -141,25 +185,30 @@ def data_steps(setup: DeviceSetup, *, work: Path) -> tuple[Step, ...]:
     )
 
 
-def join_steps(*, work: Path, out: Path, programs: Mapping[str, str]) -> tuple[Step, ...]:
+def join_steps(*, work: Path, programs: Mapping[str, str]) -> tuple[Step, ...]:
     """Return the steps that make one image of the three partitions."""
     config = work / "genimage.cfg"
     folders = {"inputpath": ".", "outputpath": "joined", "rootpath": "nothing", "tmppath": "scratch"}
     argv = (programs["genimage"], f"--config={config}", *(f"--{key}={work / name}" for key, name in folders.items()))
-    image = work / "joined" / layout.IMAGE
-    steps: list[Step] = [
+    return (
         Put(path=config, data=layout.genimage_config().encode()),
         Folder(path=work / "nothing"),
         Run(what="join the partitions", argv=argv),
-    ]
-    if out.suffix == ".xz":
-        steps.append(Run(what="pack", argv=(programs["xz"], "--threads=0", "-3", str(image)), deadline_s=_PACK_S))
-        image = image.with_name(image.name + ".xz")
-    return (*steps, Move(source=image, to=out))
+    )
 
 
-def _unpack(target: Target, setup: DeviceSetup, root: Path, programs: Mapping[str, str]) -> tuple[str, ...]:
-    packages = [*BASE_PACKAGES, *target.packages, *(("openssh-server", "openssh-client") if setup.ssh_keys else ())]
+def finish_steps(image: Path, *, out: Path, programs: Mapping[str, str]) -> tuple[Step, ...]:
+    """Return the steps that move a finished image to ``out``; ``.xz`` in its name packs it."""
+    if out.suffix != ".xz":
+        return (Move(source=image, to=out),)
+    pack = Run(what="pack", argv=(programs["xz"], "--threads=0", "-3", str(image)), deadline_s=_PACK_S)
+    return (pack, Move(source=image.with_name(image.name + ".xz"), to=out))
+
+
+def system_unpacking(
+    target: Target, packages: Sequence[str], root: Path, programs: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Return the command that unpacks Debian packages into the new folder ``root``; none of their scripts is run."""
     components = " ".join(target.components)
     sources = (
         f"deb {_MIRROR} {target.suite} {components}",

@@ -7,12 +7,23 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["BOOT_BYTES", "BOOT_IMAGE", "DATA_IMAGE", "IMAGE", "SYSTEM_IMAGE", "genimage_config"]
+__all__ = [
+    "BOOT_BYTES",
+    "BOOT_IMAGE",
+    "DATA_IMAGE",
+    "DATA_NUMBER",
+    "IMAGE",
+    "SYSTEM_IMAGE",
+    "SYSTEM_NUMBER",
+    "genimage_config",
+]
 
 BOOT_IMAGE: Final = "boot.vfat"
 SYSTEM_IMAGE: Final = "system.ext4"
 DATA_IMAGE: Final = "data.ext4"
 IMAGE: Final = "disk.img"
+SYSTEM_NUMBER: Final = 2  # of the partition
+DATA_NUMBER: Final = 3
 BOOT_BYTES: Final = 128 << 20  # kernel and initrd take 45 MB, the firmware 20 MB; room for a second pair
 _FAT32_LBA: Final = "0xC"
 _LINUX: Final = "0x83"

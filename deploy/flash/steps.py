@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path, PurePosixPath
 
+    from deploy.flash.ext4_files import Change
     from deploy.flash.target import BootFile
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Entry",
     "FillBoot",
     "Folder",
+    "Inject",
     "Link",
     "Lists",
     "MakeExt4",
@@ -174,6 +176,15 @@ class MakeVfat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Inject:
+    """Put files into the ext4 file system of one partition of a disk image."""
+
+    image: Path
+    number: int
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
     """Move a finished file to where it was asked for, at once."""
 
@@ -197,5 +208,6 @@ Step: TypeAlias = (
     | FillBoot
     | MakeExt4
     | MakeVfat
+    | Inject
     | Move
 )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from deploy.flash.settings import DeviceSetup
     from deploy.flash.target import Target
 
-__all__ = ["DATA_LABEL", "GROW_SCRIPT", "SYSTEM_LABEL", "first_stage", "system_files"]
+__all__ = ["DATA_LABEL", "GROW_SCRIPT", "SYSTEM_LABEL", "first_stage", "hosts_text", "system_files"]
 
 SYSTEM_LABEL: Final = "edgefold-system"
 DATA_LABEL: Final = "edgefold-data"
@@ -29,7 +29,7 @@ _ETC: Final = "etc/systemd/system"
 
 _FSTAB: Final = f"""\
 LABEL={SYSTEM_LABEL} / ext4 ro,noatime 0 0
-LABEL={DATA_LABEL} /data ext4 rw,noatime,nosuid,nodev,noexec,x-systemd.growfs 0 2
+LABEL={DATA_LABEL} /data ext4 rw,noatime,nosuid,nodev,noexec,x-systemd.growfs,x-systemd.device-timeout=10min 0 2
 tmpfs /var tmpfs mode=0755,nosuid,nodev,size=25% 0 0
 tmpfs /tmp tmpfs mode=1777,nosuid,nodev,size=25% 0 0
 """
@@ -44,6 +44,12 @@ UseDomains=no
 """
 _NSSWITCH: Final = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\nservices: files\n"
 _JOURNAL: Final = "[Journal]\nStorage=volatile\nRuntimeMaxUse=16M\nForwardToSyslog=no\n"
+# systemd's shell for emergencies waits for a keyboard; nobody sits there, so the device tries again.
+_EMERGENCY: Final = (
+    "[Service]\nExecStart=\n"
+    "ExecStart=-/bin/sh -c 'echo edgefold: the system did not come up, it starts again in a minute > /dev/console; "
+    "sleep 60; systemctl --force reboot'\n"
+)
 _SSHD: Final = """\
 HostKey /data/ssh/ssh_host_ed25519_key
 AuthorizedKeysFile /etc/edgefold/authorized_keys
@@ -96,17 +102,22 @@ _MASKED: Final = (
 )
 
 
-def first_stage() -> str:
-    """Return the script of the initrd: load modules, wait for the system partition, go there."""
+def hosts_text(device: str) -> str:
+    """Return /etc/hosts of a device."""
+    return f"127.0.0.1 localhost\n127.0.1.1 {device}\n::1 localhost ip6-localhost\n"
+
+
+def first_stage(label: str = SYSTEM_LABEL) -> str:
+    """Return the script of the initrd: load modules, wait for the system partition called ``label``, go there."""
     return (
         "#!/bin/busybox sh\n"
         "b=/bin/busybox\n"
         "$b mount -t devtmpfs dev /dev; $b mount -t proc proc /proc; $b mount -t sysfs sys /sys\n"
         "for module in $($b cat /modules.list); do $b insmod /modules/$module; done\n"
         "tries=0\n"
-        f"until root=$($b findfs LABEL={SYSTEM_LABEL} 2>/dev/null); do\n"
+        f"until root=$($b findfs LABEL={label} 2>/dev/null); do\n"
         "  tries=$((tries + 1))\n"
-        f'  [ $tries -le 300 ] || {{ echo "edgefold: no partition {SYSTEM_LABEL}"; $b sleep 10; $b reboot -f; }}\n'
+        f'  [ $tries -le 300 ] || {{ echo "edgefold: no partition {label}"; $b sleep 10; $b reboot -f; }}\n'
         "  $b usleep 100000\n"
         "done\n"
         "$b mount -t ext4 -o ro,noatime $root /root || { $b sleep 10; $b reboot -f; }\n"
@@ -127,7 +138,7 @@ def system_files(root: Path, target: Target, setup: DeviceSetup) -> tuple[Put | 
 def _texts(target: Target, setup: DeviceSetup) -> Iterator[tuple[str, str, int]]:
     yield "etc/fstab", _FSTAB, 0o644
     yield "etc/hostname", f"{setup.device}\n", 0o644
-    yield "etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 {setup.device}\n::1 localhost ip6-localhost\n", 0o644
+    yield "etc/hosts", hosts_text(setup.device), 0o644
     yield "etc/nsswitch.conf", _NSSWITCH, 0o644
     yield "etc/machine-id", "", 0o444  # empty: systemd makes one for each boot and keeps it in memory
     yield "etc/.updated", "", 0o644
@@ -135,6 +146,7 @@ def _texts(target: Target, setup: DeviceSetup) -> Iterator[tuple[str, str, int]]
     yield "etc/systemd/network/20-edgefold.network", _NETWORK, 0o644
     console = "ForwardToConsole=yes\nMaxLevelConsole=info\n" if target.journal_to_console else ""
     yield "etc/systemd/journald.conf.d/edgefold.conf", _JOURNAL + console, 0o644
+    yield "etc/systemd/system/emergency.service.d/edgefold.conf", _EMERGENCY, 0o644
     if target.watchdog_s is not None:
         text = f"[Manager]\nRuntimeWatchdogSec={target.watchdog_s}\nRebootWatchdogSec=2min\n"
         yield "etc/systemd/system.conf.d/edgefold.conf", text, 0o644

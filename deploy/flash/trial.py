@@ -18,18 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from deploy.flash import image_plan, virtual_machine
-from deploy.flash.programs import require_programs, run_program
+from deploy.flash.programs import require_programs
 from deploy.flash.settings import make_setup
 from deploy.flash.targets import target_named
-from deploy.flash.virtual_machine import HOST_ADDRESS, VirtualMachine
+from deploy.flash.trial_service import edgefold, make_tokens, start_service, wait_for
+from deploy.flash.virtual_machine import VirtualMachine
 from deploy.flash.workshop import carry_out
-from deploy.local import LOOPBACK, free_ports
-from deploy.supervised import Supervised
-from deploy.toml_text import toml_text
 from protocol.errors import EdgefoldError, EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from deploy.supervised import Supervised
 
 __all__ = ["main"]
 
@@ -39,7 +39,6 @@ _ROUNDS: Final = 3
 _BATCH, _MAX_TOKENS, _EXAMPLES = 8, 16, 16  # two steps a round: an emulated step takes tens of seconds
 _BOOT_S: Final = 400.0  # 25 s on a quiet machine, minutes on a busy one
 _ROUND_S: Final = 900.0
-_COMMAND_S: Final = 900.0
 _WORDS: Final = (("poor", "dull", "broken", "slow"), ("fine", "bright", "solid", "quick"))
 
 
@@ -64,27 +63,16 @@ class Trial:
             return self._bundle
         made = self.folder / "bundle"
         options = ("--labels", "2", "--rank", "4", "--max-tokens", str(_MAX_TOKENS), "--out", str(made))
-        _edgefold("export", "minilm", *options)
+        edgefold("export", "minilm", *options)
         self.say("MiniLM is exported")
         return made
 
     def make_fleet(self, bundle: Path) -> tuple[Supervised, str]:
         """Return a running service, and a token."""
-        names = ("--port", "--claim-port", "--claim-service-port", "--bundle-port")
-        home = self.folder / "fleet"
-        ports = [text for name, port in zip(names, free_ports(4), strict=True) for text in (name, str(port))]
-        _edgefold("serve", "init", "--folder", str(home), "--fleet", "trial", "--host", HOST_ADDRESS, *ports)
-        config = home / "aggregator.toml"
-        # On loopback alone: QEMU's own network carries the machine's connections there.
-        text = config.read_text("utf-8").replace('host = "0.0.0.0"', f'host = "{LOOPBACK}"')
         plan = {"epochs": 1, "batch_size": _BATCH, "max_tokens": _MAX_TOKENS}
         task = {"id": _TASK, "bundle": str(bundle.resolve()), "rounds": _ROUNDS, "cohort": 1, "min_cohort": 1}
-        config.write_text(text + toml_text({"task": [{**task, "deadline_s": _ROUND_S, "plan": plan}]}), "utf-8")
-        service = Supervised("service", ("serve", "--config", str(config)), self.folder / "service.log")
-        service.start()
-        _wait_for(service, "claims-open", deadline_s=60)
-        printed = _edgefold("devices", "token", "--config", str(config), "--expires", "4h", "--json")
-        return service, str(json.loads(printed)["tokens"][0])
+        service, config = start_service(self.folder, task={**task, "deadline_s": _ROUND_S, "plan": plan})
+        return service, make_tokens(config, 1)[0]
 
     def make_image(self, token: str) -> Path:
         """Return an image for the device; it fetches its bundle itself."""
@@ -128,7 +116,7 @@ class Trial:
         machine.wait_for("link-up", deadline_s=_BOOT_S)
         self.figures["boot_to_link_s"] = round(time.monotonic() - boot_s, 1)
         self.say("first boot: enrolled and connected over mutual TLS")
-        _wait_for(service, "round-opened", deadline_s=_ROUND_S, version=1)
+        wait_for(service, "round-opened", deadline_s=_ROUND_S, version=1)
         self.figures["flash_to_first_folded_update_s"] = round(time.monotonic() - flash_s, 1)
         self.say("its first update is folded")
 
@@ -140,7 +128,7 @@ class Trial:
         machine.start()
         machine.wait_for("link-up", deadline_s=_BOOT_S)
         self.say("second boot: connected again, without its token")
-        _wait_for(service, "task-finished", deadline_s=2 * _ROUND_S)
+        wait_for(service, "task-finished", deadline_s=2 * _ROUND_S)
         self.say(f"rounds 2 and {_ROUNDS} are folded too")
 
     def _look_at_disk(self, image: Path, token: str) -> None:
@@ -185,23 +173,8 @@ def _examples() -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def _wait_for(service: Supervised, name: str, *, deadline_s: float, **facts: object) -> None:
-    until_s = time.monotonic() + deadline_s
-    while time.monotonic() < until_s:
-        for event in service.new_events():
-            if event.name == name and all(event.facts.get(key) == value for key, value in facts.items()):
-                return
-        service.keep_running()
-        time.sleep(0.2)
-    raise EngineError(f"the service logged no {name} within {deadline_s:.0f} s")
-
-
 def _size_of(folder: Path) -> int:
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _edgefold(*arguments: str) -> str:
-    return run_program((sys.executable, "-m", "edgefold", *arguments), deadline_s=_COMMAND_S).decode()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """An arm64 machine of QEMU that starts a finished image: its own kernel and first stage, a disk, a user-mode network.
 
-The machine reaches this one's loopback ports as 10.0.2.2; nobody reaches the machine. ``cut_power`` ends it as a pulled
-plug would: nothing is told to it, and what it had not flushed is gone.
+The machine reaches this one's loopback ports as 10.0.2.2; nobody reaches the machine, but by ssh where that is asked
+for. ``cut_power`` ends it as a pulled plug would: nothing is told to it, and what it had not flushed is gone.
 """
 
 from __future__ import annotations
@@ -32,9 +32,18 @@ class VirtualMachine:
     """One machine; it may be started again after its power was cut."""
 
     def __init__(
-        self, image: Path, folder: Path, *, command_line: str, processors: int = 2, memory_mb: int = 1024
+        self,
+        image: Path,
+        folder: Path,
+        *,
+        command_line: str,
+        processors: int = 2,
+        memory_mb: int = 1024,
+        ssh_port: int | None = None,
     ) -> None:
         """Take kernel and first stage out of ``image``, whose first partition begins at 1 MiB.
+
+        ``ssh_port`` of this machine's loopback, if there is one, leads to the machine's SSH server.
 
         Raises:
             ConfigError: a program is missing.
@@ -43,12 +52,13 @@ class VirtualMachine:
         self._programs, self._image, self.serial = require_programs(PROGRAMS), image, folder / "serial.txt"
         for name in ("vmlinuz", "initrd.img"):
             run_program((self._programs["mcopy"], "-n", "-i", f"{image}@@1M", f"::{name}", str(folder / name)))
+        door = "" if ssh_port is None else f",hostfwd=tcp:127.0.0.1:{ssh_port}-:22"
         self._options = (
             *_MACHINE,
             *("-smp", str(processors), "-m", str(memory_mb)),
             *("-kernel", str(folder / "vmlinuz"), "-initrd", str(folder / "initrd.img"), "-append", command_line),
             *("-drive", f"file={image},format=raw,if=virtio"),
-            *("-netdev", "user,id=wire", "-device", "virtio-net-pci,netdev=wire,romfile="),
+            *("-netdev", f"user,id=wire{door}", "-device", "virtio-net-pci,netdev=wire,romfile="),
             *("-device", "virtio-rng-pci"),
         )
         self._process: subprocess.Popen[bytes] | None = None

@@ -19,7 +19,7 @@ import tarfile
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final, Protocol
 
 from deploy.flash.programs import run_program
 from deploy.flash.steps import CopyAgent, Prune, Step
@@ -29,14 +29,20 @@ from host.durable import make_folder, read_bytes, write_bytes
 from protocol.errors import ConfigError, StorageError, TrustError
 from protocol.fields import FieldError, Hex, Length, plain, structure
 
-if TYPE_CHECKING:
-    from deploy.flash.remote import Probe
-
-__all__ = ["Release", "Wheelhouse", "make_release", "make_wheelhouse", "open_wheelhouse"]
+__all__ = ["Machine", "Release", "Wheelhouse", "make_release", "make_wheelhouse", "open_wheelhouse"]
 
 _LIST: Final = "wheelhouse.json"
 _MAX_LIST_BYTES: Final = 1 << 20
 _RELEASE_NAME_CHARS: Final = 16
+
+
+class Machine(Protocol):
+    """What a release is made for: a machine that runs, or a system in an image."""
+
+    @property
+    def platform(self) -> str: ...  # noqa: D102 - linux-aarch64 or linux-x86_64
+    @property
+    def python(self) -> str: ...  # noqa: D102 - such as 3.11
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,13 +103,13 @@ def open_wheelhouse(folder: Path) -> Wheelhouse:
     return made
 
 
-def make_release(wheelhouse: Path, out: Path, *, probe: Probe, program: str) -> Release:
+def make_release(wheelhouse: Path, out: Path, *, machine: Machine, program: str) -> Release:
     """Make the agent's program folder of a wheelhouse, without any network, as one file in the folder ``out``.
 
     Args:
         wheelhouse: checked first.
         out: where RELEASE.tar.gz is written.
-        probe: the machine that it is for.
+        machine: what it is for.
         program: the text of ``bin/edgefold``.
 
     Raises:
@@ -111,8 +117,8 @@ def make_release(wheelhouse: Path, out: Path, *, probe: Probe, program: str) -> 
         EngineError: pip failed.
     """
     facts = open_wheelhouse(wheelhouse)
-    if (facts.platform, facts.python) != (probe.platform, probe.python):
-        ours, theirs = f"{facts.platform} and Python {facts.python}", f"{probe.platform} and Python {probe.python}"
+    if (facts.platform, facts.python) != (machine.platform, machine.python):
+        ours, theirs = f"{facts.platform} and Python {facts.python}", f"{machine.platform} and Python {machine.python}"
         raise ConfigError(f"{wheelhouse}: for {ours}, the machine is {theirs}")
     wheels = WheelPlatform(machine=PLATFORMS[facts.platform], python=facts.python)
     with tempfile.TemporaryDirectory(prefix="edgefold-release-") as name:

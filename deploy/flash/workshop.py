@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from deploy.flash import accounts
+from deploy.flash.ext4_files import Ext4Files
 from deploy.flash.file_systems import make_ext4, make_vfat
 from deploy.flash.initrd import initrd_bytes
+from deploy.flash.partitions import read_partitions
 from deploy.flash.programs import require_programs, run_program
 from deploy.flash.steps import (
     Accounts,
@@ -28,6 +30,7 @@ from deploy.flash.steps import (
     DropSetIds,
     FillBoot,
     Folder,
+    Inject,
     Link,
     Lists,
     MakeExt4,
@@ -98,6 +101,7 @@ _NAMES: Final = {
     CopyTree: "copy",
     DropSetIds: "take set-user bits away",
     FillBoot: "boot files",
+    Inject: "identity",
     Lists: "index kernel modules",
     MakeInitrd: "first stage",
     Move: "move into place",
@@ -188,6 +192,11 @@ def _fill_boot(step: FillBoot) -> None:
             shutil.copyfile(path, step.out / (file.name or path.name))
 
 
+def _inject(step: Inject) -> None:
+    (place,) = [one for one in read_partitions(step.image).partitions if one.number == step.number]
+    Ext4Files(step.image, place.start_bytes).apply(step.changes)
+
+
 def _move(step: Move) -> None:
     temporary = step.to.with_name(f".{step.to.name}.partial")
     shutil.move(step.source, temporary)
@@ -203,6 +212,7 @@ _ACTIONS: Final[dict[type[Step], Callable[[Any], object]]] = {
     DropSetIds: _drop_set_ids,
     FillBoot: _fill_boot,
     Folder: _folder,
+    Inject: _inject,
     Link: _link,
     Lists: _index_modules,
     MakeExt4: make_ext4,

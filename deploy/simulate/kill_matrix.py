@@ -59,6 +59,7 @@ class KillPlan:
     seed: int = 0
     devices: int = 12
     n_params: int = 20_000
+    chunk_bytes: int = 8192  # the updates of some 20 kB go in three
     is_async: bool = False
     broker: BrokerKind = "auto"
     deadline_s: float = 3600.0
@@ -158,7 +159,9 @@ def _run_with(plan: KillPlan, settings: Mapping[str, Any], storage: Mapping[str,
     with fleet, Journal(journal_path) as journal:
         killer = _Killer(fleet, plan, victims)
         killer._waiting_for.clear()  # noqa: SLF001 - entering the fleet waited for both
-        simulation = Simulation(service, identities, journal, profile=_PROFILE, seed=plan.seed)
+        simulation = Simulation(
+            service, identities, journal, profile=_PROFILE, seed=plan.seed, chunk_bytes=plan.chunk_bytes
+        )
         _until(simulation, killer, lambda: killer.n_killed >= plan.kills, deadline_s=plan.deadline_s)
         end_round = killer.rounds_folded + 2  # the service works again, and folds
         _until(simulation, killer, lambda: killer.rounds_folded >= end_round, deadline_s=_SETTLE_S)
@@ -198,6 +201,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="default: a new one, printed")
     parser.add_argument("--devices", type=int, default=12)
     parser.add_argument("--mode", choices=["both", "sync", "async"], default="both", help="half of the kills each")
+    parser.add_argument("--chunk-kb", type=int, default=8, help="updates above it go in chunks; 256: none do")
     parser.add_argument("--broker", choices=["auto", "mosquitto", "embedded"], default="auto")
     parser.add_argument("--storage", choices=["files", "servers"], default="files", help="servers: PostgreSQL and S3")
     parser.add_argument("--fold", choices=["local", "workers"], default="local", help="who adds, and is killed too")
@@ -218,6 +222,7 @@ def _run(options: argparse.Namespace, seed: int, *, is_async: bool, kills: int) 
             kills=kills,
             seed=seed,
             devices=options.devices,
+            chunk_bytes=options.chunk_kb * 1024,
             broker=options.broker,
             is_async=is_async,
             storage=options.storage,

@@ -12,13 +12,15 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from deploy.simulate.chunks import Cutter
 from deploy.simulate.deltas import DeltaPool
 from deploy.simulate.virtual_device import Surroundings, VirtualDevice
 from deploy.simulate.wire import Wire
 from protocol import topics
 from protocol.errors import EdgefoldError
-from protocol.messages import Announce, Decline, Receipt, Work, unpack_envelope
+from protocol.messages import Announce, Decline, Receipt, Update, Work, kind_of, unpack_envelope
 from protocol.signing import open_envelope, sign
+from protocol.uploads import CHUNK_BYTES, Chunk, Upload, Uploaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from deploy.simulate.profile import Profile
     from deploy.simulate.service import Service
     from deploy.simulate.wire import Connection
-    from protocol.messages import Update
+    from protocol.messages import Join
     from protocol.signing import SigningKey
 
 __all__ = ["Counts", "Simulation"]
@@ -42,6 +44,7 @@ class Counts:
     n_sent: int = 0  # updates, each once
     n_accepted: int = 0
     n_refused: int = 0
+    n_chunks: int = 0  # of large updates, repeated ones too
     bytes_up: int = 0  # payloads, repeated ones too
     bytes_down: int = 0
     n_unreadable: int = 0  # not signed by the service, or not of this protocol
@@ -50,7 +53,7 @@ class Counts:
 class Simulation:
     """A running fleet of virtual devices."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a run is made of
         self,
         service: Service,
         identities: dict[str, SigningKey],
@@ -59,8 +62,10 @@ class Simulation:
         profile: Profile,
         seed: int,
         n_connections: int | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         """Make the devices; ``step`` connects them, each by itself or, if asked, over ``n_connections``."""
+        self._cutter = Cutter(chunk_bytes)
         self.counts = Counts()
         self.announced: Announce | None = None
         self._service, self._keys, self._journal, self._seed = service, identities, journal, seed
@@ -127,11 +132,14 @@ class Simulation:
         self._on[connection] = list(names)
         self._at.update(dict.fromkeys(names, connection))
 
-    def _send(self, name: str, body: Update | object) -> None:
-        payload = sign(body, fleet=self._service.fleet, sender=name, key=self._keys[name])  # type: ignore[arg-type]  # Join | Update
-        kind = unpack_envelope(payload).kind
-        if self._at[name].publish(topics.up(self._service.fleet, name, kind), payload):
+    def _send(self, name: str, body: Join | Update | Upload | Chunk) -> None:
+        payload = sign(body, fleet=self._service.fleet, sender=name, key=self._keys[name])
+        if isinstance(body, Update) and (upload := self._cutter.cut(name, body, payload)) is not None:
+            return self._send(name, upload)
+        if self._at[name].publish(topics.up(self._service.fleet, name, kind_of(body)), payload):
             self.counts.bytes_up += len(payload)
+            self.counts.n_chunks += isinstance(body, Chunk)
+        return None
 
     def _hear(self, connection: Connection, topic: str, payload: bytes) -> None:
         self.counts.bytes_down += len(payload)
@@ -143,19 +151,23 @@ class Simulation:
         except EdgefoldError:
             self.counts.n_unreadable += 1
             return
+        if isinstance(body, Uploaded):
+            for chunk in self._cutter.missing(name or "", body):
+                self._send(name or "", chunk)
+            return
         now_s = time.monotonic()
         for one in self._on[connection] if name is None else [name]:
             device = self.devices[one]
             device.hear(body, now_s)
             self._plan(device)
 
-    def _open(self, payload: bytes) -> Announce | Work | Decline | Receipt:
+    def _open(self, payload: bytes) -> Announce | Work | Decline | Receipt | Uploaded:
         if self._last_announce is not None and self._last_announce[0] == payload:
             return self._last_announce[1]  # 10,000 copies of one announcement, one signature
         body = open_envelope(unpack_envelope(payload), fleet=self._service.fleet, key=self._service.key)
         if isinstance(body, Announce):
             self.announced, self._last_announce = body, (payload, body)
-        if isinstance(body, (Announce, Work, Decline, Receipt)):
+        if isinstance(body, (Announce, Work, Decline, Receipt, Uploaded)):
             return body
         raise EdgefoldError("virtual devices make no secure sums")
 

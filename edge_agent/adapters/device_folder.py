@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_agent.adapters.served_work import keep_served, read_work
 from edge_agent.core.session import SessionState
-from host.durable import make_folder, read_bytes, remove, sweep, write_bytes
+from host.durable import make_folder, open_plain, read_bytes, remove, sweep, write_bytes
 from protocol import cbor
 from protocol.errors import ConfigError, MalformedMessageError, StorageError
 from protocol.fields import FieldError, plain, structure
@@ -33,6 +33,7 @@ from protocol.jobs import KEPT_FILE, RESIDUAL_FILE
 from protocol.messages import MAX_MESSAGE_BYTES, Receipt, Work, pack_body, unpack_body
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 __all__ = ["DeviceFolder", "is_held", "kept_file", "read_receipt", "read_state"]
@@ -113,17 +114,31 @@ class DeviceFolder:
             write_bytes(self.kept_path(update_id), read_bytes(self.scratch / KEPT_FILE, max_bytes=MAX_MESSAGE_BYTES))
         write_bytes(self._outbox_path(update_id), envelope)
 
-    def load_update(self, update_id: bytes) -> bytes:
-        """Return an update of the outbox.
+    def open_update(self, update_id: bytes) -> tuple[int, Callable[[int, int], bytes]]:
+        """Return an update of the outbox: its length, and what reads so many bytes from a place on.
 
         Raises:
-            StorageError: it is missing.
+            StorageError: it is missing; raised by the reading too.
         """
         path = self._outbox_path(update_id)
         try:
-            return read_bytes(path, max_bytes=MAX_MESSAGE_BYTES)
+            with open_plain(path) as file:
+                n_bytes = os.fstat(file.fileno()).st_size
         except FileNotFoundError as error:
             raise StorageError(f"{path}: missing") from error
+
+        def read(at: int, n: int) -> bytes:
+            try:
+                with open_plain(path) as file:
+                    file.seek(at)
+                    data = file.read(n)
+            except OSError as error:
+                raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
+            if data is None or len(data) != n:
+                raise StorageError(f"{path}: shorter than it was")
+            return data
+
+        return n_bytes, read
 
     def residual_path(self, update_id: bytes) -> Path:
         """Return where the residual of an update is."""

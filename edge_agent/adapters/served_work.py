@@ -18,15 +18,52 @@ from protocol.messages import MAX_MESSAGE_BYTES, Work, pack_body, unpack_body
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Mark", "keep_served", "mark_of", "newest_served", "read_work", "task_of"]
+    from protocol.messages import Latest
+
+__all__ = [
+    "Mark",
+    "keep_fetched",
+    "keep_served",
+    "mark_of",
+    "newest_served",
+    "read_work",
+    "served_version",
+    "task_of",
+]
 
 _PREFIX: Final = "served-"
+PUBLIC_KEY_BYTES: Final = 1216  # ``sealing.PUBLIC_KEY_BYTES``, whose module costs readers of this one memory
 Mark: TypeAlias = tuple[str, int, int]
 
 
 def keep_served(folder: Path, work: Work) -> None:
     """Make ``work`` what is served of its task from now on."""
     write_bytes(folder / f"{_PREFIX}{work.task}.cbor", pack_body(work))
+
+
+def keep_fetched(folder: Path, latest: Latest, adapter: bytes) -> None:
+    """Make a fetched version what is served of its task from now on; no round can be trained on it."""
+    work = Work(
+        task=latest.task,
+        round=1,
+        version=latest.version,
+        bundle_id=latest.bundle_id,
+        plan=latest.plan,
+        adapter=adapter,
+        task_key=bytes(PUBLIC_KEY_BYTES),
+        seconds_left=0.0,
+    )
+    keep_served(folder, work)
+
+
+def served_version(folder: Path, task: str, bundle_id: str) -> int:
+    """Return which version of a task's bundle is served, 0 for the bundle's own."""
+    path = newest_served(folder, task)
+    try:
+        work = None if path is None else read_work(path)
+    except StorageError:
+        return 0  # damaged: the next version takes its place
+    return work.version if work is not None and work.bundle_id == bundle_id else 0
 
 
 def newest_served(folder: Path, task: str | None) -> Path | None:

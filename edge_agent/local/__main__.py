@@ -23,7 +23,9 @@ from protocol.errors import EdgefoldError
 from protocol.fields import FieldError, structure
 
 if TYPE_CHECKING:
+    from edge_agent.local.local_mqtt import LocalMqtt
     from edge_agent.local.loopback_http import Routes
+    from edge_agent.mqtt_settings import LocalMqttSettings
 
 _MAX_LINE_BYTES: Final = 1 << 20
 _EXIT_FAILED: Final = 4
@@ -71,10 +73,22 @@ def _serve(orders: Orders) -> None:
     logs.event("local-process-ready", port=server.server_address[1])
     if keeper is not None:
         keeper.start()
+    mqtt = None if orders.local_mqtt is None else _start_mqtt(orders, orders.local_mqtt, serving, keeper)
     while sys.stdin.buffer.read(1):
         pass
+    if mqtt is not None:
+        mqtt.close()
     server.shutdown()
     server.server_close()
+
+
+def _start_mqtt(orders: Orders, settings: LocalMqttSettings, serving: Serving, keeper: Keeper | None) -> LocalMqtt:
+    from edge_agent.local.local_mqtt import LocalMqtt, open_link  # noqa: PLC0415 - most devices have no broker of theirs
+
+    link, intake = open_link(settings, Path(orders.here)), None if keeper is None else keeper.intake
+    mqtt = LocalMqtt(settings, link, predict=orders.predict, serving=serving, intake=intake)
+    mqtt.start()
+    return mqtt
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edge_agent.local.scorekeeper import Scorekeeper
     from edge_agent.store_settings import StoreSettings
 
-__all__ = ["Intake", "intake_routes", "read_token"]
+__all__ = ["Intake", "intake_routes", "read_token", "rows_of"]
 
 _MAX_ROWS: Final = 1000
 _MAX_TOKEN_BYTES: Final = 256
@@ -67,6 +67,21 @@ class Intake:
             finally:
                 store.close()
 
+    def label_of(self, body: Any) -> int:  # noqa: ANN401 - whatever was sent
+        """Give the example that a request names the label that it says; return the example's number.
+
+        Raises:
+            ConfigError: no number, no label, or no such example (the sender's fault).
+        """
+        known = body if isinstance(body, dict) else {}
+        example_id, label = known.get("id"), known.get("label")
+        if type(example_id) is not int or not 0 < example_id < 2**62:
+            raise ConfigError("expected an example's number under 'id'")
+        if type(label) is not int and not (isinstance(label, list) and all(type(one) is int for one in label)):
+            raise ConfigError("expected an integer, or a list of them, under 'label'")
+        self.label(example_id, label)
+        return example_id
+
     def tidy(self, store: ExampleStore) -> None:
         """Make room in ``store``, and hold the exam if it is time."""
         with self._lock:
@@ -88,25 +103,27 @@ def intake_routes(intake: Intake, token: str) -> Routes:
 
     def examples(asked: Asked) -> dict[str, Any]:
         _check(asked, token)
-        rows = asked.body.get("examples", [asked.body]) if isinstance(asked.body, dict) else None
-        if not isinstance(rows, list) or not 0 < len(rows) <= _MAX_ROWS:
-            raise ConfigError(f"expected 1 to {_MAX_ROWS} examples")
-        if not all(isinstance(row, dict) and row for row in rows):
-            raise ConfigError("an example is an object, such as {'text': ..., 'label': ...}")
-        return {"ids": intake.add(rows, "http")}
+        return {"ids": intake.add(rows_of(asked.body), "http")}
 
     def labels(asked: Asked) -> dict[str, Any]:
         _check(asked, token)
-        body = asked.body if isinstance(asked.body, dict) else {}
-        example_id, label = body.get("id"), body.get("label")
-        if type(example_id) is not int or not 0 < example_id < 2**62:
-            raise ConfigError("expected an example's number under 'id'")
-        if type(label) is not int and not (isinstance(label, list) and all(type(one) is int for one in label)):
-            raise ConfigError("expected an integer, or a list of them, under 'label'")
-        intake.label(example_id, label)
-        return {"id": example_id}
+        return {"id": intake.label_of(asked.body)}
 
     return {("POST", "/examples"): examples, ("POST", "/labels"): labels}
+
+
+def rows_of(body: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - whatever was sent
+    """Return the examples of a request.
+
+    Raises:
+        ConfigError: there are none, too many, or one is no object (the sender's fault).
+    """
+    rows = body.get("examples", [body]) if isinstance(body, dict) else None
+    if not isinstance(rows, list) or not 0 < len(rows) <= _MAX_ROWS:
+        raise ConfigError(f"expected 1 to {_MAX_ROWS} examples")
+    if not all(isinstance(row, dict) and row for row in rows):
+        raise ConfigError("an example is an object, such as {'text': ..., 'label': ...}")
+    return rows
 
 
 def read_token(folder: Path, *, make: bool = False) -> str | None:

@@ -45,6 +45,11 @@ class Keeper:
             watch=tuple(here / one for one in store.watch), append=tuple(here / one for one in store.append)
         )
 
+    @property
+    def intake(self) -> Intake:
+        """The way into the store."""
+        return self._intake
+
     def routes(self) -> Routes:
         """Return the paths by which programs of this machine teach it."""
         return intake_routes(self._intake, self._token)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from edge_agent.continual_settings import ContinualSettings
+from edge_agent.mqtt_settings import LocalMqttSettings  # noqa: TC001 - structure() resolves the annotations
 from edge_agent.predict_settings import PredictSettings  # noqa: TC001 - structure() resolves the annotations
 from edge_agent.store_settings import StoreSettings  # noqa: TC001 - as above
 from protocol.fields import Hex, Length, Range
@@ -26,6 +27,7 @@ class Orders:
     fetched: _PathText | None = None  # where bundles that come later lie, by their ids
     predict: PredictSettings
     store: StoreSettings | None = None
+    local_mqtt: LocalMqttSettings | None = None
     continual: ContinualSettings = field(default_factory=ContinualSettings)
     nice: Annotated[int, Range(0, 19)] = 0  # somebody waits for the answer, as nobody does for a training
     log_level: Literal["debug", "info", "warning", "error"] = "info"

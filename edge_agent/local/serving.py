@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edge_agent.adapters.device_folder import kept_file, read_state
+from edge_agent.adapters.fetched_bundles import whole_folders
 from edge_agent.adapters.personal_part import facts_file, personal_facts, personal_file
 from edge_agent.adapters.served_work import mark_of, newest_served, read_work, task_of
 from edge_agent.local.latency import Latency
@@ -184,13 +185,20 @@ class Serving:
             folder = self._fetched / work.bundle_id
             if folder.is_dir():  # ``open_bundle`` checks that it is that one, every byte
                 return folder
-        if not self._bundles:
-            raise ConfigError("there is no bundle yet, so there is nothing to predict with")
         if work is None:
-            return Path(next(iter(self._bundles.values())))
+            return self._first_folder()
         if work.bundle_id not in self._bundles:
             raise ConfigError(f"task {work.task}: its bundle {work.bundle_id[:12]} is not on this device")
         return Path(self._bundles[work.bundle_id])
+
+    def _first_folder(self) -> Path:
+        """Return the folder of what serves before any work: a bundle of the start, or the first that was fetched."""
+        if self._bundles:
+            return Path(next(iter(self._bundles.values())))
+        fetched = [] if self._fetched is None else whole_folders(self._fetched)
+        if not fetched:
+            raise ConfigError("there is no bundle yet, so there is nothing to predict with")
+        return fetched[0]
 
 
 def _served(model: ServedModel) -> Served:

@@ -21,7 +21,7 @@ Does not know: the clock (a caller with a deadline calls ``abort``), topics, fil
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
@@ -295,7 +295,7 @@ def _share_of(view: _View, owner: int, pair: bytes) -> bytes:
     return pair[:SHARE_BYTES] if owner in view.survivors else pair[SHARE_BYTES:]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _View:
     """What a state means: everything here follows from it."""
 
@@ -336,15 +336,22 @@ class _View:
         """The neighbours who shared, with whom this device masks."""
         return [other for other in self.neighbours if other in self.sharers]
 
+    @cached_property
+    def _mask_private(self) -> keys.PrivateKey:
+        return keys.private_of(_secret(self.state, "mask key"))
+
+    @cached_property
+    def _seal_private(self) -> keys.PrivateKey:
+        return keys.private_of(_secret(self.state, "seal key"))
+
     def mask_seed(self, other: int) -> bytes:
-        private = _secret(self.state, "mask key")
-        return keys.agree(private, self.adverts[other].mask_key, "pair mask", self.setting.pair(self.index, other))
+        facts = self.setting.pair(self.index, other)
+        return keys.agree(self._mask_private, self.adverts[other].mask_key, "pair mask", facts)
 
     def seal_key(self, *, sender: int, receiver: int) -> bytes:
         other = receiver if sender == self.index else sender
-        private = _secret(self.state, "seal key")
         facts = [self.setting.digest, sender, receiver]
-        return keys.agree(private, self.adverts[other].seal_key, "shares", facts)
+        return keys.agree(self._seal_private, self.adverts[other].seal_key, "shares", facts)
 
     def own_shares(self) -> dict[int, bytes]:
         """Return for each holder its pair: a share of the self-mask's seed, then one of the mask key."""

@@ -11,7 +11,7 @@ round's traffic and has a quantum computer later can unmask it; the outer seal (
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -25,7 +25,20 @@ from protocol.errors import RemoteProtocolError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["SEAL_OVERHEAD_BYTES", "agree", "derive", "digest", "open_sealed", "public_of", "seal", "statement"]
+__all__ = [
+    "SEAL_OVERHEAD_BYTES",
+    "PrivateKey",
+    "agree",
+    "derive",
+    "digest",
+    "open_sealed",
+    "private_of",
+    "public_of",
+    "seal",
+    "statement",
+]
+
+PrivateKey: TypeAlias = X25519PrivateKey
 
 SEAL_OVERHEAD_BYTES: Final = 16  # GCM's tag
 _KEY_BYTES: Final = 32
@@ -48,19 +61,24 @@ def derive(secret: bytes, label: str, *facts: object) -> bytes:
     return HKDF(hashes.SHA256(), _KEY_BYTES, salt=None, info=statement(label, *facts)).derive(secret)
 
 
-def public_of(private: bytes) -> bytes:
+def private_of(secret: bytes) -> PrivateKey:
+    """Return the X25519 key of 32 private bytes; it costs as much as an agreement, so make it once for many."""
+    return X25519PrivateKey.from_private_bytes(secret)
+
+
+def public_of(secret: bytes) -> bytes:
     """Return the X25519 public key of 32 private bytes."""
-    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+    return private_of(secret).public_key().public_bytes_raw()
 
 
-def agree(private: bytes, public: bytes, label: str, facts: Sequence[object]) -> bytes:
+def agree(private: PrivateKey, public: bytes, label: str, facts: Sequence[object]) -> bytes:
     """Return the 32 bytes that the owners of both keys derive for a statement.
 
     Raises:
         RemoteProtocolError: ``bad-key``: ``public`` is of low order (the peer's fault).
     """
     try:
-        shared = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+        shared = private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError as error:
         raise RemoteProtocolError("a device's X25519 key is not usable", reason="bad-key") from error
     return derive(shared, label, *facts)

@@ -18,6 +18,7 @@ checked before anything is cut. Needs no numpy. Who sent a message is known from
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias, TypeVar
 
 from protocol import cbor
@@ -95,7 +96,7 @@ Signature = Annotated[bytes, Bytes(SIGNATURE_BYTES)]
 Key = Annotated[bytes, Bytes(KEY_BYTES)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: the digest is kept, since every statement of a sum has it
 class SumPlan:
     """What all parties must agree on; its digest is in every signature and key."""
 
@@ -131,7 +132,7 @@ class SumPlan:
         facts = {name: getattr(terms, name) for name in terms.__dataclass_fields__}
         return cls(fleet=fleet, task=task, round=round_, version=version, n_params=n_params, **facts)
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
         """The 32 bytes that stand for this plan."""
         return digest("plan", plain(self))

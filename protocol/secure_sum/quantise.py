@@ -31,6 +31,8 @@ __all__ = ["MAX_BITS", "Quantiser", "WeightedMean", "pack", "packed_bytes", "unp
 
 MAX_BITS: Final = 32  # sums run in uint32, whose own wrap-around is modulo 2**32, a multiple of every smaller modulus
 _LANES: Final = 8  # eight values of b bits are exactly b bytes
+_WORD_BYTES: Final = 8  # a value of 32 bits, shifted by up to 7, is within one word
+_BLOCK_VALUES: Final = 2**15  # as float64 256 KiB, which stay in a core's second-level cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,17 +119,25 @@ class Quantiser:
             raise LocalProtocolError(f"expected a finite float32 vector of {self.n_params} values")
         if not 1 <= weight <= self.weight_cap:
             raise LocalProtocolError(f"a weight must be 1 to {self.weight_cap}, got {weight}")
-        scaled = vector.astype(np.float64)  # [n_params]
-        if np.abs(scaled).max() > self.clip:
+        if max(float(vector.max()), -float(vector.min())) > self.clip:
             raise LocalProtocolError(f"a value is beyond the clip of {self.clip}")
-        scaled *= weight / self.weight_cap / self.step
-        levels = np.rint(scaled) if seed is None else _round_stochastically(scaled, seed)
-        # |x| = C may land half an ulp above L; the clip below is that ulp's and nothing else's.
-        np.clip(levels, -self.n_levels, self.n_levels, out=levels)
+        draws = None if seed is None else keystream(seed, self.n_params)  # uint32 [n_params]
+        levels_per_unit = weight / self.weight_cap / self.step
         encoded = np.empty(self.n_values, np.uint32)
-        encoded[:-1] = levels.astype(np.int64).astype(np.uint32)  # two's complement, modulo 2**32
+        signed = encoded.view(np.int32)  # two's complement, modulo 2**32
+        for start in range(0, self.n_params, _BLOCK_VALUES):
+            block = slice(start, min(start + _BLOCK_VALUES, self.n_params))
+            scaled = vector[block].astype(np.float64)  # [block]
+            scaled *= levels_per_unit
+            if draws is None:
+                np.rint(scaled, out=scaled)
+            else:
+                _round_stochastically(scaled, draws[block])
+            # |x| = C may land half an ulp above L; the clip below is that ulp's and nothing else's.
+            signed[block] = np.clip(scaled, -self.n_levels, self.n_levels, out=scaled)
         encoded[-1] = weight
-        return encoded & self.mask
+        encoded &= self.mask
+        return encoded
 
     def with_noise(
         self, encoded: NDArray[np.uint32], noise: Callable[[NDArray[np.int64]], NDArray[np.int64]]
@@ -149,9 +159,8 @@ class Quantiser:
         return result & self.mask
 
     def _signed(self, residues: NDArray[np.uint32]) -> NDArray[np.int64]:
-        levels = (residues & self.mask).astype(np.int64)
-        levels[levels >= 2 ** (self.bits - 1)] -= 2**self.bits
-        return levels
+        spare = MAX_BITS - self.bits
+        return ((residues << np.uint32(spare)).view(np.int32) >> np.int32(spare)).astype(np.int64)
 
     @property
     def mask(self) -> np.uint32:
@@ -182,14 +191,16 @@ def packed_bytes(n_values: int, bits: int) -> int:
 def pack(values: NDArray[np.uint32], bits: int) -> bytes:
     """Return ``values`` (each below 2**bits) in little-endian bit order, ``bits`` bits each."""
     n_groups = -(-values.size // _LANES)
-    padded = np.zeros(n_groups * _LANES, np.uint32)
-    padded[: values.size] = values
-    lanes = np.ascontiguousarray(padded.reshape(n_groups, _LANES).T)  # [8, n_groups]
-    packed = np.zeros((n_groups, bits), np.uint8)
-    for lane, byte, shift in _overlaps(bits):
-        part = lanes[lane] >> np.uint32(shift) if shift >= 0 else lanes[lane] << np.uint32(-shift)  # [n_groups]
-        packed[:, byte] |= part.astype(np.uint8)  # the low eight bits
-    return packed.tobytes()[: packed_bytes(values.size, bits)]
+    packed = bytearray(n_groups * bits + _WORD_BYTES)
+    whole = values.size // _LANES
+    _pack_groups(values[: whole * _LANES], packed, bits)
+    if whole < n_groups:
+        last = np.zeros(_LANES, np.uint32)
+        last[: values.size - whole * _LANES] = values[whole * _LANES :]
+        tail = bytearray(bits + _WORD_BYTES)
+        _pack_groups(last, tail, bits)
+        packed[whole * bits : whole * bits + bits] = tail[:bits]
+    return memoryview(packed)[: packed_bytes(values.size, bits)].tobytes()
 
 
 def unpack(data: bytes, *, n_values: int, bits: int) -> NDArray[np.uint32]:
@@ -206,28 +217,38 @@ def unpack(data: bytes, *, n_values: int, bits: int) -> NDArray[np.uint32]:
     if n_spare and data[-1] >> (8 - n_spare):
         raise RemoteProtocolError("the spare bits of a packed vector are not zero", reason="bad-encoding")
     n_groups = -(-n_values // _LANES)
-    packed = np.zeros(n_groups * bits, np.uint8)
-    packed[: len(data)] = np.frombuffer(data, np.uint8)
-    columns = np.ascontiguousarray(packed.reshape(n_groups, bits).T)  # [bits, n_groups]
-    lanes = np.zeros((_LANES, n_groups), np.uint32)
-    for lane, byte, shift in _overlaps(bits):
-        part = columns[byte].astype(np.uint32)  # [n_groups]
-        lanes[lane] |= part << np.uint32(shift) if shift >= 0 else part >> np.uint32(-shift)
-    return np.ascontiguousarray(lanes.T).reshape(-1)[:n_values] & np.uint32(2**bits - 1)
+    padded = data.ljust(n_groups * bits + _WORD_BYTES, b"\0")
+    values = np.empty(n_groups * _LANES, np.uint32)
+    for start in range(0, n_groups, _BLOCK_VALUES // _LANES):
+        stop = min(start + _BLOCK_VALUES // _LANES, n_groups)
+        for lane, (byte, shift) in enumerate(_starts(bits)):
+            words = _words(padded, stop - start, start * bits + byte, bits)
+            values[start * _LANES + lane : stop * _LANES : _LANES] = words >> np.uint64(shift)  # the low 32 bits
+    values &= np.uint32(2**bits - 1)
+    return values[:n_values]
 
 
-def _overlaps(bits: int) -> list[tuple[int, int, int]]:
-    """Return (lane, byte, shift) for each lane and byte of a group that share bits; byte 0's bit 0 is lane 0's."""
-    return [
-        (lane, byte, 8 * byte - lane * bits)
-        for lane in range(_LANES)
-        for byte in range(lane * bits // 8, -(-(lane + 1) * bits // 8))
-    ]
+def _pack_groups(values: NDArray[np.uint32], packed: bytearray, bits: int) -> None:
+    """Add whole groups of eight values to ``packed``, zeros with a word to spare."""
+    apart = -(-_WORD_BYTES // bits)  # so many groups are at least a word, so that no word overlaps the next
+    for lane, (byte, shift) in enumerate(_starts(bits)):
+        words = _words(packed, values.size // _LANES, byte, bits)
+        shifted = values[lane::_LANES].astype(np.uint64) << np.uint64(shift)
+        for first in range(apart):
+            words[first::apart] |= shifted[first::apart]
 
 
-def _round_stochastically(scaled: NDArray[np.float64], seed: bytes) -> NDArray[np.float64]:
-    """Return ``scaled`` rounded up with a probability of its fraction (in steps of 2**-32), else down."""
-    draws = keystream(seed, scaled.size)  # uint32 [n]
+def _words(buffer: bytes | bytearray, n: int, offset: int, stride: int) -> NDArray[np.uint64]:
+    """Return a view of ``n`` words of eight bytes, ``stride`` bytes apart, from ``offset`` on; uint64 [n]."""
+    return np.ndarray((n,), "<u8", buffer, offset, (stride,))
+
+
+def _starts(bits: int) -> list[tuple[int, int]]:
+    """Return for each of the eight values of a group its first byte and the bits below it in that byte."""
+    return [divmod(lane * bits, 8) for lane in range(_LANES)]
+
+
+def _round_stochastically(scaled: NDArray[np.float64], draws: NDArray[np.uint32]) -> None:
+    """Round ``scaled`` in place: up with a probability of its fraction (in steps of 2**-32), else down."""
     floor = np.floor(scaled)
-    floor += draws < (scaled - floor) * 2.0**32
-    return floor
+    np.add(floor, draws < (scaled - floor) * 2.0**32, out=scaled)

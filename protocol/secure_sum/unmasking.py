@@ -62,8 +62,9 @@ def remove_masks(
         if owner in survivors:
             masks.subtract_mask(total, keys.derive(secret, "self-mask stream", setting.digest))
             continue
+        private = keys.private_of(secret)
         for other in set(setting.graph.neighbours(owner)) & survivors:
-            seed = keys.agree(secret, mask_keys[other], "pair mask", setting.pair(owner, other))
+            seed = keys.agree(private, mask_keys[other], "pair mask", setting.pair(owner, other))
             undo = masks.subtract_mask if other < owner else masks.add_mask  # the lower index had added it
             undo(total, seed)
 

@@ -22,6 +22,7 @@ from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_retention import SqlRetention
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.sql_sums import SqlSums
+from aggregator.adapters.sql_uploads import SqlUploads
 from aggregator.app import Parts, Service
 from aggregator.blob_place import open_blobs
 from aggregator.config import TaskEvaluation, TaskSettings
@@ -37,6 +38,8 @@ from aggregator.setup import open_task
 from aggregator.steering import LOOK_EVERY_S, Steering
 from aggregator.sum_round import SumParts
 from aggregator.task_setup import World
+from aggregator.upload_settings import UploadSettings
+from aggregator.uploads import UploadDesk
 from host.link import Received
 from host.memory_link import MemoryBroker
 from protocol import codec, sealing, signing, topics
@@ -325,6 +328,7 @@ STORE_EFFECTS = (
 )
 RETENTION_EFFECTS = ("retire_versions", "retire_rounds", "retire_updates")
 SUM_EFFECTS = ("accept", "close_step", "forget")
+UPLOAD_EFFECTS = ("begin", "put", "drop", "expire")
 BLOB_EFFECTS = ("put", "remove")
 LINK_EFFECTS = ("publish", "acknowledge")
 
@@ -356,6 +360,7 @@ class Bench:
         self.link = self.broker.link([topics.all_up(FLEET)])
         self.keep_folded_updates = True
         self.retention = RetentionSettings()
+        self.uploads = UploadSettings()
         self.chain_of: Callable[[str], tuple[bytes, ...]] | None = None
         self.service: Service
         self.world: World
@@ -401,6 +406,9 @@ class Bench:
             default=self.retention,
             keep_folded_updates=self.keep_folded_updates,
         )
+        self.upload_rows = SqlUploads(self.folders.database)
+        hooked_uploads: Any = Hooked(self.upload_rows, UPLOAD_EFFECTS, self.hooks)
+        uploads = UploadDesk(self.uploads, store=hooked_uploads, conversation=world.conversation, clock=self.clock)
         link: Link = hooked_link
         self.runner: Any = make_runner(self.setup, self.world)  # tests look into it
         self.evaluations = Evaluations(self.evaluator, hooked_store)
@@ -412,6 +420,7 @@ class Bench:
             evaluations=self.evaluations,
             steering=Steering(hooked_lifecycle, self.open_created),
             retention=retention,
+            uploads=uploads,
         )
         self.service = Service(parts)
         self.service.start()
@@ -441,6 +450,7 @@ class Bench:
         self.sums.close()
         self.lifecycle.close()
         self.retention_rows.close()
+        self.upload_rows.close()
 
     def restart(self) -> None:
         """Kill the service and start it again on the same folder; unacknowledged messages come again."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from host.bundle_folder import open_bundle
-from protocol.bundle import MANIFEST, MAX_MANIFEST_BYTES, FileFacts, bundle_id
+from protocol.bundle import MANIFEST, MAX_MANIFEST_BYTES, Bucket, EngineFiles, FileFacts, bundle_id
 from protocol.errors import BundleError
 from protocol.fields import plain
 from tests.protocol import samples
@@ -42,14 +42,14 @@ def make_bundle(folder: Path) -> str:
     return vouch(folder)
 
 
-def vouch(folder: Path) -> str:
-    """Write the manifest for what lies in ``folder``."""
+def vouch(folder: Path, *, more: tuple[str, ...] = (), **changes: object) -> str:
+    """Write the manifest for what lies in ``folder``: the usual files and ``more``."""
     files = {
         name: FileFacts(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-        for name in CONTENT
+        for name in (*CONTENT, *more)
         for data in [(folder / name).read_bytes()]
     }
-    data = samples.manifest(files=files).to_bytes()
+    data = samples.manifest(files=files, **changes).to_bytes()
     (folder / MANIFEST).write_bytes(data)
     return bundle_id(data)
 
@@ -141,6 +141,22 @@ def refusal_of_graph(graph: bytes, folder: Path) -> str | None:
     make_bundle(folder)
     (folder / "train.onnx").write_bytes(graph)
     vouch(folder)
+    try:
+        open_bundle(folder)
+    except BundleError as error:
+        return str(error)
+    return None
+
+
+def refusal_of_litert(data: bytes, folder: Path) -> str | None:
+    """Return what the reader says to a bundle with a LiteRT file of its maker's, or None if it took it."""
+    make_bundle(folder)
+    (folder / "model.tflite").write_bytes(data)
+    engines = {
+        **samples.manifest().engines,
+        "litert": EngineFiles(train="model.tflite", evaluate="model.tflite", buckets=(Bucket(batch=8, seq=16),)),
+    }
+    vouch(folder, more=("model.tflite",), engines=engines)
     try:
         open_bundle(folder)
     except BundleError as error:

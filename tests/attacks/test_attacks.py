@@ -12,8 +12,9 @@ from host import keys
 from host.bundle_folder import open_bundle
 from protocol.errors import BundleError, ConfigError
 from protocol.signing import SigningKey
-from tests.attacks import hostile_bundles, hostile_graphs, hostile_messages, hostile_vectors
+from tests.attacks import hostile_bundles, hostile_graphs, hostile_litert, hostile_messages, hostile_vectors
 from tests.protocol import samples
+from tests.protocol.tflite_bytes import GOOD as GOOD_LITERT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,7 @@ MESSAGES = dict(hostile_messages.attacks())
 VECTORS = {name: (reason, data) for name, reason, data in hostile_vectors.attacks()}
 BUNDLES = dict(hostile_bundles.attacks())
 GRAPHS = {name: (why, data) for name, why, data in hostile_graphs.attacks()}
+LITERT = {name: (why, data) for name, why, data in hostile_litert.attacks()}
 
 
 @pytest.mark.parametrize("name", MESSAGES)
@@ -77,6 +79,23 @@ def test_a_hostile_graph_is_refused_for_its_own_reason(name: str, tmp_path: Path
 
 def test_the_graph_that_the_attacks_vary_is_itself_taken(tmp_path: Path) -> None:
     assert hostile_bundles.refusal_of_graph(hostile_graphs.good(), tmp_path / "bundle") is None
+
+
+@pytest.mark.parametrize("name", LITERT)
+def test_a_hostile_litert_file_is_refused_for_its_own_reason(name: str, tmp_path: Path) -> None:
+    why, data = LITERT[name]
+    began = time.process_time()
+    refusal = hostile_bundles.refusal_of_litert(data, tmp_path / "bundle")
+    assert time.process_time() - began < MAX_GRAPH_SECONDS
+    assert refusal is not None
+    assert why in refusal
+    assert "model.tflite" in refusal
+    assert len(refusal) < 500
+    assert refusal.isprintable()
+
+
+def test_the_litert_file_that_the_attacks_vary_is_itself_taken(tmp_path: Path) -> None:
+    assert hostile_bundles.refusal_of_litert(GOOD_LITERT, tmp_path / "bundle") is None
 
 
 def test_a_changed_graph_is_refused_for_its_hash_before_it_is_read(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ class FakeTrainer:
 
     def __init__(self) -> None:
         self.jobs: list[TrainJob] = []
+        self.n_values = N
         self.n_closed, self.is_paused = 0, False
         self._on_end: Callable[[TrainResult | EdgefoldError], None] | None = None
 
@@ -73,7 +74,7 @@ class FakeTrainer:
 
     def finish(self, outcome: TrainResult | EdgefoldError = RESULT) -> None:
         out = Path(self.jobs[-1].out)
-        (out / UPDATE_FILE).write_bytes(codec.encode(np.full(N, 0.25, np.float32), Codec(name="float32")))
+        (out / UPDATE_FILE).write_bytes(codec.encode(np.full(self.n_values, 0.25, np.float32), Codec(name="float32")))
         (out / RESIDUAL_FILE).write_bytes(bytes(4 * N))
         assert self._on_end is not None
         on_end, self._on_end = self._on_end, None
@@ -111,9 +112,10 @@ class Rig:
     """One agent, one fake trainer, and the service's end of the wire."""
 
     privacy = PrivacySettings()
+    broker_settings = BrokerSettings(url="mqtt://127.0.0.1")
 
-    def __init__(self, folder: Path) -> None:
-        self.broker = MemoryBroker()
+    def __init__(self, folder: Path, *, max_packet_bytes: int | None = None) -> None:
+        self.broker = MemoryBroker(max_packet_bytes=max_packet_bytes)
         self.service_key, self.device_key = SigningKey.generate(), SigningKey.generate()
         self.task_key = TaskKey.generate()
         self.folder = folder
@@ -128,7 +130,7 @@ class Rig:
             device=DeviceSettings(
                 fleet=FLEET, id=DEVICE, key="k", service_key=self.service_key.public.raw.hex(), bundles=("b",)
             ),
-            broker=BrokerSettings(url="mqtt://127.0.0.1"),
+            broker=self.broker_settings,
             data=DataSettings(train="x.jsonl"),
             trainer=TrainerSettings(threads=1),
             privacy=self.privacy,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ RESULT = TrainResult(
 )
 MAX_BUNDLE_BYTES = 40_000  # two of the three
 SETTLE_S = 20.0
+LARGE_BYTES = 18_000
 # Each look writes the record: every turn has a durable step of its own.
 RULES = RulesSettings(max_minutes_a_day=1440, look_every_s=0.05)
 
@@ -62,7 +64,8 @@ class Trainer:
         del on_progress
         out = Path(job.out)
         round_ = int((out / "adapter.payload").read_bytes().split()[1])
-        write_bytes(out / UPDATE_FILE, b"delta %d" % round_)
+        padding = os.urandom(LARGE_BYTES) if round_ % 2 else b""  # every other update goes in chunks
+        write_bytes(out / UPDATE_FILE, b"delta %d" % round_ + padding)
         write_bytes(out / RESIDUAL_FILE, kept_of(round_))
         write_bytes(out / KEPT_FILE, kept_of(round_))
         on_end(RESULT)
@@ -80,12 +83,13 @@ class Wire:
 
     def __init__(self, inner: MemoryLink) -> None:
         self._inner = inner
+        self.is_up = True
         self.arrived: Callable[[bytes], None] = lambda _: None
         self.receive, self.wake = inner.receive, inner.wake
         self.acknowledge, self.close = inner.acknowledge, inner.close
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
-        del topic, retain
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, correlation: bytes | None = None) -> bool:
+        del topic, retain, correlation
         self.arrived(payload)
         return True
 
@@ -114,7 +118,7 @@ def make_agent(here: Path, *, shelf: Path, link: Link, folder: DeviceFolder) -> 
     """Return the agent of the device in ``here``."""
     config = AgentConfig(
         device=DeviceSettings(fleet=FLEET, id=DEVICE, key="device.key", service_key=SERVICE_KEY.public.raw.hex()),
-        broker=BrokerSettings(url="mqtt://127.0.0.1"),
+        broker=BrokerSettings(url="mqtt://127.0.0.1", chunk_above_kb=4, chunk_kb=4),
         data=DataSettings(train="x.jsonl"),
         trainer=TrainerSettings(threads=1),
     )

@@ -22,10 +22,13 @@ from protocol.messages import (
     Receipt,
     Update,
     Work,
+    pack_body,
+    unpack_body,
     unpack_envelope,
 )
 from protocol.sealing import TaskKey
 from protocol.signing import SERVICE, SigningKey, open_envelope, sign
+from protocol.uploads import Chunk, Upload, Uploaded, check_chunk, pack_have, whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,12 +61,46 @@ def read_journal(path: Path) -> list[Line]:
     return [Line(**json.loads(line)) for line in path.read_text().splitlines()]
 
 
+class Shelf:
+    """The chunks that reached the service, in files of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use ``folder``."""
+        self._folder = folder
+        folder.mkdir(exist_ok=True)
+
+    @property
+    def upload(self) -> Upload | None:
+        """What is being uploaded."""
+        path = self._folder / "manifest"
+        body = unpack_body("upload", path.read_bytes()) if path.exists() else None
+        return body if isinstance(body, Upload) else None
+
+    def begin(self, upload: Upload) -> None:
+        """Begin anew, unless it is the same."""
+        if self.upload != upload:
+            for path in self._folder.iterdir():
+                path.unlink()
+            (self._folder / "manifest").write_bytes(pack_body(upload))
+
+    def put(self, chunk: Chunk) -> None:
+        """Keep a chunk of it."""
+        if self.upload is not None and self.upload.update_id == chunk.update_id:
+            check_chunk(self.upload, chunk)
+            (self._folder / str(chunk.index)).write_bytes(chunk.data)
+
+    def chunks(self) -> dict[int, bytes]:
+        """Return what is there."""
+        return {int(path.name): path.read_bytes() for path in self._folder.iterdir() if path.name.isdecimal()}
+
+
 class World:
     """The service's end of the wire."""
 
     def __init__(self, journal: Path, link: Link, bundles: list[str], device_key: VerifyKey) -> None:
         """Go on from the journal."""
         self._path, self._link, self._bundles, self._device_key = journal, link, bundles, device_key
+        self._shelf, self.n_wholes = Shelf(journal.with_name("chunks")), 0
         self._folded = {line.round: line.update_id for line in read_journal(journal) if line.what == "folded"}
 
     @property
@@ -87,6 +124,24 @@ class World:
                 self._say(Decline(task=TASK, round=body.round, reason="late"))
             case Update():
                 self._on_update(body, payload)
+            case Upload():
+                self._shelf.begin(body)
+                self._on_progress()
+            case Chunk():
+                self._shelf.put(body)
+                self._on_progress()
+
+    def _on_progress(self) -> None:
+        upload = self._shelf.upload
+        if upload is None:
+            return
+        chunks = self._shelf.chunks()
+        if len(chunks) == upload.n_chunks:
+            self.n_wholes += 1
+            self.take(whole(upload, [chunks[index] for index in range(upload.n_chunks)]))
+        else:
+            have = pack_have(chunks, upload.n_chunks)
+            self._say(Uploaded(update_id=upload.update_id, status="open", have=have))
 
     def _on_update(self, update: Update, payload: bytes) -> None:
         update_id = update.update_id.hex()

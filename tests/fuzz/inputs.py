@@ -35,8 +35,11 @@ from protocol.jobs import SampleCharge
 from protocol.messages import Plan, Receipt, SampleDp, pack_body
 from protocol.onnx_operators import ALLOWED
 from protocol.onnx_reader import check_graph
+from protocol.tflite_reader import check_tflite
+from tests.attacks import hostile_litert
 from tests.attacks.hostile_graphs import attacks
 from tests.fuzz.targets import Target
+from tests.protocol import tflite_bytes
 from tests.protocol.onnx_bytes import GRAPH, attribute, external, field, graph, model, node, tensor
 
 if TYPE_CHECKING:
@@ -61,6 +64,17 @@ def feed_onnx(data: bytes) -> None:
     """Read a graph as a device does before any runtime."""
     with contextlib.suppress(BundleError):
         check_graph(data, operators=ALLOWED["portable"][0], weights_name="weights.bin", weights_bytes=WEIGHTS_BYTES)
+
+
+def feed_tflite(data: bytes) -> None:
+    """Read a LiteRT file as a device does before its runtime."""
+    with contextlib.suppress(BundleError):
+        check_tflite(data)
+
+
+def seeds_of_tflite() -> list[bytes]:
+    """Return a file that is taken and the refused ones of the attacks, but the long one."""
+    return [tflite_bytes.GOOD, *(data for _, _, data in hostile_litert.attacks() if len(data) < 4096)]
 
 
 def _read_steps(folder: Path) -> None:
@@ -159,6 +173,7 @@ def input_targets() -> list[Target]:
     asked = [b'\0{"inputs": [{"pixels": [[[1], [2]], [[3], [4]]]}]}', b'\1{"series": [1, 2, 3.5]}']
     return [
         Target(name="onnx", feed=feed_onnx, seeds=seeds_of_onnx),
+        Target(name="tflite", feed=feed_tflite, seeds=seeds_of_tflite),
         Target(name="records", feed=feed_records, seeds=seeds_of_records),
         Target(name="series", feed=feed_series, seeds=lambda: series),
         Target(name="http-task", feed=feed_http_task, seeds=lambda: [json.dumps(task).encode()]),

@@ -23,6 +23,8 @@ _ISSUING: Final = "tests/aggregator/adapters/test_issuing_keys.py"
 _SECOND_KEYS: Final = "tests/aggregator/test_second_keys.py"
 _REPLAY: Final = "tests/attacks/test_replay.py"
 _DEVICE: Final = "protocol/secure_sum/device.py"
+_LOCAL_MQTT: Final = "tests/edge_agent/local/test_local_mqtt.py"
+_UPLOADS: Final = "tests/aggregator/test_uploads.py"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,22 @@ class Mutant:
 
 
 MUTANTS: Final = (
+    Mutant(
+        name="stale",
+        row="send long after what it was trained on, or keep an update for later",
+        file="aggregator/core/buffer.py",
+        old="    return max(restored, version - max_staleness)",
+        new="    return restored",
+        tests=("tests/aggregator/test_async_runner.py::test_what_is_too_stale_is_refused_and_devices_hear_it_before",),
+    ),
+    Mutant(
+        name="litert-operator",
+        row="hide custom operators, delegates, calls, variables or offsets that lead elsewhere in a LiteRT file",
+        file="protocol/tflite_reader.py",
+        old="    if name is None:",
+        new="    if False:",
+        tests=(f"{_ATTACKS}::test_a_hostile_litert_file_is_refused_for_its_own_reason[the operator CUSTOM]",),
+    ),
     Mutant(
         name="signature",
         row="change a byte",
@@ -163,8 +181,8 @@ MUTANTS: Final = (
         name="finite",
         row="send NaN, a wrong shape, a huge message, a huge step",
         file="protocol/codec.py",
-        old='    if not np.isfinite(vector).all():\n        raise UpdateError("a value is NaN',
-        new='    if False:\n        raise UpdateError("a value is NaN',
+        old="        if not np.isfinite(vector[first : first + _CACHED_VALUES]).all():",
+        new="        if False:",
         tests=(f"{_COUNTED}[not-finite]", f"{_ATTACKS}::test_a_hostile_vector_is_refused_for_its_own_reason"),
     ),
     Mutant(
@@ -308,5 +326,53 @@ MUTANTS: Final = (
         old='        if step == "inputs" and (terms',
         new='        if step == "never" and (terms',
         tests=("tests/edge_agent/test_sums.py::test_the_charge_is_on_the_disk_before_the_noisy_vector_can_be_sent",),
+    ),
+    Mutant(
+        name="a chunk's hash is not looked at",
+        row="have a chunk of other bytes taken, fill another's upload, or have a whole believed that it may not send",
+        file="protocol/uploads.py",
+        old="if hashlib.sha256(chunk.data).digest() != upload.hashes[at : at + _HASH_BYTES]:",
+        new="if False:",
+        tests=(f"{_UPLOADS}::test_a_chunk_of_other_bytes_is_counted_and_not_kept",),
+    ),
+    Mutant(
+        name="uploads are opened for whoever asks",
+        row="fill the service with uploads that never end",
+        file="aggregator/core/upload_rules.py",
+        old="    of_this_round(device, upload, view, ledger)\n",
+        new="",
+        tests=(f"{_UPLOADS}::test_a_device_without_work_can_open_nothing",),
+    ),
+    Mutant(
+        name="open uploads have no bound",
+        row="fill the service with uploads that never end",
+        file="aggregator/adapters/sql_uploads.py",
+        old="+ n_bytes > max_bytes:",
+        new="+ n_bytes < 0:",
+        tests=(f"{_UPLOADS}::test_a_device_has_one_upload_and_all_together_a_bound",),
+    ),
+    Mutant(
+        name="adapters are given as often as asked",
+        row="have adapters sent to it again and again, or one that waits for its verdict",
+        file="aggregator/latest.py",
+        old='        if now_s - self._given_s.get(device, float("-inf")) < EVERY_S:',
+        new="        if False:",
+        tests=("tests/aggregator/test_latest.py::test_an_adapter_is_given_once_in_a_while",),
+    ),
+    Mutant(
+        name="an older version is believed for predictions",
+        row="have a device predict with an older or another version",
+        file="edge_agent/latest.py",
+        old="        if latest.version < max(have, 0 if known is None else known.version):",
+        new="        if False:",
+        tests=("tests/edge_agent/test_latest.py::test_a_version_that_is_older_than_the_served_one_is_not_believed",),
+    ),
+    Mutant(
+        name="a local request may name any response topic",
+        row="exhaust the agent by that way, or have it publish elsewhere with its rights",
+        file="edge_agent/local/local_mqtt.py",
+        old="if message.response_topic is not None and not self._is_ours(message.response_topic):",
+        new="if False:",
+        tests=(f"{_LOCAL_MQTT}::test_over_a_real_broker_answers_go_where_they_are_wanted_and_no_swap_loses_a_request",),
     ),
 )

@@ -20,7 +20,9 @@ from protocol.messages import (
     Certificate,
     Codec,
     Decline,
+    Fetch,
     Join,
+    Latest,
     Optimizer,
     Plan,
     Receipt,
@@ -39,6 +41,7 @@ from protocol.messages import (
 )
 from protocol.sealing import TaskKey, binding, seal, step_binding
 from protocol.signing import SERVICE, SigningKey, sign
+from protocol.uploads import Chunk, Upload, Uploaded
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 FLEET = "garden"
@@ -98,6 +101,27 @@ BODIES: dict[str, Body] = {
         certificates=(bytes(range(40)), bytes(range(41))),
         issuers=(bytes(range(42)),),
     ),
+    "upload": Upload(
+        task="mood",
+        round=3,
+        version=2,
+        bundle_id=BUNDLE_ID,
+        update_id=UPDATE_ID,
+        n_bytes=5000,
+        digest=bytes(range(32)),
+        chunk_bytes=4096,
+        hashes=bytes(range(64)),
+    ),
+    "fetch": Fetch(task="mood", bundle_id=BUNDLE_ID, version=2),
+    "latest": Latest(
+        task="mood",
+        version=3,
+        bundle_id=BUNDLE_ID,
+        plan=Plan(optimizer=Optimizer(), codec=Codec(), seed=7),
+        adapter=b"\x00\x01\x02",
+    ),
+    "chunk": Chunk(update_id=UPDATE_ID, index=1, data=bytes(range(48))),
+    "uploaded": Uploaded(update_id=UPDATE_ID, status="open", have=b"\x01"),
 }
 SUM_TERMS = SumTerms(
     clip=1.0,
@@ -139,7 +163,7 @@ def manifest(**changes: object) -> Manifest:
 
 def sender_of(body: Body) -> str:
     """Return who sends such a message."""
-    return DEVICE if kind_of(body) in ("join", "update", "renew", "sum-step") else SERVICE
+    return DEVICE if kind_of(body) in ("join", "update", "renew", "sum-step", "upload", "chunk", "fetch") else SERVICE
 
 
 def _sum_bodies() -> dict[str, Body]:

@@ -16,7 +16,8 @@ def test_a_weighted_sum_is_bit_for_bit_that_of_whole_vectors(size: int, weight: 
     rng = np.random.default_rng(size)
     delta, before = rng.normal(0, 1e-3, size).astype(np.float32), rng.normal(0, 1, size)
     expected = before + np.multiply(delta, weight, dtype=np.float64)
-    add_weighted(before, delta, weight)
+    expected += np.multiply(delta, 3, dtype=np.float64)
+    add_weighted(before, [(delta, weight), (delta, 3)])
     assert before.tobytes() == expected.tobytes()
 
 

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 OF_SUMS = {"no-certificate", "out-of-step", "not-shared", "not-survived", "wrong-privacy"}
 OF_SEALED_ADAPTERS = {"no-seal-key"}  # tests/aggregator/test_sealed_adapter.py
 OF_BUFFERS = {"stale"}  # tests/aggregator/test_async_runner.py
-ELSEWHERE = OF_SUMS | OF_SEALED_ADAPTERS | OF_BUFFERS
+OF_UPLOADS = {"bad-chunk", "too-often"}  # tests/aggregator/test_uploads.py, test_latest.py
+ELSEWHERE = OF_SUMS | OF_SEALED_ADAPTERS | OF_BUFFERS | OF_UPLOADS
 REASONS: tuple[Reason, ...] = tuple(one for one in get_args(Reason) if one not in ELSEWHERE)
 FLOAT32 = Codec(name="float32")
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from deploy.flash.image_plan import PROGRAMS, image_steps
+from deploy.flash.ext4_files import FileIn
+from deploy.flash.image_plan import PROGRAMS, identity_steps, image_steps, master_steps
 from deploy.flash.programs import DEBIAN_PACKAGES, require_programs
 from deploy.flash.settings import DeviceSetup, Wifi
-from deploy.flash.steps import FillBoot, Link, MakeExt4, MakeInitrd, Move, Put, Run
+from deploy.flash.steps import FillBoot, Inject, Link, MakeExt4, MakeInitrd, Move, Put, Run
 from deploy.flash.targets import TARGETS, target_named
 from protocol.errors import ConfigError
 
@@ -32,6 +33,11 @@ def puts(steps: tuple[Any, ...]) -> dict[str, Put]:
     return {step.path.relative_to(WORK).as_posix(): step for step in steps if isinstance(step, Put)}
 
 
+def injected(steps: tuple[Any, ...], number: int) -> dict[str, FileIn]:
+    (step,) = [one for one in steps if isinstance(one, Inject) and one.number == number]
+    return {str(one.path): one for one in step.changes if isinstance(one, FileIn)}
+
+
 def links(steps: tuple[Any, ...]) -> dict[str, str]:
     return {step.path.relative_to(WORK).as_posix(): step.to for step in steps if isinstance(step, Link)}
 
@@ -48,15 +54,30 @@ def test_no_secret_is_an_argument_of_a_program_nor_shown(target: str) -> None:
     assert not [word for step in steps if isinstance(step, Run) for word in step.argv if "secret" in word]
     assert "secret" not in repr(steps)
     assert "correct horse" not in repr(steps)
-    held = [step for step in steps if isinstance(step, Put) and (b"secret" in step.data or b"correct" in step.data)]
-    assert [step.mode for step in held] == [0o600] * 2
+    files = [*puts(steps).values(), *injected(steps, 2).values(), *injected(steps, 3).values()]
+    held = [one for one in files if b"secret" in one.data or b"correct" in one.data]
+    assert [one.mode for one in held] == [0o600] * 2
 
 
-def test_the_token_and_the_settings_go_to_the_data_partition_alone() -> None:
-    files = puts(steps_of())
-    assert [name for name, put in files.items() if b"secret" in put.data] == ["data/provision/token"]
-    settings = tomllib.loads(files["data/edgefold/agent.toml"].data.decode())
+def test_the_token_and_the_settings_go_to_the_data_partition_of_the_finished_image_alone() -> None:
+    steps = steps_of()
+    assert not [one for one in puts(steps).values() if b"secret" in one.data]
+    assert not [one for one in injected(steps, 2).values() if b"secret" in one.data]
+    files = injected(steps, 3)
+    assert [name for name, one in files.items() if b"secret" in one.data] == ["/provision/token"]
+    assert {(one.mode, one.user_id, one.group_id) for one in files.values()} == {(0o600, 990, 990)}
+    settings = tomllib.loads(files["/edgefold/agent.toml"].data.decode())
     assert settings["device"] == {"fleet": "home", "id": "kitchen-pi", "key": "device.key", "bundles": []}
+
+
+def test_a_master_is_of_no_device_and_two_identities_differ_in_nothing_else() -> None:
+    target = target_named("rpi")
+    master = master_steps(target, setup_of(), work=WORK, programs=PATHS)
+    assert "secret" not in "".join(str(one.data) for one in puts(master).values())
+    one, two = (identity_steps(setup_of(device=name), WORK / "x.img") for name in ("a", "b"))
+    assert [step.number for step in one if isinstance(step, Inject)] == [2, 3]
+    assert injected(one, 2)["/etc/hostname"].data == b"a\n"
+    assert injected(two, 2)["/etc/hostname"].data == b"b\n"
 
 
 def test_the_system_is_read_only_and_the_data_partition_may_grow() -> None:
@@ -64,6 +85,15 @@ def test_the_system_is_read_only_and_the_data_partition_may_grow() -> None:
     options = {line.split()[1]: line.split()[3].split(",") for line in fstab}
     assert "ro" in options["/"]
     assert {"rw", "nosuid", "nodev", "noexec", "x-systemd.growfs"} <= set(options["/data"])
+
+
+def test_a_device_that_does_not_come_up_tries_again_and_waits_for_no_keyboard() -> None:
+    files = puts(steps_of())
+    data = next(line for line in files["root/etc/fstab"].data.decode().splitlines() if " /data " in line)
+    assert "x-systemd.device-timeout=10min" in data  # a slow card is no broken one
+    emergency = files["root/etc/systemd/system/emergency.service.d/edgefold.conf"].data.decode().splitlines()
+    assert emergency[1] == "ExecStart="  # the shell is gone
+    assert emergency[2].endswith("systemctl --force reboot'")
 
 
 def test_the_agent_owns_its_folders_and_nothing_else() -> None:

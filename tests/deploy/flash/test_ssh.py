@@ -59,10 +59,10 @@ def test_it_is_installed_enrolled_healthy_again_and_switched_back(machine: Remot
     def release_for(probe: remote.Probe) -> Release:
         if not wheels.exists():
             make_wheelhouse(wheels, platform=probe.platform, python=probe.python)
-        return make_release(wheels, tmp_path, probe=probe, program=remote.program_text(probe.interpreter))
+        return make_release(wheels, tmp_path, machine=probe, program=remote.program_text(probe.interpreter))
 
     def broken(probe: remote.Probe) -> Release:
-        return make_release(wheels, tmp_path, probe=probe, program="#!/bin/sh\nexit 9\n")
+        return make_release(wheels, tmp_path, machine=probe, program="#!/bin/sh\nexit 9\n")
 
     def go(**changes: Any) -> Any:
         setup = make_setup(device="jetson", token=served.token(), data_mb=64)

@@ -181,3 +181,22 @@ def test_a_wrong_input_is_the_askers_fault(device: Device, given: list[object], 
 def test_no_bundle_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no bundle yet"):
         Serving(tmp_path, bundles={}).answer(GOOD)
+
+
+def test_a_bundle_that_is_fetched_while_it_serves_is_used_without_a_restart(device: Device, tmp_path: Path) -> None:
+    fetched = tmp_path / "bundles"
+    fetched.mkdir()
+    serving = Serving(device.here / "state", bundles={}, fetched=fetched)
+    with pytest.raises(ConfigError, match="there is no bundle yet"):
+        serving.answer(GOOD)
+    (device.here / "bundle").rename(fetched / device.bundle)
+    assert serving.answer(GOOD).served.version == 0
+    assert serving.answer(GOOD).predictions[0]["label"] == 0
+    other = write_bundle(tmp_path / "other", theta=knowing(good=-3.0))
+    device.folder.save_work(work(other, knowing(good=2.0), version=3))
+    assert serving.answer(GOOD).served.version == 0  # its bundle is still on its way
+    (tmp_path / "other").rename(fetched / other)
+    device.folder.save_work(work(other, knowing(good=2.0), version=4))
+    answers = serving.answer(GOOD)
+    assert (answers.served.version, answers.served.bundle_id) == (4, other)
+    assert answers.predictions[0]["label"] == 1

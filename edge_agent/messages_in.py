@@ -1,0 +1,39 @@
+"""Opens what comes from the service: whose it is, whether the signature holds, and what it means to the session."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_agent.core.session import Announced
+from protocol.errors import RemoteProtocolError
+from protocol.messages import MAX_MESSAGE_BYTES, Announce, Body, unpack_envelope
+from protocol.signing import SERVICE, VerifyKey, open_envelope
+
+if TYPE_CHECKING:
+    from host.link import Received
+
+__all__ = ["announced_by", "open_message"]
+
+
+def open_message(message: Received, *, fleet: str, service_key: VerifyKey) -> Body:
+    """Return the body of a message of the fleet's service.
+
+    Raises:
+        RemoteProtocolError: it is not the service's, or no message (whoever sent it).
+    """
+    envelope = unpack_envelope(message.payload, max_bytes=MAX_MESSAGE_BYTES)
+    if envelope.sender != SERVICE:
+        raise RemoteProtocolError(f"expected a message of the service, got {envelope.sender}'s", reason="wrong-sender")
+    return open_envelope(envelope, fleet=fleet, key=service_key)
+
+
+def announced_by(announce: Announce) -> Announced:
+    """Return an announcement as the session's table takes it."""
+    return Announced(
+        task=announce.task,
+        round=announce.round,
+        bundle_id=announce.bundle_id,
+        is_open=announce.state == "open",
+        seal_adapter=announce.seal_adapter or False,
+        oldest_round=announce.oldest_round,
+    )
