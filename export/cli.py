@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from export.bundle_commands import COMMANDS
+from export.cli_options import more_options
 from export.heavy import named_extra, quiet
 from export.progress import progress
 from protocol.errors import ConfigError
@@ -35,6 +36,7 @@ _TASKS = [
     "named-classes",
     "image-text",
     "forecasting",
+    "quantile-forecasting",
 ]  # models.tasks names the same, but takes seconds to load
 _TIERS = "pi-zero2, pi4, pi5, jetson-orin-nano, phone, laptop"
 _PRECISIONS = ["fp32", "fp16", "int8", "nb8", "nb4"]  # export.quantise names the same
@@ -68,7 +70,7 @@ def export() -> None:
     """Turn a foundation model into a bundle that devices can train.
 
     \b
-    MODEL is a Hugging Face folder, a hub id (owner/name) or a packaged sample (minilm, dinov2-small):
+    MODEL is a Hugging Face folder, a hub id (owner/name) or a packaged sample (minilm, dinov2-small, fracast):
       edgefold export minilm --task text-classification --labels 2 --adapter lora --rank 8 --out bundle
       edgefold export verify bundle
       edgefold export inspect bundle
@@ -103,6 +105,7 @@ def export() -> None:
 )
 @click.option("--tier", help=f"Choose --quantize and --checkpoint for devices, several joined by commas: {_TIERS}.")
 @click.option("--checkpoint", is_flag=True, help="Compute layers again in the backward: less memory, more time.")
+@more_options
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws the head and LoRA's A.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
