@@ -13,7 +13,7 @@ gradient was that of another model.)
 
 A weight is cut into blocks of equal length (32 where that divides its rows, else the divisor next to it), and the codes
 are a matrix of a block a row. One scale a row of a matrix is what a runtime widens in one vectorised pass; blocks as
-``DequantizeLinear`` has them since opset 21 took seven times as long (docs/adr/0025).
+``DequantizeLinear`` has them since opset 21 took seven times as long (docs/adr/0026).
 
 In 4 bits a byte holds a value of the first half of the blocks in its upper four bits and one of the second half in its
 lower four. The first is read as the WHOLE byte: its four bits were chosen knowing what lies below them, so the values

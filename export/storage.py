@@ -17,7 +17,7 @@ Laws: standard operators only, at the opset of ``lower``; the values are exactly
 name at each reader: a runtime that merges equal operations would otherwise keep the widened weight from the forward to
 the backward.
 
-``MatMulNBits`` (com.microsoft) was measured and not taken (docs/adr/0025): it cannot multiply by the transposed weight
+``MatMulNBits`` (com.microsoft) was measured and not taken (docs/adr/0026): it cannot multiply by the transposed weight
 from the same codes, it is fast only with a private packed copy of them, and it is no standard operator.
 """
 
