@@ -43,7 +43,7 @@ MUTATIONS ?=
 CHECK_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 BENCHES := $(sort $(subst _,-,$(patsubst benchmarks/bench_%.py,bench-%,$(wildcard benchmarks/bench_*.py))))
 
-.PHONY: help demo test test-faults test-flaps test-kill test-mutations fuzz test-arm64 test-deb test-image test-ssh test-vendor engines check fix bench $(BENCHES) clean
+.PHONY: help demo test test-faults test-flaps test-kill test-mutations fuzz test-arm64 test-board test-deb test-image test-ssh test-vendor engines check fix bench $(BENCHES) clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ test-image: $(STAMPS)/demo ## Build an image, start it in QEMU, train, cut its p
 
 test-vendor: $(STAMPS)/demo ## Put the agent into vendor-like images and, by ssh, onto a systemd in QEMU (minutes)
 	$(BIN)/python -m deploy.flash.vendor_trial
+
+test-board: $(STAMPS)/demo ## Start the Raspberry Pi image on QEMU's raspi3b until its first-boot enrolment (minutes)
+	$(BIN)/python -m deploy.flash.board_trial
 
 test-deb: $(STAMPS)/dev ## Build the Debian package and let apt install it into a Debian of its own (needs mmdebstrap; minutes)
 	EDGEFOLD_DEB=1 $(BIN)/python -m pytest -m deb tests/deploy/flash/test_deb_installed.py

@@ -84,7 +84,7 @@ def make_vendor_master(
         system = find_system(image)
         watch(f"{system.name}, {system.platform}, Python {system.python}, partition {system.partition.number}")
         vendor_plan.agent_id(system)
-        _check(image, system, repair=True)
+        _require_whole(image, system)
     except ConfigError as error:
         raise ConfigError(str(error).replace(str(image), str(base))) from error
     release = release_for(system)
@@ -94,20 +94,20 @@ def make_vendor_master(
     changes = vendor_plan.system_changes(system, setup, release=release.name, tree=tree)
     system, grown = _make_room(image, system, changes, watch)
     watch("put the agent in")
-    Ext4Files(image, system.partition.start_bytes).apply(changes)
+    files = Ext4Files(image, system.partition.start_bytes)
+    files.apply(changes)
     watch("check the file system")
-    _check(image, system)
+    files.check()
     return VendorMaster(image=image, system=system, grown_bytes=grown)
 
 
-def _check(image: Path, system: BaseSystem, *, repair: bool = False) -> None:
+def _require_whole(image: Path, system: BaseSystem) -> None:
     files = Ext4Files(image, system.partition.start_bytes)
     try:
-        files.check(repair=repair)
+        files.recover()
+        files.check()
     except EngineError as error:
-        if repair:
-            raise ConfigError(f"{image}: {error}") from error
-        raise
+        raise ConfigError(f"{image}: {error}") from error
 
 
 def _make_room(

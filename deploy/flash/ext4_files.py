@@ -19,12 +19,13 @@ from deploy.flash.sparse_files import copy_range
 from protocol.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = ["Change", "Ext4Files", "FileIn", "FolderIn", "Inode", "LinkIn", "Superblock", "TreeIn", "read_superblock"]
 
 _MAGIC: Final = 0xEF53
 _SUPERBLOCK_AT: Final = 1024
+_64_BIT, _RECOVER = 0x80, 0x4  # of the incompatible features
 _UNSAFE: Final = re.compile(r'["\\\x00-\x1f\x7f]')
 _KINDS: Final = {0o040000: "folder", 0o100000: "file", 0o120000: "link"}
 _NOT_FOUND: Final = "File not found"
@@ -96,6 +97,7 @@ class Superblock:
     n_reserved: int
     n_free: int
     n_free_inodes: int
+    needs_recovery: bool  # its journal holds what the file system lacks
 
     @property
     def size_bytes(self) -> int:
@@ -119,10 +121,16 @@ def read_superblock(image: Path, offset: int) -> Superblock | None:
     if log_size > 6:  # 64 KiB, the largest there is
         return None
     low, high = struct.unpack_from("<4I", raw, 4), struct.unpack_from("<3I", raw, 0x150)
-    wide = high if struct.unpack_from("<I", raw, 96)[0] & 0x80 else (0, 0, 0)  # INCOMPAT_64BIT
+    (incompatible,) = struct.unpack_from("<I", raw, 96)
+    wide = high if incompatible & _64_BIT else (0, 0, 0)
     n_blocks, n_reserved, n_free = (a | b << 32 for a, b in zip(low[:3], wide, strict=True))
     return Superblock(
-        block_bytes=1024 << log_size, n_blocks=n_blocks, n_reserved=n_reserved, n_free=n_free, n_free_inodes=low[3]
+        block_bytes=1024 << log_size,
+        n_blocks=n_blocks,
+        n_reserved=n_reserved,
+        n_free=n_free,
+        n_free_inodes=low[3],
+        needs_recovery=bool(incompatible & _RECOVER),
     )
 
 
@@ -206,40 +214,62 @@ class Ext4Files:
             argv = (self._programs["debugfs"], "-w", "-f", "-", self._place)
             _refuse_complaints(run_program_aloud(argv, told=script)[1])
 
-    def check(self, *, repair: bool = False) -> None:
-        """Have e2fsck look at all of it; ``repair`` lets it replay the journal, as the first mount would.
+    def check(self) -> None:
+        """Have e2fsck look at all of it and change nothing.
 
         Raises:
             EngineError: it is damaged.
         """
-        how = ("-f", "-p") if repair else ("-f", "-n")
-        _, complaint, code = run_program_aloud((self._programs["e2fsck"], *how, self._place), is_checked=False)
-        if code not in ({0, 1} if repair else {0}):  # e2fsck(8): 1 is "errors corrected"
-            last = complaint.decode("utf-8", "replace").strip().splitlines()[-1:]
-            raise EngineError(f"e2fsck finds the file system damaged{': ' if last else ''}{''.join(last)}")
+        self._fsck(self._place, "-n", ok={0})
 
-    def resize(self, size_bytes: int) -> None:
-        """Let it fill ``size_bytes``, which its partition has; ``check(repair=True)`` must have been before.
-
-        resize2fs cuts a plain file to the size of its file system as if that began at 0, so the work is done on a copy
-        beside the image, of what is in use.
+    def recover(self) -> None:
+        """Replay its journal if it was not unmounted, as the first mount would; else nothing happens.
 
         Raises:
-            EngineError: it cannot.
+            EngineError: it is damaged.
         """
-        before = read_superblock(self._image, self._offset)
-        if before is None:
+        superblock = read_superblock(self._image, self._offset)
+        if superblock is not None and superblock.needs_recovery:
+            self._apart(superblock, lambda path: self._fsck(str(path), "-p", ok={0, 1}))
+
+    def resize(self, size_bytes: int) -> None:
+        """Let it fill ``size_bytes``, which its partition has.
+
+        Raises:
+            EngineError: it cannot, or it is damaged.
+        """
+
+        def work(path: Path) -> None:
+            self._fsck(str(path), "-p", ok={0, 1})  # resize2fs wants it so
+            run_program((self._programs["resize2fs"], str(path), f"{size_bytes // 1024}k"))
+
+        superblock = read_superblock(self._image, self._offset)
+        if superblock is None:
             raise EngineError(f"{self._image}: no ext4 file system at {self._offset}")
+        self._apart(superblock, work)
+
+    def _apart(self, superblock: Superblock, work: Callable[[Path], None]) -> None:
+        """Do ``work`` on a copy of what is in use, beside the image, and bring it back.
+
+        For what e2fsprogs 1.47 cannot do at an offset: resize2fs cuts a plain file to the size of its file system as if
+        that began at 0, and e2fsck forgets the offset when it opens a file system again after replaying its journal.
+        """
         apart = self._image.with_name(f"{self._image.name}.system")
         try:
             with apart.open("xb") as file, self._image.open("rb") as image:
-                copy_range(image, self._offset, file, 0, before.size_bytes)
-                file.truncate(before.size_bytes)
-            run_program((self._programs["resize2fs"], str(apart), f"{size_bytes // 1024}k"))
+                copy_range(image, self._offset, file, 0, superblock.size_bytes)
+                file.truncate(superblock.size_bytes)
+            work(apart)
             with apart.open("rb") as file, self._image.open("r+b") as image:
                 copy_range(file, 0, image, self._offset, apart.stat().st_size)
         finally:
             apart.unlink(missing_ok=True)
+
+    def _fsck(self, place: str, how: str, *, ok: set[int]) -> None:
+        said, complaint, code = run_program_aloud((self._programs["e2fsck"], "-f", how, place), is_checked=False)
+        if code not in ok:  # e2fsck(8): 1 is "errors corrected", 4 and more are what is left
+            last = (complaint.partition(b"\n")[2] or said).decode("utf-8", "replace").strip().splitlines()[-1:]
+            raise EngineError(f"e2fsck finds the file system damaged{': ' if last else ''}{''.join(last)[:300]}")
 
     def _ask(self, request: str, *, may_lack: bool = False) -> bytes:
         said, complaint, _ = run_program_aloud((self._programs["debugfs"], "-R", request, self._place))

@@ -180,14 +180,15 @@ def activate_script(place: Place, release: str, agent_toml: str) -> str:
         '[ "$old" = "releases/$release" ] || [ -z "$old" ] || ln -sfn "$old" "$root/previous"',
         'ln -sfn "releases/$release" "$root/current.new"; mv -T "$root/current.new" "$root/current"',
         'mkdir -p "$state"; chmod 700 "$state"',
-        f'[ -e "$state/agent.toml" ] || {{ umask 077; printf %s {shlex.quote(agent_toml)} > "$state/agent.toml"; }}',
-        '[ -e "$state/examples.jsonl" ] || { umask 077; : > "$state/examples.jsonl"; }',
+        f'[ -e "$state/agent.toml" ] || ( umask 077; printf %s {shlex.quote(agent_toml)} > "$state/agent.toml" )',
+        '[ -e "$state/examples.jsonl" ] || ( umask 077; : > "$state/examples.jsonl" )',
     ]
     if place.kind == "system":
         lines += [
             'id edgefold >/dev/null 2>&1 || useradd --system --home-dir "$state" --shell /usr/sbin/nologin edgefold',
             'chown -R edgefold:edgefold "$state"',
             f"printf %s {shlex.quote(unit)} > /etc/systemd/system/edgefold-agent.service",
+            "chmod 644 /etc/systemd/system/edgefold-agent.service",
             "systemctl daemon-reload; systemctl --quiet enable edgefold-agent.service",
         ]
     return _shell(place, *lines)

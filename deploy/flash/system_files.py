@@ -29,7 +29,7 @@ _ETC: Final = "etc/systemd/system"
 
 _FSTAB: Final = f"""\
 LABEL={SYSTEM_LABEL} / ext4 ro,noatime 0 0
-LABEL={DATA_LABEL} /data ext4 rw,noatime,nosuid,nodev,noexec,x-systemd.growfs 0 2
+LABEL={DATA_LABEL} /data ext4 rw,noatime,nosuid,nodev,noexec,x-systemd.growfs,x-systemd.device-timeout=10min 0 2
 tmpfs /var tmpfs mode=0755,nosuid,nodev,size=25% 0 0
 tmpfs /tmp tmpfs mode=1777,nosuid,nodev,size=25% 0 0
 """
@@ -44,6 +44,12 @@ UseDomains=no
 """
 _NSSWITCH: Final = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\nservices: files\n"
 _JOURNAL: Final = "[Journal]\nStorage=volatile\nRuntimeMaxUse=16M\nForwardToSyslog=no\n"
+# systemd's shell for emergencies waits for a keyboard; nobody sits there, so the device tries again.
+_EMERGENCY: Final = (
+    "[Service]\nExecStart=\n"
+    "ExecStart=-/bin/sh -c 'echo edgefold: the system did not come up, it starts again in a minute > /dev/console; "
+    "sleep 60; systemctl --force reboot'\n"
+)
 _SSHD: Final = """\
 HostKey /data/ssh/ssh_host_ed25519_key
 AuthorizedKeysFile /etc/edgefold/authorized_keys
@@ -140,6 +146,7 @@ def _texts(target: Target, setup: DeviceSetup) -> Iterator[tuple[str, str, int]]
     yield "etc/systemd/network/20-edgefold.network", _NETWORK, 0o644
     console = "ForwardToConsole=yes\nMaxLevelConsole=info\n" if target.journal_to_console else ""
     yield "etc/systemd/journald.conf.d/edgefold.conf", _JOURNAL + console, 0o644
+    yield "etc/systemd/system/emergency.service.d/edgefold.conf", _EMERGENCY, 0o644
     if target.watchdog_s is not None:
         text = f"[Manager]\nRuntimeWatchdogSec={target.watchdog_s}\nRebootWatchdogSec=2min\n"
         yield "etc/systemd/system.conf.d/edgefold.conf", text, 0o644

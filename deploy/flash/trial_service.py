@@ -12,13 +12,14 @@ from deploy.flash.virtual_machine import HOST_ADDRESS
 from deploy.local import LOOPBACK, free_ports
 from deploy.supervised import Supervised
 from deploy.toml_text import toml_text
+from protocol.enrolment import Token, token_text
 from protocol.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["edgefold", "make_tokens", "start_service", "wait_for"]
+__all__ = ["edgefold", "make_tokens", "no_token", "start_service", "wait_for"]
 
 _COMMAND_S: Final = 900.0
 _START_S: Final = 60.0
@@ -48,6 +49,11 @@ def make_tokens(config: Path, count: int) -> tuple[str, ...]:
     """Return new tokens of the service."""
     words = ("devices", "token", "--config", str(config), "--count", str(count), "--expires", "4h", "--json")
     return tuple(map(str, json.loads(edgefold(*words))["tokens"]))
+
+
+def no_token() -> str:
+    """Return a token of a fleet that is nowhere, for a machine that needs none or must not get in."""
+    return token_text(Token(fleet="trial", url="mqtts://nobody.example:1", welcome=bytes(32), secret=bytes(16)))
 
 
 def wait_for(service: Supervised, name: str, *, deadline_s: float, **facts: object) -> None:

@@ -45,6 +45,14 @@ _FSTAB: Final = f"LABEL={_LABEL} / ext4 defaults,noatime 0 1\n"
 _NETWORK: Final = "[Match]\nName=en* eth*\n[Network]\nDHCP=yes\n"
 _SSHD: Final = "PermitRootLogin prohibit-password\nPasswordAuthentication no\nUsePAM no\n"
 _CONSOLE: Final = "[Journal]\nForwardToConsole=yes\nMaxLevelConsole=info\n"
+# As pam-auth-update makes them; nobody has a password to begin with.
+_PAM: Final = {
+    "auth": "auth required pam_unix.so\n",
+    "account": "account required pam_unix.so\n",
+    "password": "password required pam_unix.so\n",
+    "session": "session required pam_unix.so\n",
+    "session-noninteractive": "session required pam_unix.so\n",
+}
 _UNITS: Final = "usr/lib/systemd/system"
 _WANTED: Final = ("systemd-networkd.service", "systemd-resolved.service", "ssh.service")
 _SHADOW_ID: Final = 42  # base-passwd's
@@ -142,6 +150,7 @@ def _system_steps(root: Path, work: Path, ssh_keys: str) -> tuple[Step, ...]:
         ("etc/systemd/journald.conf.d/console.conf", _CONSOLE, 0o644),
         ("etc/ssh/sshd_config", _SSHD, 0o644),
         ("root/.ssh/authorized_keys", ssh_keys, 0o600),
+        *((f"etc/pam.d/common-{name}", text, 0o644) for name, text in _PAM.items()),
     )
     links = (
         ("usr/bin/sh", "dash"),

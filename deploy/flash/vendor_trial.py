@@ -24,7 +24,7 @@ from deploy.flash.programs import require_programs, run_program
 from deploy.flash.settings import make_setup
 from deploy.flash.ssh_install import Address, Remote, install
 from deploy.flash.targets import qemu_virt
-from deploy.flash.trial_service import edgefold, make_tokens, start_service
+from deploy.flash.trial_service import edgefold, make_tokens, no_token, start_service
 from deploy.flash.virtual_machine import VirtualMachine
 from deploy.flash.wheelhouse import Release, make_release
 from deploy.local import LOOPBACK, free_ports
@@ -133,7 +133,7 @@ class VendorTrial:
     def _update(self, machine: VirtualMachine, shell: Remote) -> None:
         """Install by ssh over what the image brought: its state is found, and nobody enrols again."""
         told: list[str] = []
-        setup = make_setup(device="other", token=_no_token())
+        setup = make_setup(device="other", token=no_token())
         install(shell, setup, release_for=self._other_release, watch=told.append)
         machine.wait_for("link-up", deadline_s=_BOOT_S)
         if "enrol" in told:
@@ -175,10 +175,11 @@ class VendorTrial:
     def _expect_active(self, shell: Remote, release: str) -> None:
         said = shell.run(
             "systemctl is-active edgefold-agent.service; readlink /opt/edgefold/current; "
-            "ps -o user= -p $(systemctl show -P MainPID edgefold-agent.service)",
+            "ps -o user= -p $(systemctl show -P MainPID edgefold-agent.service); "
+            "stat -c %a /etc/systemd/system/edgefold-agent.service /opt/edgefold/state/agent.toml",
             is_checked=False,
         ).split()
-        if said != ["active", f"releases/{release}", "edgefold"]:
+        if said != ["active", f"releases/{release}", "edgefold", "644", "600"]:
             raise EngineError(f"expected an active unit of {release}, found {said}")
 
     def _release(self, probe: remote.Probe) -> Release:
@@ -214,9 +215,7 @@ def _grow(image: Path) -> None:
     table = read_partitions(image)
     before = table.partitions[-1]
     grown = grow_last(image, table, before, size_bytes=before.size_bytes + _ROOM_BYTES)
-    files = Ext4Files(image, grown.start_bytes)
-    files.check(repair=True)
-    files.resize(grown.size_bytes)
+    Ext4Files(image, grown.start_bytes).resize(grown.size_bytes)
 
 
 def _reached(shell: Remote) -> Remote:
@@ -236,12 +235,6 @@ def _reached(shell: Remote) -> Remote:
 def _summary(findings: Sequence[tuple[Any, ...]]) -> str:
     states = [state for _, state, _ in findings]
     return ", ".join(f"{states.count(one)} {one}" for one in sorted(set(states)))
-
-
-def _no_token() -> str:
-    from protocol.enrolment import Token, token_text  # noqa: PLC0415 - for a machine that needs none
-
-    return token_text(Token(fleet="trial", url="mqtts://nobody.example:1", welcome=bytes(32), secret=bytes(16)))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 from deploy.flash import base_image
 from deploy.flash.base_image import find_system, open_base
 from deploy.flash.customise import VendorMaster, make_vendor_master
-from deploy.flash.ext4_files import Ext4Files
+from deploy.flash.ext4_files import Ext4Files, read_superblock
 from deploy.flash.partitions import read_partitions
 from deploy.flash.programs import find_program, run_program
 from deploy.flash.settings import DeviceSetup, make_setup
@@ -179,6 +179,21 @@ def test_a_damaged_file_system_is_refused_and_not_repaired(tmp_path: Path) -> No
     debugfs = find_program("debugfs") or ""
     run_program((debugfs, "-w", "-R", "clri /home/pi", f"{base}?offset={start}"))  # what e2fsck -p leaves to a person
     assert "e2fsck finds the file system damaged" in refusal(base, tmp_path)
+
+
+@pytest.mark.usefixtures("small_room")
+def test_an_image_of_a_system_that_was_not_shut_down_gets_its_journal_replayed(tmp_path: Path) -> None:
+    base = tiny_image.disk(tmp_path / "vendor.img", tiny_image.system_tree(tmp_path / "tree"))
+    start = read_partitions(base).partitions[-1].start_bytes
+    run_program((find_program("debugfs") or "", "-w", "-R", "feature needs_recovery", f"{base}?offset={start}"))
+    found = read_superblock(base, start)
+    assert found is not None
+    assert found.needs_recovery
+    made = customised(base, tmp_path / "work")
+    after = read_superblock(made.image, start)
+    assert after is not None
+    assert not after.needs_recovery
+    Ext4Files(made.image, start).check()
 
 
 def test_packed_images_of_one_and_of_several_streams(tmp_path: Path) -> None:

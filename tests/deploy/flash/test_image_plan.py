@@ -87,6 +87,15 @@ def test_the_system_is_read_only_and_the_data_partition_may_grow() -> None:
     assert {"rw", "nosuid", "nodev", "noexec", "x-systemd.growfs"} <= set(options["/data"])
 
 
+def test_a_device_that_does_not_come_up_tries_again_and_waits_for_no_keyboard() -> None:
+    files = puts(steps_of())
+    data = next(line for line in files["root/etc/fstab"].data.decode().splitlines() if " /data " in line)
+    assert "x-systemd.device-timeout=10min" in data  # a slow card is no broken one
+    emergency = files["root/etc/systemd/system/emergency.service.d/edgefold.conf"].data.decode().splitlines()
+    assert emergency[1] == "ExecStart="  # the shell is gone
+    assert emergency[2].endswith("systemctl --force reboot'")
+
+
 def test_the_agent_owns_its_folders_and_nothing_else() -> None:
     made = [step for step in steps_of() if isinstance(step, MakeExt4)]
     owners = {step.label: [(str(one.path), one.user_id) for one in step.owners] for step in made}

@@ -76,6 +76,7 @@ def test_every_script_parses_and_no_secret_is_in_one(kind: str) -> None:
     for script in scripts:
         assert subprocess.run(["/bin/sh", "-n"], input=script.encode(), check=False).returncode == 0
         assert "edgefold1-" not in script
+        assert "{ umask" not in script  # it would hold for the unit too, which everybody may read
 
 
 def test_addresses() -> None:
