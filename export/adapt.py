@@ -3,7 +3,7 @@
 Laws: deterministic in the folder and the options; refuses before anything long is done.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,16 @@ from export.problems import Inputs
 from export.quantise import Precision, Table, quantise
 from models.adapters import Recipe, Trainable, add_adapter, flatten, parts_of
 from models.class_names import give_names
+from models.dropout import places
 from models.family import Family
 from models.task import TEXT_INPUTS, Task, build
 from models.tasks import NAMED_CLASSES, TASKS
 from protocol.bundle import TierFacts
 from protocol.errors import ConfigError
 from protocol.layout import Layout, TensorSlot
+
+LEAST_DROPOUT, MOST_DROPOUT = 0.001, 0.9
+LEAST_CONTEXT = 8  # steps; fewer say nothing of a series, and Fracast's own package refuses them too
 
 __all__ = ["Adapted", "Options", "adapt", "task_model"]
 
@@ -39,9 +43,12 @@ class Options:
     targets: tuple[str, ...] = ()  # empty: the family's own
     n_virtual: int = 8  # Lester et al. 2021, figure 3b: little is won above 20, and each costs time in every layer
     max_tokens: int = 128
+    context: int | None = None  # steps of a series that the model sees; None: as it was pretrained
+    channels: int | None = None  # of a step, each forecast for itself; None: as it was pretrained
     precision: Precision = "fp32"  # of the frozen weights
     tier: TierFacts | None = None  # what the bundle is made for; said in the manifest
     checkpoint: bool = False  # compute the inside of a layer again in the backward instead of keeping it
+    dropout: float = 0.0  # how often a value is dropped in training
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -56,6 +63,7 @@ class Options:
             "prompt-tokens": (self.n_virtual, 1),
         }
         self._check_names()
+        self._check_window()
         if self.has_labels:
             if self.n_labels is None:
                 message = f"--labels is missing: how many labels does this {self.task} have?"
@@ -68,6 +76,9 @@ class Options:
             if value < least:
                 message = f"--{name} is {value}, it must be at least {least}"
                 raise ConfigError(message)
+        if not (self.dropout == 0 or LEAST_DROPOUT <= self.dropout <= MOST_DROPOUT):
+            message = f"--dropout is {self.dropout}, it must be 0, or from {LEAST_DROPOUT} to {MOST_DROPOUT}"
+            raise ConfigError(message)
         if not self.alpha > 0:
             message = f"--alpha is {self.alpha}, it must be above 0"
             raise ConfigError(message)
@@ -85,6 +96,23 @@ class Options:
         if len(set(self.label_names)) != len(self.label_names):
             message = "--label-names: a name occurs twice"
             raise ConfigError(message)
+
+    def _check_window(self) -> None:
+        if self.context is None and self.channels is None:
+            return
+        if not TASKS[self.task].has_free_window:
+            message = f"--context and --channels: in {self.task} they are those that the model was pretrained on"
+            raise ConfigError(message)
+        for name, value, least in (("context", self.context, LEAST_CONTEXT), ("channels", self.channels, 1)):
+            if value is not None and value < least:
+                message = f"--{name} is {value}, it must be at least {least}"
+                raise ConfigError(message)
+
+    @property
+    def window(self) -> dict[str, int]:
+        """Return the sizes that stand in place of a forecaster's own, by their names in its configuration."""
+        chosen = {"context_length": self.context, "num_input_channels": self.channels}
+        return {name: value for name, value in chosen.items() if value is not None}
 
     @property
     def has_labels(self) -> bool:
@@ -140,6 +168,10 @@ def adapt(source: Source, options: Options) -> Adapted:
     if "soft-prompt" in options.parts and task.inputs != TEXT_INPUTS and options.task != NAMED_CLASSES:
         message = f"--adapter {options.adapter}: a soft prompt stands beside text, and {task.kind} is not on text alone"
         raise ConfigError(message)
+    window = getattr(model.config, "window", None)
+    if options.context is not None and window is not None and options.context > window:
+        message = f"--context is {options.context}, the model's window has {window}"
+        raise ConfigError(message)
     n_parameters = sum(p.numel() for p in model.parameters())
     recipe = Recipe(
         parts=options.parts,
@@ -148,9 +180,13 @@ def adapt(source: Source, options: Options) -> Adapted:
         rslora=options.rslora,
         targets=options.targets or family.default_targets,
         n_virtual=options.n_virtual,
+        dropout=options.dropout,
         seed=options.seed,
     )
     parts = add_adapter(model, family, recipe)
+    inputs = _inputs(model.config, source, options)
+    if options.dropout:
+        inputs = replace(inputs, dropout=places(model, task, rate=options.dropout))
     return Adapted(
         model=model,
         task=task,
@@ -160,7 +196,7 @@ def adapt(source: Source, options: Options) -> Adapted:
         layout=_layout(parts),
         theta=flatten(model, parts).numpy(),
         n_parameters=n_parameters,
-        inputs=_inputs(model.config, source, options),
+        inputs=inputs,
         pad_id=(model.config.get_text_config().pad_token_id or 0) if options.is_text else 0,
         table=quantise(model, options.precision),
     )
@@ -173,7 +209,7 @@ def task_model(folder: Path, options: Options, *, seed: int) -> tuple[PreTrained
         ConfigError: as ``models.task.build``, or names of classes that the model cannot read.
         OSError: the folder lacks the files of a model.
     """
-    model, family = build(folder, TASKS[options.task], n_labels=options.n_labels, seed=seed)
+    model, family = build(folder, TASKS[options.task], n_labels=options.n_labels, seed=seed, sizes=options.window)
     if options.task == NAMED_CLASSES:
         n_virtual = options.n_virtual if "soft-prompt" in options.parts else 0
         give_names(model, options.label_names, tokenizer=folder / "tokenizer.json", n_virtual=n_virtual)

@@ -125,7 +125,9 @@ def export_bundle(  # noqa: PLR0913 - what a person chooses, and who watches
         StorageError: the disk is full or read-only.
     """
     _refuse_strangers(out)
-    refuse_impossible(engines, task=TASKS[options.task].kind, precision=options.precision)
+    refuse_impossible(
+        engines, task=TASKS[options.task].kind, precision=options.precision, has_dropout=options.dropout > 0
+    )
     watch("load")
     source = load(model, is_text=options.is_text)
     watch("adapt")
@@ -168,6 +170,7 @@ def _write_graphs(
         theta=theta,
         max_tokens=options.max_tokens,
         checkpoint=options.checkpoint,
+        dropout=adapted.inputs.dropout,
     )
     watch("lower")
     train_model, evaluate_model = lower(train), lower(evaluate)
@@ -254,6 +257,7 @@ def _write_manifest(
         memory=memory,
         tier=options.tier,
         checkpointed=options.checkpoint or None,
+        dropout=inputs.dropout,
         precision=None if options.precision == "fp32" else options.precision,
         tokens=tokens if is_text else None,
         images=inputs.images,

@@ -13,10 +13,11 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from export.cli_options import more_options
 from protocol.errors import ConfigError
 from protocol.fields import plain
 
@@ -38,6 +39,7 @@ _TASKS = [
     "named-classes",
     "image-text",
     "forecasting",
+    "quantile-forecasting",
 ]  # models.tasks names the same, but takes seconds to load
 _TIERS = "pi-zero2, pi4, pi5, jetson-orin-nano, phone, laptop"
 _PRECISIONS = ["fp32", "fp16", "int8", "nb8", "nb4"]  # export.quantise names the same
@@ -83,7 +85,7 @@ def export() -> None:
     """Turn a foundation model into a bundle that devices can train.
 
     \b
-    MODEL is a Hugging Face folder, a hub id (owner/name) or a packaged sample (minilm, dinov2-small):
+    MODEL is a Hugging Face folder, a hub id (owner/name) or a packaged sample (minilm, dinov2-small, fracast):
       edgefold export minilm --task text-classification --labels 2 --adapter lora --rank 8 --out bundle
       edgefold export verify bundle
       edgefold export inspect bundle
@@ -118,6 +120,7 @@ def export() -> None:
 )
 @click.option("--tier", help=f"Choose --quantize and --checkpoint for devices, several joined by commas: {_TIERS}.")
 @click.option("--checkpoint", is_flag=True, help="Compute layers again in the backward: less memory, more time.")
+@more_options
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws the head and LoRA's A.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
@@ -142,6 +145,7 @@ def model_command(  # noqa: PLR0913 - a command's options are its arguments
     seed: int,
     out: Path,
     as_json: bool,
+    **more: Any,  # noqa: ANN401 - export.cli_options
 ) -> None:
     """Write a bundle of MODEL; refuse to if its graphs do not agree with PyTorch."""
     quiet()
@@ -165,6 +169,7 @@ def model_command(  # noqa: PLR0913 - a command's options are its arguments
         checkpoint=checkpoint,
         precision=cast("Precision", quantize),
         seed=seed,
+        **more,
     )
     started = time.monotonic()
     if tier is not None:

@@ -68,7 +68,7 @@ def read_buckets(text: str, max_tokens: int) -> tuple[Bucket, ...]:
     return tuple(dict.fromkeys(buckets))
 
 
-def refuse_impossible(engines: tuple[str, ...], *, task: str, precision: str) -> None:
+def refuse_impossible(engines: tuple[str, ...], *, task: str, precision: str, has_dropout: bool = False) -> None:
     """Refuse engines that this machine cannot write or check, before anything long begins.
 
     Raises:
@@ -84,6 +84,9 @@ def refuse_impossible(engines: tuple[str, ...], *, task: str, precision: str) ->
             raise ConfigError(message)
         if name != "portable" and precision != "fp32":
             message = f"--engines: {name} trains float32 weights only; leave out {name}, or --quantize {precision}"
+            raise ConfigError(message)
+        if name != "portable" and has_dropout:
+            message = f"--engines: {name} is given no dropout masks; leave out {name}, or --dropout"
             raise ConfigError(message)
         if name == "litert" and task not in LITERT_TASKS:
             message = (

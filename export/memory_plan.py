@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from export.quantise import LEAST_BYTES, Precision
 from protocol.bundle import MemoryPeak
+from protocol.dropout import mask_name
 
 __all__ = ["Sizes", "activation_bytes", "plan_memory", "sizes_for", "weight_bytes"]
 
@@ -34,6 +35,7 @@ BATCHES = (1, 2, 4, 8, 16)
 SEQS = (32, 64, 128, 256, 512)
 # Of float32, scales among them.
 PARTS: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.5, "int8": 0.26, "nb8": 0.29, "nb4": 0.16}
+MASKS = mask_name(0)[:-1]
 _VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten"})
 _IN_PLACE = frozenset(
     {"Add", "Sub", "Mul", "Div", "Exp", "Erf", "Tanh", "Neg", "Sigmoid", "Softmax", "LogSoftmax", "Sqrt", "Relu"}
@@ -162,6 +164,8 @@ def _symbols(graph: ir.Graph, sizes: Sizes) -> dict[str, int]:
     """Return the graph's names of batch and sequence with their sizes; they are the axes of the batch's tensors."""
     known: dict[str, int] = {}
     for value in graph.inputs:
+        if (value.name or "").startswith(MASKS):  # their axes are sums, and those of the others come first
+            continue
         for axis, size in enumerate(value.shape or ()):
             if not isinstance(size, int) and size.value is not None:
                 known.setdefault(size.value, sizes.batch if axis == 0 else sizes.seq)

@@ -34,7 +34,7 @@ from host.durable import TEMP_PREFIX, read_bytes
 from models.adapters import named_trainables
 from models.family import Family
 from models.merge import fold_into
-from models.tasks import task_name
+from models.tasks import TASKS, task_name
 from protocol.bundle import PARITY
 from protocol.errors import BundleError, ConfigError, EngineError, StorageError
 
@@ -118,6 +118,7 @@ def _options(bundle: Bundle) -> Options:
     name, label_names = task_name(task.kind, family=bundle.manifest.model.family), task.label_names or ()
     defaults = Options(task=name, n_labels=task.n_labels, label_names=label_names)
     rank, alpha = facts.rank or defaults.rank, facts.alpha or defaults.alpha
+    series = bundle.manifest.series if TASKS[name].has_free_window else None
     scales = {slot.scale for slot in bundle.layout.tensors if slot.role in {"lora_A", "lora_B"}}
     return Options(
         task=name,
@@ -132,6 +133,8 @@ def _options(bundle: Bundle) -> Options:
         max_tokens=tokens.max_tokens if tokens is not None else defaults.max_tokens,
         seed=seed,
         precision=_precision(bundle),
+        context=None if series is None else series.context,
+        channels=None if series is None else series.channels,
     )
 
 

@@ -36,10 +36,18 @@ def narrow(graph: Graph) -> int:
     graph.eliminate_dead_code()
     n_smaller = 0
     for node in list(graph.nodes):
-        if node.target is aten.select.int and _rank(_input(node)) > 1:
+        if node.target is aten.select.int and _rank(_input(node)) > 1 and _from_start(node):
             n_smaller += _narrow_one(graph, node)
     graph.eliminate_dead_code()
     return n_smaller
+
+
+def _from_start(select: Node) -> bool:
+    """Let ``select`` count from the start; return False where the length is a symbol, so that it cannot."""
+    length, index = _shape(_input(select))[_number(select, 1)], _number(select, 2)
+    if index < 0 and isinstance(length, int):
+        select.update_arg(2, index + length)
+    return _number(select, 2) >= 0
 
 
 def _narrow_one(graph: Graph, select: Node) -> int:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from host.dropout_masks import keep_masks
 from protocol.bundle import CONTRASTIVE, IGNORED, ImageFacts, SeriesFacts
+from protocol.dropout import DropoutFacts
 from protocol.layout import Layout
 
 __all__ = ["Batch", "Inputs", "Problem", "make_problem"]
@@ -38,6 +40,7 @@ class Inputs:
     images: ImageFacts | None = None
     series: SeriesFacts | None = None
     n_labels: int | None = None
+    dropout: DropoutFacts | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +107,10 @@ def _batch(draw: _Draws, n_examples: int, n_tokens: int, inputs: Inputs) -> Batc
         batch["labels"] = np.where(mask > 0, labels, IGNORED)
     elif inputs.n_labels is not None:
         batch["labels"] = draw.integers(inputs.n_labels, n_examples)
+    if inputs.dropout is not None:
+        n_tokens = batch["attention_mask"].shape[-1] if "attention_mask" in batch else 0
+        seed = int(draw.integers(1 << 40, 1)[0])
+        batch |= keep_masks(inputs.dropout, n_examples=n_examples, n_tokens=n_tokens, seed=seed)
     return batch
 
 

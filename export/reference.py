@@ -1,7 +1,7 @@
 """PyTorch's side of the parity check: the real model, autograd, torch.optim.AdamW.
 
 Laws: nothing here shares code with the traced graph except the loss and the scores; the model's parameters are put back
-afterwards.
+afterwards. With dropout both sides are given the same masks.
 """
 
 import numpy as np
@@ -12,6 +12,8 @@ from export.adapt import Adapted
 from export.parity import CLIP_GRAD_NORM, Outcome, optimizer_of
 from export.problems import Batch, Problem
 from models.adapters import Trainable, flatten, named_trainables
+from models.dropout import Dropped
+from protocol.dropout import mask_name
 
 __all__ = ["run_torch"]
 
@@ -20,8 +22,14 @@ def run_torch(adapted: Adapted, problem: Problem) -> Outcome:
     """Return what PyTorch makes of the problem with the model as it was before tracing."""
     task, parts = adapted.task, adapted.trainables
     model = task.wrap(adapted.model)
-    n_inputs = len(task.inputs)
+    n_inputs, facts_of_masks = len(task.inputs), adapted.inputs.dropout
     batches = [_tensors(batch, (*task.inputs, *task.targets)) for batch in problem.batches]
+    masks: list[tuple[Tensor, ...]] = [() for _ in batches]
+    forward: nn.Module = model
+    if facts_of_masks is not None:
+        forward = Dropped(model, facts_of_masks, n_inputs=n_inputs)
+        names = tuple(mask_name(number) for number in range(len(facts_of_masks.shapes)))
+        masks = [_tensors(batch, names) for batch in problem.batches]
     parameters = dict(adapted.model.named_parameters())
     trained = [parameters[part.parameter] for part in parts]
     _assign(parameters, torch.from_numpy(problem.theta), parts)
@@ -35,9 +43,9 @@ def run_torch(adapted: Adapted, problem: Problem) -> Outcome:
     )
     losses = []
     try:
-        for batch in batches:
+        for batch, kept in zip(batches, masks, strict=True):
             optimizer.zero_grad()
-            loss = task.loss(model(*batch[:n_inputs]), *batch)
+            loss = task.loss(forward(*batch[:n_inputs], *kept), *batch)
             loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
             nn.utils.clip_grad_norm_(trained, CLIP_GRAD_NORM)
             optimizer.step()

@@ -85,6 +85,7 @@ def choose_all(model: str, options: Options, tiers: tuple[Tier, ...], *, watch: 
             theta=theta,
             max_tokens=options.max_tokens,
             checkpoint=checkpoint,
+            dropout=adapted.inputs.dropout,
         )
         watch("lower")
         model = lower(train)

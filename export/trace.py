@@ -24,7 +24,10 @@ from export.activations import keep_slopes
 from export.checkpoint import checkpoint_layers
 from export.narrow import narrow
 from models.adapters import Trainable, named_trainables
+from models.dropout import Dropped
 from models.task import Task
+from protocol.dropout import DropoutFacts, mask_name
+from protocol.errors import ConfigError
 
 __all__ = ["Step", "forward_program", "trace"]
 
@@ -54,7 +57,7 @@ class Step:
     outputs: tuple[str, ...]
 
 
-def trace(
+def trace(  # noqa: PLR0913 - what a person chooses of the graph
     model: PreTrainedModel,
     task: Task,
     layout: Sequence[Trainable],
@@ -62,18 +65,25 @@ def trace(
     theta: Tensor,
     max_tokens: int,
     checkpoint: bool = False,
+    dropout: DropoutFacts | None = None,
 ) -> tuple[Step, Step]:
     """Return the training step and the evaluation step of a task's model with an adapter.
 
     Requires: dropout 0, eager attention; ``layout`` in theta's order.
     Ensures: train -> (loss [], grad [n_params]); evaluate -> the task's outputs; both with symbolic batch and, for
-    text, sequence, free of assertions and of dead code.
+    text, sequence, free of assertions and of dead code. With ``dropout`` its masks are further inputs of train.
     """
     n_examples, n_tokens = _example_sizes(model)
     batch = task.example(model.config, n_examples, n_tokens)
     n_inputs = len(task.inputs)
     program = _forward(task.wrap(model), task, batch[:n_inputs], max(max_tokens, n_tokens))
-    forward, to_train = _module(program), keep_slopes(_module(program))
+    masks: tuple[Tensor, ...] = ()
+    trained_program = program
+    if dropout is not None:
+        masks = _example_masks(dropout, n_examples, n_tokens)
+        dropped = Dropped(task.wrap(model), dropout, n_inputs=n_inputs)
+        trained_program = _forward(dropped, task, (*batch[:n_inputs], *masks), max(max_tokens, n_tokens), dropout)
+    forward, to_train = _module(program), keep_slopes(_module(trained_program))
     if checkpoint:
         checkpoint_layers(to_train)
     trained = {f"model.{t.parameter}": t for t in layout}
@@ -88,19 +98,24 @@ def trace(
         return result
 
     def train(values: Sequence[Tensor], theta: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor]:
-        inputs = batch[:n_inputs]
-        grad, loss = torch.func.grad_and_value(lambda t: task.loss(logits(to_train, values, t, *inputs), *batch))(theta)
+        own = batch[: len(batch) - len(masks)]
+        inputs = (*own[:n_inputs], *batch[len(own) :])
+        grad, loss = torch.func.grad_and_value(lambda t: task.loss(logits(to_train, values, t, *inputs), *own))(theta)
         return loss, grad
 
     def evaluate(values: Sequence[Tensor], theta: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         return task.score(logits(forward, values, theta, *inputs), *inputs)
 
     def step(function: Callable[..., object], names: tuple[str, ...], outputs: tuple[str, ...]) -> Step:
-        values = batch[: len(names)]
+        values = (*batch, *masks)[: len(names)]
         graph = _plain(function, list(frozen.values()), theta, values)
         return Step(graph, frozen, theta, values, names, outputs)
 
-    return step(train, (*task.inputs, *task.targets), ("loss", "grad")), step(evaluate, task.inputs, task.outputs)
+    named = tuple(mask_name(number) for number in range(len(masks)))
+    return (
+        step(train, (*task.inputs, *task.targets, *named), ("loss", "grad")),
+        step(evaluate, task.inputs, task.outputs),
+    )
 
 
 def forward_program(
@@ -113,19 +128,43 @@ def forward_program(
 
 
 def _example_sizes(model: nn.Module) -> tuple[int, int]:
-    taken = {size for value in model.state_dict().values() for size in value.shape}
+    taken = {size for value in (*model.parameters(), *model.buffers()) for size in value.shape}
     n_examples, n_tokens, *_ = [prime for prime in PRIMES if prime not in taken]
     return n_examples, n_tokens
 
 
-def _forward(module: nn.Module, task: Task, inputs: tuple[Tensor, ...], max_tokens: int) -> ExportedProgram:
+def _example_masks(dropout: DropoutFacts, n_examples: int, n_tokens: int) -> tuple[Tensor, ...]:
+    shapes = ([axis.length(n_examples=n_examples, n_tokens=n_tokens) for axis in one] for one in dropout.shapes)
+    return tuple(torch.ones(*shape, dtype=torch.uint8) for shape in shapes)
+
+
+def _forward(
+    module: nn.Module,
+    task: Task,
+    inputs: tuple[Tensor, ...],
+    max_tokens: int,
+    dropout: DropoutFacts | None = None,
+) -> ExportedProgram:
     """Return the forward as a graph of core operations; the model's own mask code cannot be differentiated as it is."""
     most = {"batch": MOST_BATCH, "seq": max_tokens}
     # AUTO: behind a soft prompt the tracer finds truths that it cannot prove, such as min(8 s + 24, 16 s + 48) being
     # 8 s + 24, and of a named size it would refuse them. A size that it fixes instead is found by the parity pass.
     sizes = {name: Dim.AUTO(min=LEAST[name], max=most[name]) for name in LEAST}
     free = tuple({axis: sizes[name] for axis, name in axes.items()} for axes in task.sizes)
-    program = export(module, inputs, dynamic_shapes=free, strict=False)
+    free += tuple(
+        {number: Dim.AUTO for number, axis in enumerate(shape) if axis.batch or axis.seq}
+        for shape in (() if dropout is None else dropout.shapes)
+    )
+    if isinstance(module, Dropped):
+        free = (free,)  # type: ignore[assignment]  # of *tensors
+    try:
+        program = export(module, inputs, dynamic_shapes=free, strict=False)
+    except (ConfigError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # what torch's tracer finds has no class of its own
+        why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        message = f"this model's forward cannot be traced, so no graph can be made of it: {why[:200]}"
+        raise ConfigError(message) from error
     narrow(program.graph_module.graph)
     program.graph_module.recompile()
     # Decomposing BEFORE differentiating: otherwise batch and sequence are baked into the backward.

@@ -58,6 +58,7 @@ def verify(folder: Path) -> Verified:
             images=manifest.images,
             series=manifest.series,
             n_labels=manifest.task.n_labels,
+            dropout=manifest.dropout,
         ),
         seed=seed,
         n_steps=min(N_STEPS, len(expected)),

@@ -44,6 +44,7 @@ class Recipe:
     rslora: bool = False
     targets: tuple[str, ...]  # the layers that LoRA adapts
     n_virtual: int = 8  # virtual tokens of the soft prompt, and of the prefix in each layer
+    dropout: float = 0.0  # before each LoRA pair, where its masks are given
     seed: int = 0
 
 
@@ -98,7 +99,14 @@ def add_adapter(model: PreTrainedModel, family: Family, recipe: Recipe) -> tuple
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         if "lora" in recipe.parts:
-            add_lora(model, rank=recipe.rank, alpha=recipe.alpha, rslora=recipe.rslora, targets=recipe.targets)
+            add_lora(
+                model,
+                rank=recipe.rank,
+                alpha=recipe.alpha,
+                rslora=recipe.rslora,
+                targets=recipe.targets,
+                dropout=recipe.dropout,
+            )
         if "ia3" in recipe.parts:
             add_ia3(model, family)
         if "soft-prompt" in recipe.parts:

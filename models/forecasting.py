@@ -11,7 +11,7 @@ from transformers import PatchTSTForPrediction, PretrainedConfig
 from models.patchtst import PATCHTST
 from models.task import Task
 
-__all__ = ["FORECASTING", "Forecaster", "loss"]
+__all__ = ["FORECASTING", "LEAST_VARIANCE", "Forecaster", "loss"]
 
 LEAST_VARIANCE = 1e-5  # of a window that never changes; PatchTST's own scaler has the same
 

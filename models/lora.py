@@ -18,8 +18,12 @@ from protocol.errors import ConfigError
 __all__ = ["add_lora", "lora_scale"]
 
 
-def add_lora(model: nn.Module, *, rank: int, alpha: float, rslora: bool, targets: Sequence[str]) -> None:
+def add_lora(
+    model: nn.Module, *, rank: int, alpha: float, rslora: bool, targets: Sequence[str], dropout: float = 0.0
+) -> None:
     """Put a LoRA pair on every target layer and freeze the rest; A is drawn from torch's generator.
+
+    With ``dropout`` each pair has one before it, which drops nothing in evaluation mode.
 
     Raises:
         ConfigError: a target names no layer of the model.
@@ -32,7 +36,7 @@ def add_lora(model: nn.Module, *, rank: int, alpha: float, rslora: bool, targets
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]  # peft divides it by r; a float is as good as the int it declares
-        lora_dropout=0.0,
+        lora_dropout=dropout,
         use_rslora=rslora,
         target_modules=list(targets),
         fan_in_fan_out=any(isinstance(linear[name], Conv1D) for name in targets),  # GPT-2 stores W transposed

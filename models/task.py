@@ -5,7 +5,7 @@ attention (its backward is made of plain matrix products), dropout 0, evaluation
 minimise. This file does not know adapters, ONNX or bundles.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from models.family import Family
+from models.rotations import fix_rotations
 from protocol.errors import ConfigError
 
 __all__ = ["TEXT_INPUTS", "TEXT_SIZES", "Task", "build", "family_of", "text_example"]
@@ -37,6 +38,7 @@ class Task:
     auto: Any  # the transformers class that makes the task's model from a folder
     has_head: bool  # whether the model has a part that belongs to the task and is always trained
     has_labels: bool  # whether its examples have labels, of which the exporter must know the number
+    has_free_window: bool = False  # whether the exporter chooses how much of a series the model sees
     inputs: tuple[str, ...]
     sizes: tuple[dict[int, str], ...]  # for each input, its axes of free size: "batch" or "seq"
     targets: tuple[str, ...] = ()
@@ -65,14 +67,18 @@ def family_of(config: PretrainedConfig, task: Task) -> Family:
     raise ConfigError(message)
 
 
-def build(folder: Path, task: Task, *, n_labels: int | None, seed: int) -> tuple[PreTrainedModel, Family]:
+def build(
+    folder: Path, task: Task, *, n_labels: int | None, seed: int, sizes: Mapping[str, int] | None = None
+) -> tuple[PreTrainedModel, Family]:
     """Return the task model of a Hugging Face folder, what is new in it freshly drawn from ``seed``, and its family.
+
+    ``sizes`` stand in place of those in the folder's configuration, by its names.
 
     Raises:
         ConfigError: the folder's model is of an unknown family, or its weights do not fit its configuration.
         OSError: the folder lacks the files of a model (transformers' own message says which).
     """
-    new = {"num_labels": n_labels} if task.has_labels else {}
+    new = {**(sizes or {}), **({"num_labels": n_labels} if task.has_labels else {})}
     config = AutoConfig.from_pretrained(folder, local_files_only=True, **new)
     family = family_of(config, task)
     with torch.random.fork_rng(devices=[]):
@@ -93,6 +99,7 @@ def build(folder: Path, task: Task, *, n_labels: int | None, seed: int) -> tuple
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+    fix_rotations(model)
     return model.eval(), family
 
 

@@ -14,6 +14,7 @@ import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from models.causal_lm import CAUSAL_LM
+from models.fracast import Fracast, FracastConfig
 from models.image_classification import CLASSES
 from models.text_classification import TEXT_CLASSIFICATION
 
@@ -96,6 +97,20 @@ _PATCHTST: dict[str, Any] = {
     "ffn_dim": INNER,
     "init_std": SPREAD,
 }
+_FRACAST: dict[str, Any] = {
+    "num_input_channels": 2,
+    "context_length": 48,
+    "prediction_length": 6,
+    "window": 64,
+    "d_model": 12,
+    "d_inner": 16,
+    "n_stages": 2,
+    "n_future_stages": 1,
+    "n_future_seen": 20,
+    "n_decoder_filters": 1,
+    "n_periods": 2,
+    "n_quantiles": 3,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +150,7 @@ TINY: dict[str, TinyModel] = {
     "dinov2": _vision(hf.Dinov2Config(**_VISION, mlp_ratio=2)),
     "clip": TinyModel("image-text", lambda: hf.CLIPModel(hf.CLIPConfig(**_CLIP))),
     "patchtst": TinyModel("forecasting", lambda: hf.PatchTSTForPrediction(hf.PatchTSTConfig(**_PATCHTST))),
+    "fracast": TinyModel("quantile-forecasting", lambda: Fracast(FracastConfig(**_FRACAST, initializer_range=SPREAD))),
 }
 
 
@@ -143,7 +159,7 @@ def write_tiny(name: str, folder: Path, *, seed: int = 0) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         TINY[name].make().save_pretrained(folder)
-    if TINY[name].task in {"image-classification", "forecasting"}:
+    if TINY[name].task in {"image-classification", "forecasting", "quantile-forecasting"}:
         return
     words = {"[PAD]": 0, "[UNK]": 1, **{f"w{i}": i for i in range(2, VOCABULARY)}}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))  # noqa: S106 - no password

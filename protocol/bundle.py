@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Final
 
+from protocol.dropout import DropoutFacts  # noqa: TC001 - fields are read by their types
 from protocol.errors import BundleError
 from protocol.fields import FieldError, Hex, Length, Pattern, Range, plain, structure
 from protocol.layout import MAX_PARAMS
@@ -180,6 +181,7 @@ class Manifest:
     memory: Annotated[tuple[MemoryPeak, ...], Length(1, 1024)] | None = None  # the portable engine's trainer
     tier: TierFacts | None = None
     checkpointed: bool | None = None  # whether the backward computes layers again; None: no
+    dropout: DropoutFacts | None = None  # masks that the training graph takes; None: nothing is dropped
     precision: Annotated[str, Length(1, 16)] | None = None  # how the frozen weights are stored; None: float32
     files: Annotated[dict[FileName, FileFacts], Length(1, 1024)]
     tools: Annotated[dict[_Short, Annotated[str, Length(0, 64)]], Length(0, 64)]

@@ -22,6 +22,7 @@ from edge_agent.trainer.batches import batches_in_order, shuffled_batches
 from edge_agent.trainer.checkpoints import Checkpoints, Progressed
 from edge_agent.trainer.continual.remembering import Remembering, load_memory, save_memory
 from edge_agent.trainer.datasets import open_dataset
+from edge_agent.trainer.dropped import DroppedEngine
 from edge_agent.trainer.engines import open_engine
 from edge_agent.trainer.local_terms import LocalTerms, n_work_values
 from edge_agent.trainer.optimizers import clip_norm, l2_norm, make_optimizer
@@ -87,6 +88,8 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
     # A residual may be of training without dp, and would then tell of examples what no noise covers.
     residual = _residual(None if dp is not None else job.residual, n_params)
     engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
+    if bundle.manifest.dropout is not None:
+        engine = DroppedEngine(engine=engine, facts=bundle.manifest.dropout, seed=job.plan.seed)
     checkpoints = Checkpoints(job, bundle.id)
     if job.least_pass_s > 0:
         engine = PacedEngine(engine=engine, least_pass_s=job.least_pass_s)

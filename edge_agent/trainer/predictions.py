@@ -37,7 +37,11 @@ def tell(
         EngineError: an output is not finite.
     """
     if "forecasts" in outputs:
-        return [{"forecast": one.tolist()} for one in _finite(outputs["forecasts"])]  # [horizon, channel]
+        told = [{"forecast": one.tolist()} for one in _finite(outputs["forecasts"])]  # [horizon, channel]
+        # Where the model says how sure it is: [horizon, channel, level], of evenly spaced levels.
+        for one, quantiles in zip(told, _finite(outputs["quantiles"]) if "quantiles" in outputs else (), strict=False):
+            one["quantiles"] = quantiles.tolist()
+        return told
     if "logits" not in outputs:
         raise BundleError(f"the evaluation graph gives {', '.join(outputs)}; expected logits or forecasts")
     shares = probabilities(_finite(outputs["logits"]))  # [batch, n_labels] or [batch, seq, n_labels]
