@@ -102,7 +102,7 @@ class Handover:
         )
         traffic = Traffic(up_bytes=n_bytes, down_bytes=receipt.n_bytes)
         asked = self.setup.settings.metrics or ()
-        told = {name: value for name, value in (content.metrics or {}).items() if name in asked}
+        told: dict[str, float] = {name: value for name, value in (content.metrics or {}).items() if name in asked}
         now = self.world.clock.unix_s()
         self.world.store.accept(record, traffic=traffic, unix_s=now, buffer=buffer, metrics=told)
         in_buffer: dict[str, Any] = {} if buffer is None else {"buffer": buffer}

@@ -65,8 +65,8 @@ class Desk:
         if facts["buffer"] is not None:
             print_buffer_facts(facts["buffer"])
         if over := facts["device_metrics"]["over_devices"]:
-            rows = [[name, *one.values()] for name, one in over.items()]
-            _print_table(f"{task}: what devices tell", ["metric", "devices", "mean", "lowest", "highest"], rows)
+            told = [[name, *one.values()] for name, one in over.items()]
+            _print_table(f"{task}: what devices tell", ["metric", "devices", "mean", "lowest", "highest"], told)
         if facts["privacy"]["rounds"]:
             print_ledger_facts(facts["privacy"])
         return _print_table(f"{task}: refused", ["reason", "count"], [list(one) for one in facts["refusals"].items()])
