@@ -17,6 +17,7 @@ from aggregator.bundle_settings import BundleSettings  # noqa: TC001 - read from
 from aggregator.core.strategy_choice import options_of
 from aggregator.dp_settings import check_dp
 from aggregator.fold_pool import MAX_WORKERS
+from aggregator.fold_settings import FoldSettings
 from aggregator.gate_settings import GateSettings  # noqa: TC001 - read from the annotation at run time
 from aggregator.http_settings import HttpSettings  # noqa: TC001 - likewise
 from aggregator.metric_settings import check_metrics
@@ -175,6 +176,7 @@ class Config:
     authority: AuthoritySettings | None = None
     devices: DevicesSettings = field(default_factory=DevicesSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    fold: FoldSettings = field(default_factory=FoldSettings)
     http: HttpSettings | None = None
     bundles: BundleSettings | None = None
     uploads: UploadSettings = field(default_factory=UploadSettings)
@@ -217,6 +219,9 @@ def load_config(path: Path, *, insecure_loopback: bool = False) -> Config:
     blobs = service.blobs
     if blobs is not None and not is_url(blobs):
         blobs = resolve(blobs)
+    fold = config.fold
+    if fold.secret is not None:
+        fold = dataclasses.replace(fold, secret=resolve(fold.secret))
     password_file = None if service.database_password_file is None else resolve(service.database_password_file)
     return dataclasses.replace(
         config,
@@ -231,6 +236,7 @@ def load_config(path: Path, *, insecure_loopback: bool = False) -> Config:
             database_password_file=password_file,
         ),
         authority=authority,
+        fold=fold,
         devices=dataclasses.replace(devices, registry=registry),
         task=tuple(resolve_task(task, folder) for task in config.task),
     )

@@ -15,7 +15,7 @@ from typing import Any, Final
 from benchmarks.record import Benchmark
 from export.adapt import Options
 from export.bundle import export_bundle
-from export.cli import quiet
+from export.heavy import quiet
 from host.trainer_process import run_job
 from protocol.jobs import TrainJob
 from protocol.messages import Plan
