@@ -20,6 +20,7 @@ from aggregator.fold_pool import MAX_WORKERS
 from aggregator.fold_settings import FoldSettings
 from aggregator.gate_settings import GateSettings  # noqa: TC001 - read from the annotation at run time
 from aggregator.http_settings import HttpSettings  # noqa: TC001 - likewise
+from aggregator.metric_settings import check_metrics
 from aggregator.privacy_settings import PrivacySettings
 from aggregator.retention_settings import RetentionSettings
 from aggregator.selection_settings import SelectionSettings
@@ -27,6 +28,7 @@ from aggregator.upload_settings import UploadSettings
 from host.config import load
 from protocol.fields import FieldError, Length, Name, Range
 from protocol.messages import MAX_EXAMPLES, Codec, Optimizer, Plan
+from protocol.metrics import MetricNames  # noqa: TC001 - read from the annotation at run time
 
 __all__ = [
     "AuthoritySettings",
@@ -143,6 +145,7 @@ class TaskSettings:
     mode: Literal["sync", "async"] = "sync"  # by rounds, or by buffers that devices fill when they are done
     asynchronous: AsyncSettings | None = None
     retention: RetentionSettings | None = None  # in place of the service's
+    metrics: MetricNames | None = None  # what devices are asked to tell of how they learn
 
     def __post_init__(self) -> None:
         """Refuse a round that could never close, a gate that measures nothing, and what no strategy can keep."""
@@ -159,6 +162,7 @@ class TaskSettings:
             raise FieldError("plan.terms: they are the strategy's to set, see strategy_options")
         check_dp(self)
         check_mode(self)
+        check_metrics(self)
         if self.selection.prefer_within_s is not None and self.privacy.is_secure_sum:
             raise FieldError("selection.prefer_within_s: a secure sum does not show how long a single device took")
 
