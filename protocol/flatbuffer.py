@@ -1,7 +1,8 @@
 """Reads FlatBuffers (their internals document, 2024) where every offset is a stranger's: no package, no schema.
 
 Laws: nothing outside of the buffer is read; every table, vector and text that is looked at lies inside of it; at most
-``Budget`` steps. Offsets only point forward except a table's to its vtable, so no walk is endless. Memory: none.
+``max_steps`` numbers are read. Offsets only point forward except a table's to its vtable, so no walk is endless. No
+memory of its own.
 """
 
 from __future__ import annotations
