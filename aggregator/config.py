@@ -17,8 +17,10 @@ from aggregator.bundle_settings import BundleSettings  # noqa: TC001 - read from
 from aggregator.core.strategy_choice import options_of
 from aggregator.dp_settings import check_dp
 from aggregator.fold_pool import MAX_WORKERS
+from aggregator.fold_settings import FoldSettings
 from aggregator.gate_settings import GateSettings  # noqa: TC001 - read from the annotation at run time
 from aggregator.http_settings import HttpSettings  # noqa: TC001 - likewise
+from aggregator.metric_settings import check_metrics
 from aggregator.privacy_settings import PrivacySettings
 from aggregator.retention_settings import RetentionSettings
 from aggregator.selection_settings import SelectionSettings
@@ -26,6 +28,7 @@ from aggregator.upload_settings import UploadSettings
 from host.config import load
 from protocol.fields import FieldError, Length, Name, Range
 from protocol.messages import MAX_EXAMPLES, Codec, Optimizer, Plan
+from protocol.metrics import MetricNames  # noqa: TC001 - read from the annotation at run time
 
 __all__ = [
     "AuthoritySettings",
@@ -142,6 +145,7 @@ class TaskSettings:
     mode: Literal["sync", "async"] = "sync"  # by rounds, or by buffers that devices fill when they are done
     asynchronous: AsyncSettings | None = None
     retention: RetentionSettings | None = None  # in place of the service's
+    metrics: MetricNames | None = None  # what devices are asked to tell of how they learn
 
     def __post_init__(self) -> None:
         """Refuse a round that could never close, a gate that measures nothing, and what no strategy can keep."""
@@ -158,6 +162,7 @@ class TaskSettings:
             raise FieldError("plan.terms: they are the strategy's to set, see strategy_options")
         check_dp(self)
         check_mode(self)
+        check_metrics(self)
         if self.selection.prefer_within_s is not None and self.privacy.is_secure_sum:
             raise FieldError("selection.prefer_within_s: a secure sum does not show how long a single device took")
 
@@ -171,6 +176,7 @@ class Config:
     authority: AuthoritySettings | None = None
     devices: DevicesSettings = field(default_factory=DevicesSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    fold: FoldSettings = field(default_factory=FoldSettings)
     http: HttpSettings | None = None
     bundles: BundleSettings | None = None
     uploads: UploadSettings = field(default_factory=UploadSettings)
@@ -213,6 +219,9 @@ def load_config(path: Path, *, insecure_loopback: bool = False) -> Config:
     blobs = service.blobs
     if blobs is not None and not is_url(blobs):
         blobs = resolve(blobs)
+    fold = config.fold
+    if fold.secret is not None:
+        fold = dataclasses.replace(fold, secret=resolve(fold.secret))
     password_file = None if service.database_password_file is None else resolve(service.database_password_file)
     return dataclasses.replace(
         config,
@@ -227,6 +236,7 @@ def load_config(path: Path, *, insecure_loopback: bool = False) -> Config:
             database_password_file=password_file,
         ),
         authority=authority,
+        fold=fold,
         devices=dataclasses.replace(devices, registry=registry),
         task=tuple(resolve_task(task, folder) for task in config.task),
     )

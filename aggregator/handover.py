@@ -63,6 +63,7 @@ class Handover:
                 task_key=setup.keys.of_round(round_.round).public_raw,
                 seconds_left=seconds_left,
                 secure_sum=setup.sum_terms,
+                metrics=setup.settings.metrics,
             ),
         )
         down_bytes = work.n_bytes + (heard_bytes if admitted.is_first else 0)
@@ -100,7 +101,10 @@ class Handover:
             train_s=content.train_s,
         )
         traffic = Traffic(up_bytes=n_bytes, down_bytes=receipt.n_bytes)
-        self.world.store.accept(record, traffic=traffic, unix_s=self.world.clock.unix_s(), buffer=buffer)
+        asked = self.setup.settings.metrics or ()
+        told: dict[str, float] = {name: value for name, value in (content.metrics or {}).items() if name in asked}
+        now = self.world.clock.unix_s()
+        self.world.store.accept(record, traffic=traffic, unix_s=now, buffer=buffer, metrics=told)
         in_buffer: dict[str, Any] = {} if buffer is None else {"buffer": buffer}
         event(
             "update-accepted",

@@ -149,8 +149,16 @@ class Store(StoreReader, Protocol):
     def join(self, task: str, round_: int, device: str, *, traffic: Traffic, unix_s: float) -> None:
         """Keep that the device takes part, if it is not known, and count its traffic."""
 
-    def accept(self, update: UpdateRecord, *, traffic: Traffic, unix_s: float, buffer: int | None = None) -> None:
-        """Keep an update, in ``buffer`` if it is for one."""
+    def accept(
+        self,
+        update: UpdateRecord,
+        *,
+        traffic: Traffic,
+        unix_s: float,
+        buffer: int | None = None,
+        metrics: Mapping[str, float] = ...,
+    ) -> None:
+        """Keep an update, in ``buffer`` if it is for one, and what its device told with it."""
 
     def refuse(
         self,

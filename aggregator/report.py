@@ -19,6 +19,7 @@ from aggregator.config import load_config
 from aggregator.core.gates import statuses
 from aggregator.created_tasks import with_created
 from aggregator.folders import Folders
+from aggregator.metrics_report import device_metrics
 from aggregator.privacy_report import ledger_facts, print_ledger_facts
 from aggregator.setup import open_task
 from aggregator.verification import verify_task
@@ -63,6 +64,9 @@ class Desk:
             _print_table(f"{task}: {name}", columns, [list(row.values()) for row in rows])
         if facts["buffer"] is not None:
             print_buffer_facts(facts["buffer"])
+        if over := facts["device_metrics"]["over_devices"]:
+            told = [[name, *one.values()] for name, one in over.items()]
+            _print_table(f"{task}: what devices tell", ["metric", "devices", "mean", "lowest", "highest"], told)
         if facts["privacy"]["rounds"]:
             print_ledger_facts(facts["privacy"])
         return _print_table(f"{task}: refused", ["reason", "count"], [list(one) for one in facts["refusals"].items()])
@@ -182,6 +186,7 @@ class Desk:
             "refusals": self._store.refusals(task.task),
             "refusals_of_no_task": self._store.refusals(""),
             "privacy": self._ledger(task.task),
+            "device_metrics": device_metrics(self._folders, task.task),
         }
 
     def _sum_terms(self, task: str) -> dict[str, Any] | None:

@@ -54,7 +54,15 @@ def fold_round(
         after, n_updates = fold_sum(setup, round_, summed, state)
         return Folded(state=after, updates=updates, n_updates=n_updates)
     fleet = world.conversation.fleet
-    stored = StoredRound(setup, round_, updates, blobs=world.blobs, fleet=fleet, workers=world.fold_workers)
+    stored = StoredRound(
+        setup,
+        round_,
+        updates,
+        blobs=world.blobs,
+        fleet=fleet,
+        workers=world.fold_workers,
+        engine=world.fold_engine,
+    )
     if entry is None:
         return Folded(state=stored.fold_into(state), updates=updates, n_updates=len(updates))
     after, next_clip = fold_privately(stored, state, entry, n_params=setup.n_params)

@@ -36,6 +36,7 @@ from aggregator.core.strategies import STRATEGIES
 from aggregator.core.strategy_choice import options_of, refuse_unfit
 from aggregator.created_tasks import to_settings, with_created
 from aggregator.evaluations import Evaluations
+from aggregator.fold_settings import make_engine
 from aggregator.folders import Folders, upgrade
 from aggregator.noisy_terms import sum_terms_of
 from aggregator.outage import Outage
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 
     from aggregator.adapters.engines import Database
     from aggregator.config import Config, TaskSettings
+    from aggregator.fold_engine import FoldEngine
     from aggregator.runner import Runner
     from host.bundle_folder import Bundle
 
@@ -129,6 +131,7 @@ class Workshop:
             accountant=ProcessAccountant(),
             keep_folded_updates=service.keep_folded_updates,
             fold_workers=service.fold_workers,
+            fold_engine=self._engine(),
             sums=SumParts(
                 store=sums,
                 directory=DeviceDirectory(self.devices),
@@ -165,6 +168,12 @@ class Workshop:
         self._stack.callback(engine.dispose)
         with translated(database), engine.connect():
             return engine
+
+    def _engine(self) -> FoldEngine | None:
+        engine = make_engine(self.config.fold, self.folders.blobs)
+        if engine is not None:
+            self._stack.callback(engine.close)
+        return engine
 
     def _open_created(self, task: str) -> Runner:
         record = next(one for one in self._lifecycle.created() if one.task == task)

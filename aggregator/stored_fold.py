@@ -7,11 +7,16 @@ Memory: the strategy's own and at most ``2 * workers`` updates, encoded for a fo
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
+from aggregator.chunk_job import ChunkJob, JobUpdate
 from aggregator.core.folding import FoldContext, Member, fold_checked
 from aggregator.core.intake import open_delta
+from aggregator.core.partial_sums import CHUNK, chunk_sums
+from aggregator.fold_engine import FoldEngineError, batched
 from aggregator.fold_pool import in_order, n_workers
+from host.logs import event
 from protocol.codec import payload_bytes
 from protocol.messages import ENVELOPE_OVERHEAD_BYTES, Codec, Update
 
@@ -22,7 +27,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from aggregator.core.folding import Deltas, Pieces, State
+    from aggregator.core.partial_sums import ChunkSum
     from aggregator.core.records import RoundRecord, UpdateRecord
+    from aggregator.fold_engine import FoldEngine
     from aggregator.ports import BlobStore
     from aggregator.task_setup import TaskSetup
 
@@ -42,14 +49,19 @@ class StoredRound:
         fleet: str,
         workers: int = 0,
         based_on: Mapping[bytes, int] | None = None,
+        engine: FoldEngine | None = None,
+        chunk: int = CHUNK,
     ) -> None:
         """Take the updates in the order in which they are to be folded; ``workers`` 0 is what pays.
 
+        ``engine`` adds chunks elsewhere where the strategy folds a plain mean; ``chunk`` is another than the usual one
+        only to fold an old history again.
         ``based_on`` has the version of each update, by id, in a buffer; in a round it is the round's.
         """
         self._based_on = based_on or {}
         self._setup, self._round, self._updates = setup, round_, updates
         self._blobs, self._fleet = blobs, fleet
+        self._engine, self._chunk = engine, chunk
         self._workers = n_workers(workers, n_values=setup.max_values)
 
     def fold_into(self, state: State) -> State:
@@ -84,6 +96,41 @@ class StoredRound:
             StorageError: a blob is missing or has changed.
         """
         return in_order(self._opened, self._updates, workers=self._workers)
+
+    def chunk_sums(self, n_values: int) -> Iterator[ChunkSum]:
+        """Return the chunks' sums in their order, made by the engine as long as it can: the same bytes either way."""
+        n_done = 0
+        if self._engine is not None and self._chunk == CHUNK and self._are_whole(n_values):
+            jobs = [self._job(part, n_values) for part in batched(self._updates, CHUNK)]
+            try:
+                for one in self._engine.sums(jobs):
+                    yield one
+                    n_done += 1
+            except FoldEngineError as error:
+                event("fold-engine-failed", level=logging.WARNING, task=self._round.task, chunk=n_done, why=str(error))
+            else:
+                return
+        rest = in_order(self._encoded, self._updates[n_done * self._chunk :], workers=self._workers)
+        yield from chunk_sums(rest, n_values, chunk=self._chunk)
+
+    def _are_whole(self, n_values: int) -> bool:
+        """Whether every update holds exactly the values that are added."""
+        shapes = (self._setup.shape(one.device, version=self._version_of(one)) for one in self._updates)
+        return all(shape.positions is None and shape.n_values == n_values for shape in shapes)
+
+    def _job(self, records: Sequence[UpdateRecord], n_values: int) -> ChunkJob:
+        return ChunkJob(
+            fleet=self._fleet,
+            task=self._round.task,
+            round=self._round.round,
+            bundle_id=self._setup.bundle.id,
+            n_values=n_values,
+            task_key=self._setup.keys.of_round(self._round.round).raw,
+            updates=tuple(
+                JobUpdate(device=one.device, update_id=one.update_id, blob=one.blob, version=self._version_of(one))
+                for one in records
+            ),
+        )
 
     def encoded(self) -> Iterator[tuple[Pieces, int]]:
         """Open the updates one by one, and leave them encoded where they have all values; errors as above."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from aggregator.conversation import Conversation
     from aggregator.core.folding import Strategy
     from aggregator.core.update_shape import UpdateShape
+    from aggregator.fold_engine import FoldEngine
     from aggregator.ports import Accountant, BlobStore, Clock, LifecycleStore, SpentRecord, Store, Tags, TaskKeys
     from aggregator.sum_round import SumParts
     from host.bundle_folder import Bundle
@@ -107,5 +108,6 @@ class World:
     accountant: Accountant
     keep_folded_updates: bool = False
     fold_workers: int = 0  # threads that open a round's updates; 0: what pays
+    fold_engine: FoldEngine | None = None  # adds chunks elsewhere
     draw_secret: Callable[[int], bytes] = secrets.token_bytes  # noise; tests pass their own
     sums: SumParts | None = None

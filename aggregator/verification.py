@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from aggregator.core.folding import canonical_order
+from aggregator.core.partial_sums import CHUNK
 from aggregator.privacy import fold_privately
 from aggregator.round_fold import stored_buffer
 from aggregator.stored_fold import StoredRound
@@ -115,10 +116,8 @@ def _check(  # noqa: PLR0913 - one version and its surroundings
         return f"round {this.round} was on version {round_.version}, expected {before.version}"
     if setup.settings.mode == "async":
         within = store.buffered(setup.settings.id, this.round)
-        again = stored_buffer(setup, round_, within, blobs=blobs, fleet=fleet).fold_into(
-            load_state(before.state, blobs)
-        )
-        return _difference(this, kept, again, n_updates=len(within))
+        buffer = stored_buffer(setup, round_, within, blobs=blobs, fleet=fleet)
+        return _difference(this, kept, buffer.fold_into(load_state(before.state, blobs)), n_updates=len(within))
     updates = canonical_order(store.updates(setup.settings.id, this.round))
     summed = None if sums is None else sums.state(setup.settings.id, this.round)
     entry = next((one for one in store.ledger(setup.settings.id) if one.round == this.round), None)
@@ -126,9 +125,18 @@ def _check(  # noqa: PLR0913 - one version and its surroundings
     if summed is not None:
         again, n_updates = fold_sum(setup, round_, summed, state)
     else:
-        stored = StoredRound(setup, round_, updates, blobs=blobs, fleet=fleet)
-        again, n_updates = _again(stored, state, entry, n_params=setup.n_params), len(updates)
+        again, n_updates = state, len(updates)
+        for chunk in _chunkings(n_updates):
+            stored = StoredRound(setup, round_, updates, blobs=blobs, fleet=fleet, chunk=chunk)
+            again = _again(stored, state, entry, n_params=setup.n_params)
+            if _difference(this, kept, again, n_updates=n_updates) is None:
+                break
     return _difference(this, kept, again, n_updates=n_updates)
+
+
+def _chunkings(n_updates: int) -> tuple[int, ...]:
+    """Return the chunk of today, and the one in which everything was added before there were chunks."""
+    return (CHUNK,) if n_updates <= CHUNK else (CHUNK, n_updates)
 
 
 def _difference(this: VersionRecord, kept: State, again: State, *, n_updates: int) -> str | None:

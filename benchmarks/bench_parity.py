@@ -15,7 +15,7 @@ from typing import Any, Final
 from benchmarks.record import Benchmark
 from export.adapt import Options
 from export.bundle import ParityError, export_bundle
-from export.cli import quiet
+from export.heavy import quiet
 from export.parity import TOLERANCE
 from models.tasks import NAMED_CLASSES, TASKS
 from models.tiny import TINY, write_tiny

@@ -16,7 +16,7 @@ from typing import Any, Final
 from benchmarks.record import Benchmark
 from export.adapt import Options
 from export.bundle import export_bundle
-from export.cli import quiet
+from export.heavy import quiet
 from export.quantise import PRECISIONS
 from host.trainer_process import run_job
 from models.sentiment import fetch_sentiment, write_splits

@@ -74,6 +74,7 @@ class FleetSpec:
         trainer_settings: more keys of single devices' ``[trainer]``, by device id, such as ``least_pass_s``.
         http: serve the page on a free loopback port.
         service_settings: more keys of ``[service]``, such as ``blobs``.
+        more_tables: more tables of the aggregator's settings, such as ``fold``.
     """
 
     folder: Path
@@ -98,6 +99,7 @@ class FleetSpec:
     trainer_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     http: bool = False
     service_settings: Mapping[str, Any] = field(default_factory=dict)
+    more_tables: Mapping[str, Any] = field(default_factory=dict)
 
 
 class LocalFleet:
@@ -286,7 +288,7 @@ class LocalFleet:
             settings["broker"] = {"url": f"mqtt://{LOOPBACK}:{self.port}"}
             apart["insecure_loopback"] = True
         here = {"http": {"host": LOOPBACK, "port": self._http_port}} if self.spec.http else {}
-        _write_toml(self.aggregator_config, settings | here)
+        _write_toml(self.aggregator_config, {**settings, **here, **self.spec.more_tables})
         service = {**settings["service"], "folder": "broker"}
         _write_toml(folder / "broker.toml", {**settings, "service": service, "broker": apart})
         self._add("broker", "broker", "--config", str(folder / "broker.toml"))

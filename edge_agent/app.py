@@ -45,6 +45,7 @@ from edge_agent.core.summing import (
     TakeStep,
     TrainedForSum,
 )
+from edge_agent.device_metrics import metrics_for
 from edge_agent.latest import latest_versions
 from edge_agent.messages_in import announced_by, open_message
 from edge_agent.sample_budget import SampleBudget
@@ -528,8 +529,9 @@ class Agent:
         self._lessons.learnt(job.task, job.round, self._folder.scratch)
         if work.secure_sum is None:
             delta = read_bytes(self._folder.scratch / UPDATE_FILE, max_bytes=MAX_MESSAGE_BYTES)
-            device = self._device
-            update_id, envelope = seal_update(work, outcome, delta, fleet=device.fleet, device=device.id, key=self._key)
+            whose = {"fleet": self._device.fleet, "device": self._device.id}
+            metrics = metrics_for(work, self._config.privacy.metrics, self._folder.root)
+            update_id, envelope = seal_update(work, outcome, delta, **whose, key=self._key, metrics=metrics)
             self._folder.save_update(update_id, envelope)
             return self._apply(Trained(update_id=update_id))
         self._summing().begin(work, self._folder.scratch, outcome.n_examples)

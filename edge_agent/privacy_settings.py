@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from protocol.fields import FieldError, Length, Range
 from protocol.messages import MAX_SUM_COHORT, MIN_SUM_COHORT, SumTerms
+from protocol.metrics import MetricName  # noqa: TC001 - structure() resolves the annotations
 from protocol.secure_sum.noise_claim import claimed_multiplier, epsilon_at
 
 __all__ = ["PrivacySettings"]
@@ -41,6 +42,9 @@ class PrivacySettings:
     # Of all trainings with noise on single examples (plan.dp) together, whatever their task; with it no other is done.
     max_sample_epsilon: Annotated[float, Range(0.01, 1000)] | None = None
     sample_delta: Annotated[float, Range(1e-18, 0.01)] | None = None
+
+    # Figures of how this device learns that may go with its updates, where a task asks for them: docs/continual.md.
+    metrics: Annotated[tuple[MetricName, ...], Length(0, 16)] = ()
 
     def __post_init__(self) -> None:
         """Refuse half a promise."""

@@ -15,6 +15,7 @@ from protocol.signing import sign
 if TYPE_CHECKING:
     from protocol.jobs import TrainResult
     from protocol.messages import Work
+    from protocol.metrics import MetricName
     from protocol.signing import SigningKey
 
 __all__ = ["seal_update"]
@@ -22,10 +23,17 @@ __all__ = ["seal_update"]
 _UPDATE_ID_BYTES: Final = 16
 
 
-def seal_update(
-    work: Work, result: TrainResult, delta: bytes, *, fleet: str, device: str, key: SigningKey
+def seal_update(  # noqa: PLR0913 - what is sealed, and whom it is of
+    work: Work,
+    result: TrainResult,
+    delta: bytes,
+    *,
+    fleet: str,
+    device: str,
+    key: SigningKey,
+    metrics: dict[MetricName, float] | None = None,
 ) -> tuple[bytes, bytes]:
-    """Return a new update id and the signed envelope for ``delta``, the trainer's payload."""
+    """Return a new update id and the signed envelope for ``delta``, the trainer's payload, and ``metrics``."""
     update_id = os.urandom(_UPDATE_ID_BYTES)
     content = UpdateContent(
         n_examples=result.n_examples,
@@ -33,6 +41,7 @@ def seal_update(
         loss=0.0 if work.plan.dp is not None else result.loss,  # the noise does not cover it
         train_s=result.train_s,
         delta=delta,
+        metrics=metrics,
     )
     info = binding(
         fleet=fleet,

@@ -34,7 +34,6 @@ from export.parity import (
 )
 from export.problems import Problem, make_problem
 from export.reference import run_torch
-from export.storage import BLOCK_OPSET
 from export.trace import Step, trace
 from host.durable import TEMP_PREFIX
 from models.tasks import TASKS
@@ -138,7 +137,7 @@ def export_bundle(  # noqa: PLR0913 - what a person chooses, and who watches
         _write_rest(folder, source, adapted)
         shapes = buckets or (default_bucket(options.max_tokens if options.is_text else None),)
         others = [name for name in engines if name != PORTABLE]
-        files = {PORTABLE: EngineFiles(train=TRAIN, evaluate=EVALUATE, opset=_opset(adapted))}
+        files = {PORTABLE: EngineFiles(train=TRAIN, evaluate=EVALUATE, opset=OPSET)}
         for name in others:
             watch(name)
             files[name] = write_engine(name, folder, Steps(*steps, EVALUATE, shapes), adapted)
@@ -267,10 +266,6 @@ def _write_manifest(
     )
     (folder / MANIFEST).write_bytes(manifest.to_bytes())
     return manifest
-
-
-def _opset(adapted: Adapted) -> int:
-    return BLOCK_OPSET if any(stored.block is not None for stored in adapted.table.values()) else OPSET
 
 
 def _adapter_facts(adapted: Adapted) -> AdapterFacts:

@@ -21,7 +21,7 @@ __all__ = ["PAGE_BYTES", "Packed", "pack"]
 LEAST_EXTERNAL_BYTES = LEAST_BYTES  # below, padding to a page and an entry cost more than they save
 PAGE_BYTES = 4096  # the page of every device we know; 16 kB pages (Apple, some ARM) can still map from a multiple of it
 # What may lie outside: onnxruntime refuses shape tensors there, which are integers of 64 bits.
-EXTERNAL = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.INT4})
+EXTERNAL = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8})
 
 
 @dataclass(frozen=True, slots=True)

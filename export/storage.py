@@ -1,26 +1,39 @@
 """Pass: weights that ``quantise`` prepared are stored as their codes, and widened where they are read.
 
-Each reader gets a ``DequantizeLinear`` (or ``Cast``, for float16) of its own, right before it, so that a weight in
-float32 lives only as long as one product; the codes are stored once for the forward, the backward and the evaluation.
+Each reader gets operations of its own, right before it, so that a weight in float32 lives only as long as one product;
+the codes are stored once for the forward, the backward and the evaluation, in one orientation: a product that wants the
+other one takes its transpose as an argument.
 
-Laws: standard operators only; blocks of scales and 4-bit codes need opset 21 and ask for it, everything else stays at
-the opset of ``lower``; the values are exactly those in the model. Scales have another name at each reader: a runtime
-that merges equal operations would otherwise keep the widened weight from the forward to the backward.
+    int8, nb8   DequantizeLinear(codes [blocks, width], a scale a row) -> Reshape
+    nb4         Concat(bytes, BitShift(bytes, 4)) -> DequantizeLinear -> Reshape
+    fp16        Cast
 
-``MatMulNBits`` (com.microsoft) was measured and not taken: at 1024 rows it was no faster than ``DequantizeLinear`` and
-``Gemm``, it cannot multiply by the transposed weight from the same codes, and it is no standard operator.
+A weight must not be widened before the activation is there that it meets. To a runtime the widening of every weight is
+ready at the start, and onnxruntime ran 42 of them one after the other, 76 MB, at the first operation that its own
+fusions had moved to the end of its list. So the scales (in 4 bits: the number of places to shift by) go through a
+Reshape to [-1], and that -1 is made from a size of the activation.
+
+Laws: standard operators only, at the opset of ``lower``; the values are exactly those in the model. Scales have another
+name at each reader: a runtime that merges equal operations would otherwise keep the widened weight from the forward to
+the backward.
+
+``MatMulNBits`` (com.microsoft) was measured and not taken (docs/adr/0026): it cannot multiply by the transposed weight
+from the same codes, it is fast only with a private packed copy of them, and it is no standard operator.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.quantise import LEAST_BYTES, Stored, Table, key_of
+from export.quantise import LEAST_BYTES, MIDDLE, Stored, Table, key_of
+from protocol.errors import LocalProtocolError
 
-__all__ = ["BLOCK_OPSET", "store"]
+__all__ = ["store"]
 
-BLOCK_OPSET = 21  # the first whose DequantizeLinear takes blocks and 4-bit codes
-_TYPES = {4: ir.DataType.INT4, 8: ir.DataType.INT8, 16: ir.DataType.FLOAT16}
+_TYPES = {4: ir.DataType.UINT8, 8: ir.DataType.INT8, 16: ir.DataType.FLOAT16}
 
 
 def store(model: ir.Model, table: Table) -> int:
@@ -37,13 +50,11 @@ def store(model: ir.Model, table: Table) -> int:
         stored = _stored(table, tensor.numpy())
         if stored is None:
             continue
-        codes = _initializer(graph, f"{name}.codes", ir.Tensor(_as_dtype(stored), dtype=_TYPES[stored.bits]))
+        codes = _initializer(graph, f"{name}.codes", ir.Tensor(stored.codes, dtype=_TYPES[stored.bits]))
         for number, use in enumerate(list(value.uses())):
-            _widen(graph, stored, codes, value, use.node, use.idx, f"{name}.{number}")
+            _Reader(graph, stored, codes, use.node, use.idx, f"{name}.{number}").widen()
         del graph.initializers[name]
         n_stored += 1
-        if stored.block is not None:
-            model.opset_imports[""] = BLOCK_OPSET
     return n_stored
 
 
@@ -56,47 +67,134 @@ def _stored(table: Table, values: NDArray[np.float32]) -> Stored | None:
     return found
 
 
-def _as_dtype(stored: Stored) -> np.ndarray:
-    return stored.codes if stored.bits != 4 else stored.codes.astype(ir.DataType.INT4.numpy())
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """One input of one operation that reads a stored weight."""
+
+    graph: ir.Graph
+    stored: Stored
+    codes: ir.Value
+    node: ir.Node
+    index: int
+    name: str
+
+    def widen(self) -> None:
+        """Let the operation read the widened codes."""
+        if self._reads_rows():
+            self._widen_rows()
+            return
+        matrix = self._cast() if self.stored.scales is None else self._scaled(self.stored.scales)
+        if self.stored.is_turned and not self._turn():
+            matrix = self._put("Transpose", [matrix], self.stored.shape[::-1], [ir.AttrInt64s("perm", [1, 0])])
+        self.node.replace_input_with(self.index, matrix)
+
+    def _cast(self) -> ir.Value:
+        return self._put("Cast", [self.codes], self.stored.shape, [_TO_FLOAT])
+
+    def _scaled(self, scales: NDArray[np.float32]) -> ir.Value:
+        blocks = (len(scales), self.stored.codes.shape[1])
+        scale = _initializer(self.graph, f"{self.name}.scales", ir.tensor(scales))
+        if self.stored.bits == 4:
+            middle = _once(self.graph, f"middle_{blocks[0]}", np.full(blocks[0], MIDDLE, np.uint8))
+            inputs = [self._unpacked(blocks), scale, middle]
+        else:
+            inputs = [self.codes, self._in_time(scale)]
+        wide = self._put("DequantizeLinear", inputs, blocks, [ir.AttrInt64("axis", 0)])
+        if blocks == self.stored.shape:
+            return wide
+        sizes = _once(self.graph, "sizes_" + "x".join(map(str, self.stored.shape)), np.array(self.stored.shape))
+        return self._put("Reshape", [wide, sizes], self.stored.shape)
+
+    def _unpacked(self, blocks: tuple[int, int]) -> ir.Value:
+        """Return the bytes of pairs, and below them their lower halves moved up."""
+        four = self._in_time(_once(self.graph, "four", np.array([4], np.uint8)))
+        half, kind = (blocks[0] // 2, blocks[1]), ir.DataType.UINT8
+        moved = self._put("BitShift", [self.codes, four], half, [ir.AttrString("direction", "LEFT")], kind)
+        return self._put("Concat", [self.codes, moved], blocks, [ir.AttrInt64("axis", 0)], kind)
+
+    def _in_time(self, constant: ir.Value) -> ir.Value:
+        """Return a constant of one axis once the activation is there that the reader multiplies."""
+        for value in self.node.inputs:
+            if value is None or value.const_value is not None or value.shape is None or value.producer() is None:
+                continue
+            free = [axis for axis, size in enumerate(value.shape) if not isinstance(size, int)]
+            if free:  # a size that the runtime knows beforehand would be no reason to wait
+                least = _minus_one(self.graph, value, free[0])
+                return self._put(
+                    "Reshape", [constant, least], constant.shape, dtype=constant.dtype or ir.DataType.FLOAT, label="now"
+                )
+        return constant
+
+    def _turn(self) -> bool:
+        """Let a product take the other orientation; return whether the reader is one that can."""
+        if self.node.op_type != "Gemm" or self.index > 1:
+            return False
+        name = "transA" if self.index == 0 else "transB"
+        before = self.node.attributes.get(name)
+        self.node.attributes[name] = ir.AttrInt64(name, 1 if before is None else 1 - before.as_int())
+        return True
+
+    def _reads_rows(self) -> bool:
+        """Return whether the reader picks whole rows, each with one scale: an embedding."""
+        axis = self.node.attributes.get("axis")
+        picks = self.node.op_type == "Gather" and self.index == 0 and (axis is None or axis.as_int() == 0)
+        return picks and not self.stored.is_turned and self.stored.codes.shape == self.stored.shape
+
+    def _widen_rows(self) -> None:
+        """Read the rows of an embedding first and widen those alone."""
+        result, indices = self.node.outputs[0], self.node.inputs[1]
+        kind, axis = _TYPES[self.stored.bits], [ir.AttrInt64("axis", 0)]
+        rows = self._put("Gather", [self.codes, indices], result.shape, axis, kind)
+        wide = self._put("Cast", [rows], result.shape, [_TO_FLOAT])
+        if self.stored.scales is not None:
+            column = self.stored.scales.reshape(-1, 1)
+            scales = _initializer(self.graph, f"{self.name}.scales", ir.tensor(column))
+            shape = None if result.shape is None else _one_wide(result.shape)
+            factor = self._put("Gather", [scales, indices], shape, axis, label="factor")
+            wide = self._put("Mul", [wide, factor], result.shape)
+        ir.convenience.replace_all_uses_with(result, wide)
+        self.graph.remove(self.node, safe=True)
+
+    def _put(
+        self,
+        kind: str,
+        inputs: Sequence[ir.Value | None],
+        shape: "ir.Shape | tuple[int, ...] | None",
+        attributes: list[ir.Attr] | None = None,
+        dtype: ir.DataType = ir.DataType.FLOAT,
+        label: str | None = None,
+    ) -> ir.Value:
+        """Insert an operation before the reader and return what it gives."""
+        name = f"{self.name}.{label or kind.lower()}"
+        node = ir.Node("", kind, inputs, attributes or [], name=name)
+        output = node.outputs[0]
+        output.name, output.type = name, ir.TensorType(dtype)
+        output.shape = ir.Shape(shape) if isinstance(shape, tuple) else shape
+        self.graph.insert_before(self.node, node)
+        return output
 
 
-def _widen(  # noqa: PLR0913, PLR0917 - what is read, by whom, and what to call it
-    graph: ir.Graph, stored: Stored, codes: ir.Value, value: ir.Value, reader: ir.Node, index: int, name: str
-) -> None:
-    """Let ``reader`` read the widened codes."""
-    if reader.op_type == "Gather" and index == 0 and stored.block is None and stored.axis == 0 and _axis(reader) == 0:
-        _widen_rows(graph, stored, codes, reader, name)
-        return
-    if stored.scales is None:
-        node = ir.Node("", "Cast", [codes], [ir.AttrInt64("to", ir.DataType.FLOAT.value)], name=f"{name}.widen")
-    else:
-        attributes = [ir.AttrInt64("axis", stored.axis)]
-        if stored.block is not None:
-            attributes.append(ir.AttrInt64("block_size", stored.block))
-        scales = _initializer(graph, f"{name}.scales", ir.tensor(stored.scales))
-        node = ir.Node("", "DequantizeLinear", [codes, scales], attributes, name=f"{name}.widen")
-    _typed(node, value.shape, f"{name}.wide")
-    graph.insert_before(reader, node)
-    reader.replace_input_with(index, node.outputs[0])
+_TO_FLOAT = ir.AttrInt64("to", ir.DataType.FLOAT.value)
 
 
-def _widen_rows(graph: ir.Graph, stored: Stored, codes: ir.Value, gather: ir.Node, name: str) -> None:
-    """Read the rows of an embedding first and widen those alone."""
-    result, indices = gather.outputs[0], gather.inputs[1]
-    rows = ir.Node("", "Gather", [codes, indices], [ir.AttrInt64("axis", 0)], name=f"{name}.rows")
-    rows.outputs[0].name, rows.outputs[0].shape, rows.outputs[0].type = f"{name}.rows", result.shape, codes.type
-    wide = ir.Node("", "Cast", [rows.outputs[0]], [ir.AttrInt64("to", ir.DataType.FLOAT.value)], name=f"{name}.cast")
-    nodes = [rows, _typed(wide, result.shape, f"{name}.cast")]
-    if stored.scales is not None:
-        scales = _initializer(graph, f"{name}.scales", ir.tensor(stored.scales.reshape(-1, 1)))
-        factor = ir.Node("", "Gather", [scales, indices], [ir.AttrInt64("axis", 0)], name=f"{name}.factor")
-        shape = None if result.shape is None else _one_wide(result.shape)
-        product = ir.Node("", "Mul", [wide.outputs[0], factor.outputs[0]], name=f"{name}.widen")
-        nodes += [_typed(factor, shape, f"{name}.factor"), _typed(product, result.shape, f"{name}.wide")]
-    for node in nodes:
-        graph.insert_before(gather, node)
-    ir.convenience.replace_all_uses_with(result, nodes[-1].outputs[0])
-    graph.remove(gather, safe=True)
+def _minus_one(graph: ir.Graph, value: ir.Value, axis: int) -> ir.Value:
+    """Return [-1], int64, computed right after ``value`` from its size on ``axis``; one for all who ask."""
+    producer = value.producer()
+    if producer is None:
+        raise LocalProtocolError(f"{value.name}: only computed values can be waited for")
+    name = f"{value.name}.is_there"
+    for use in value.uses():
+        if use.node.name == f"{name}.size":
+            return next(iter(use.node.outputs[0].uses())).node.outputs[0]
+    most = _once(graph, "minus_one", np.array(-1, np.int64))
+    sizes = [ir.AttrInt64("start", axis), ir.AttrInt64("end", axis + 1)]
+    size = ir.Node("", "Shape", [value], sizes, name=f"{name}.size")
+    least = ir.Node("", "Clip", [size.outputs[0], None, most], name=name)
+    for node in (size, least):
+        output = node.outputs[0]
+        output.name, output.type, output.shape = node.name, ir.TensorType(ir.DataType.INT64), ir.Shape([1])
+    graph.insert_after(producer, [size, least])
+    return least.outputs[0]
 
 
 def _one_wide(shape: ir.Shape) -> ir.Shape:
@@ -104,15 +202,9 @@ def _one_wide(shape: ir.Shape) -> ir.Shape:
     return ir.Shape([*sizes[:-1], 1])
 
 
-def _axis(node: ir.Node) -> int:
-    attribute = node.attributes.get("axis")
-    return 0 if attribute is None else attribute.as_int()
-
-
-def _typed(node: ir.Node, shape: ir.Shape | None, name: str) -> ir.Node:
-    output = node.outputs[0]
-    output.name, output.shape, output.type = name, shape, ir.TensorType(ir.DataType.FLOAT)
-    return node
+def _once(graph: ir.Graph, name: str, values: NDArray[np.generic]) -> ir.Value:
+    """Return a constant that several operations share."""
+    return graph.initializers[name] if name in graph.initializers else _initializer(graph, name, ir.tensor(values))
 
 
 def _initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:

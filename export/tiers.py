@@ -5,14 +5,14 @@ time is tried first; a tier that nothing fits is refused with the nearest figure
 not what the board has: the owner's own programs and the kernel come first.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from export.quantise import Precision
 from protocol.bundle import MemoryPeak
 from protocol.errors import ConfigError
 
-__all__ = ["TIERS", "Choice", "Tier", "choose", "tiers_of"]
+__all__ = ["TIERS", "Choice", "Tier", "choose", "fitting", "tiers_of"]
 
 MB = 2**20
 
@@ -119,6 +119,15 @@ def choose(tier: Tier, peaks: Callable[[Precision, bool], tuple[MemoryPeak, ...]
         message += f"{tier.budget_bytes / MB:.0f} MB; choose a smaller model"
         raise ConfigError(message)
     return best
+
+
+def fitting(peaks: Sequence[MemoryPeak]) -> list[tuple[Tier, MemoryPeak | None]]:
+    """Return for each tier the longest, then largest batch of a plan that stays within its budget; None: not one."""
+    found = []
+    for tier in TIERS.values() if peaks else ():
+        within = [peak for peak in peaks if peak.peak_bytes <= tier.budget_bytes]
+        found.append((tier, max(within, key=lambda one: (one.seq or 0, one.batch), default=None)))
+    return found
 
 
 def _longest(peaks: tuple[MemoryPeak, ...]) -> int | None:

@@ -157,19 +157,36 @@ def _forward(
     )
     if isinstance(module, Dropped):
         free = (free,)  # type: ignore[assignment]  # of *tensors
-    try:
-        program = export(module, inputs, dynamic_shapes=free, strict=False)
-    except (ConfigError, ImportError, MemoryError):
-        raise
-    except Exception as error:  # what torch's tracer finds has no class of its own
-        why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        message = f"this model's forward cannot be traced, so no graph can be made of it: {why[:200]}"
-        raise ConfigError(message) from error
+    program = _exported(module, inputs, free)
     narrow(program.graph_module.graph)
     program.graph_module.recompile()
     # Decomposing BEFORE differentiating: otherwise batch and sequence are baked into the backward.
     decomposed: ExportedProgram = program.run_decompositions()
     return decomposed
+
+
+def _exported(module: nn.Module, inputs: tuple[Tensor, ...], free: tuple[Any, ...]) -> ExportedProgram:
+    """Return torch's own export of the forward.
+
+    Raises:
+        ConfigError: it cannot be traced, or fails in PyTorch too (the model's fault).
+    """
+    try:
+        return export(module, inputs, dynamic_shapes=free, strict=False)
+    except (ConfigError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # what torch's tracer finds has no class of its own
+        message = f"this model's forward cannot be traced, so no graph can be made of it: {_first_line(error)}"
+        try:
+            with torch.no_grad():
+                module(*inputs)
+        except Exception as own:  # noqa: BLE001 - likewise of a model's code
+            message = f"not even PyTorch runs this model on inputs of its config.json's sizes: {_first_line(own)}"
+        raise ConfigError(message) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
 
 
 def _module(program: ExportedProgram) -> GraphModule:

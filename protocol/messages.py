@@ -40,6 +40,7 @@ from protocol.continual import ContinualTerms  # noqa: TC001 - structure() resol
 from protocol.errors import MalformedMessageError
 from protocol.fields import Bytes, FieldError, Hex, Length, Name, Range, plain, structure
 from protocol.layout import Role
+from protocol.metrics import DeviceMetrics, MetricNames  # noqa: TC001 - structure() resolves the annotations
 from protocol.second_signature import SECOND_SIGNATURE_BYTES
 from protocol.uploads import Chunk, Upload, Uploaded
 
@@ -307,6 +308,7 @@ class Work:
     seconds_left: Annotated[float, Range(0.0, 1e7)]
     adapter_sealed: bool | None = None  # ``adapter`` is sealed to the join's key (``sealing.adapter_binding``)
     secure_sum: SumTerms | None = None  # no single update is wanted: the vector goes into a secure sum
+    metrics: MetricNames | None = None  # what the task would like to know of how the device learns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,6 +341,7 @@ class UpdateContent:
     loss: Annotated[float, Range(0.0, 1e9)]  # mean over the last local epoch; 0 where the plan has dp: it is not noised
     train_s: Annotated[float, Range(0.0, 1e7)]  # time in training steps, for the operator's pacing
     delta: Annotated[bytes, Length(1, MAX_MESSAGE_BYTES)]  # encoded by protocol.codec
+    metrics: DeviceMetrics | None = None  # of those that the work asks for, what the device's owner lets it tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ _STANDARD: Final = frozenset(
         "ArgMin",
         "AveragePool",
         "BatchNormalization",
+        "BitShift",
         "Cast",
         "CastLike",
         "Ceil",

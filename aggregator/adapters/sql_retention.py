@@ -19,6 +19,7 @@ from aggregator.adapters.sql_store import state_blobs
 from aggregator.adapters.tables import (
     BUFFERED,
     COMMANDS,
+    DEVICE_METRICS,
     EVALUATIONS,
     PARTICIPANTS,
     PAST_DEVICES,
@@ -83,7 +84,7 @@ class SqlRetention(SqlDatabase):
             blobs = select(UPDATES.c.blob).where(UPDATES.c.task == task, UPDATES.c.round.in_(rounds))
             names = set(connection.execute(blobs).scalars())
             sql_buffers.forget(connection, task, rounds)
-            for table in (UPDATES, SUM_MESSAGES, SUM_STEPS, SUMS, PARTICIPANTS):
+            for table in (DEVICE_METRICS, UPDATES, SUM_MESSAGES, SUM_STEPS, SUMS, PARTICIPANTS):
                 connection.execute(table.delete().where(table.c.task == task, table.c.round.in_(rounds)))
             _forget_rounds(connection, task, rounds)
             return names

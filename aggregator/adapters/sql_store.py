@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import ColumnElement, and_, func, select
 
-from aggregator.adapters import sql_buffers, sql_privacy
+from aggregator.adapters import sql_buffers, sql_metrics, sql_privacy
 from aggregator.adapters.sql_database import SqlDatabase, insert_into
+from aggregator.adapters.sql_metrics import NO_METRICS
 from aggregator.adapters.tables import (
     BUFFERED,
     EVALUATIONS,
@@ -253,13 +254,22 @@ class SqlStore(SqlDatabase):
             connection.execute(insert_into(connection, PARTICIPANTS).values(row).on_conflict_do_nothing())
             count_traffic(connection, task, round_, device, traffic)
 
-    def accept(self, update: UpdateRecord, *, traffic: Traffic, unix_s: float, buffer: int | None = None) -> None:
-        """Keep an update, in ``buffer`` if it is for one."""
+    def accept(
+        self,
+        update: UpdateRecord,
+        *,
+        traffic: Traffic,
+        unix_s: float,
+        buffer: int | None = None,
+        metrics: Mapping[str, float] = NO_METRICS,
+    ) -> None:
+        """Keep an update, in ``buffer`` if it is for one, and what its device told with it."""
         with self._writing() as connection:
             fire_round(connection, update.task, buffer or update.round, "update-accepted")
             connection.execute(UPDATES.insert(), {**plain(update), "taken_unix_s": unix_s})
             if buffer is not None:
                 sql_buffers.add_to(connection, update, buffer)
+            sql_metrics.add(connection, update, metrics)
             count_traffic(connection, update.task, update.round, update.device, traffic)
 
     def refuse(

@@ -26,6 +26,7 @@ __all__ = [
     "COMMANDS",
     "CREATED_TASKS",
     "DEVICES",
+    "DEVICE_METRICS",
     "EVALUATIONS",
     "HTTP_TOKENS",
     "METADATA",
@@ -101,6 +102,19 @@ UPDATES: Final = Table(
     Column("taken_unix_s", Float, nullable=False),
     # The database itself refuses a second update of a device in a round.
     UniqueConstraint("task", "round", "device", name="one_update_per_device_and_round"),
+    ForeignKeyConstraint(
+        ["task", "round", "device"], ["participants.task", "participants.round", "participants.device"]
+    ),
+)
+# What devices told of how they learn, with these updates.
+DEVICE_METRICS: Final = Table(
+    "device_metrics",
+    METADATA,
+    Column("task", NAME, primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("device", NAME, primary_key=True),
+    Column("name", String(32), primary_key=True),
+    Column("value", Float, nullable=False),
     ForeignKeyConstraint(
         ["task", "round", "device"], ["participants.task", "participants.round", "participants.device"]
     ),

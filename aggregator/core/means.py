@@ -1,26 +1,22 @@
 """The mean of deltas, streamed: float64, in the order given, one pass.
 
-Bound: two float64 vectors and ``AT_ONCE`` deltas, encoded where they come so, whatever the number of devices.
+Bound: that of ``partial_sums``.
 """
 
 from __future__ import annotations
 
-from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aggregator.core.blocked import add_weighted
-from aggregator.core.folding import EncodedDeltas
+from aggregator.core.partial_sums import PartlySummed, chunk_sums, total_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from aggregator.core.folding import Deltas
 
-__all__ = ["AT_ONCE", "mean_delta", "uniform_mean"]
-
-AT_ONCE: Final = 4  # deltas that are added in one trip through the sum, which is twice as long as each of them
+__all__ = ["mean_delta", "uniform_mean"]
 
 
 def mean_delta(deltas: Deltas, n_values: int) -> NDArray[np.float64] | None:
@@ -29,20 +25,13 @@ def mean_delta(deltas: Deltas, n_values: int) -> NDArray[np.float64] | None:
     Raises:
         ValueError: ``n_examples`` is not positive (the caller's fault).
     """
-    total = np.zeros(n_values, np.float64)  # [n_values]
-    n_total = 0
-    left = deltas.encoded() if isinstance(deltas, EncodedDeltas) else iter(deltas)
-    while some := list(islice(left, AT_ONCE)):
-        least = min(n_examples for _, n_examples in some)
-        if least <= 0:
-            raise ValueError(f"n_examples is {least}, expected a positive number")
-        add_weighted(total, some)
-        n_total += sum(n_examples for _, n_examples in some)
-        some.clear()  # before the next are opened
-    if n_total == 0:
+    sums = deltas.chunk_sums(n_values) if isinstance(deltas, PartlySummed) else chunk_sums(deltas, n_values)
+    summed = total_of(sums, n_values)
+    if summed.n_examples == 0:
         return None
-    total /= n_total
-    return total
+    mean = summed.total  # [n_values]
+    mean /= summed.n_examples
+    return mean
 
 
 def uniform_mean(deltas: Deltas, n_values: int) -> tuple[NDArray[np.float64], int]:

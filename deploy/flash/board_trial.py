@@ -33,7 +33,7 @@ _TREE: Final = "bcm2837-rpi-3-b.dtb"
 _BOOT_S: Final = 900.0  # 24 s on a quiet machine
 _MAX_SERIAL_BYTES: Final = 1 << 20
 # What systemd says on the serial line, in this order.
-_SEEN: Final = (b"Hostname set to <trial-pi>", b"/data", b"enrolment at the first boot")
+_SEEN: Final = (b"Hostname set to <", b"Mounted", b"enrolment at the first boot")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

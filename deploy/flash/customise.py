@@ -31,7 +31,7 @@ __all__ = ["PROGRAMS", "VendorMaster", "make_vendor_master"]
 
 PROGRAMS: Final = ("sfdisk", "debugfs", "e2fsck", "resize2fs", "cp", "xz")
 _MIB: Final = 1 << 20
-_ROOM_BYTES: Final = 128 * _MIB  # what an agent keeps in its first months: state, an adapter, an outbox
+_ROOM_BYTES: Final = 512 * _MIB  # a second release by ssh, which asks for 400 MB, and what an agent keeps in months
 _ROOM_INODES: Final = 512
 _INODE_BYTES: Final = 16384  # mkfs.ext4's default bytes an inode
 

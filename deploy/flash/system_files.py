@@ -75,6 +75,8 @@ end=$(($(cat "/sys/class/block/$name/start") + $(cat "/sys/class/block/$name/siz
 [ $(($(cat "/sys/class/block/$disk/size") - end)) -gt 8192 ] || exit 0
 echo ", +" | sfdisk --quiet --no-reread --no-tell-kernel --force -N "$number" "/dev/$disk"
 partx --update --nr "$number" "/dev/$disk"
+# udev looks at the whole disk again; the check and the mount that come next must not see the partition come and go.
+udevadm settle --timeout=120 || true
 """
 _STARTED: Final = ("systemd-networkd.service", "systemd-resolved.service")
 # Debian's first-boot work, which a read-only system neither needs nor can do.

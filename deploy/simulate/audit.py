@@ -100,11 +100,17 @@ def _check_bytes(
             own = [sent[one["update_id"]] for one in here if _is_sent(one, sent)]
             total = np.zeros(service.n_params, np.float64)  # [n_params]
             n_examples = sum(one.n_examples for one in own)
-            for entry in sorted(own, key=lambda one: (one.device, one.round)):
-                # FedBuff (arXiv:2106.06639, algorithm 1): 1 / sqrt(1 + tau); in a round tau is 0.
-                staleness = version["version"] - 1 - entry.version
-                weight = entry.n_examples * (1.0 / math.sqrt(1.0 + staleness))
-                total += pool.decoded(entry.delta).astype(np.float64) * weight
+            ordered = sorted(own, key=lambda one: (one.device, one.round))
+            # A round is added in chunks of 64 (docs/adr/0025), a buffer from first to last.
+            chunk = len(ordered) if any(one["buffer"] for one in here) else 64
+            for first in range(0, len(ordered), max(1, chunk)):
+                part = np.zeros(service.n_params, np.float64)  # [n_params]
+                for entry in ordered[first : first + chunk]:
+                    # FedBuff (arXiv:2106.06639, algorithm 1): 1 / sqrt(1 + tau); in a round tau is 0.
+                    staleness = version["version"] - 1 - entry.version
+                    weight = entry.n_examples * (1.0 / math.sqrt(1.0 + staleness))
+                    part += pool.decoded(entry.delta).astype(np.float64) * weight
+                total += part
             # FedAvg (arXiv:1602.05629, algorithm 1), in float64, in the order of device names.
             adapter = (total / max(1, n_examples) + adapter).astype(np.float32)
             n_versions += 1

@@ -8,20 +8,24 @@ paused, so that every update with a receipt has its fold, and nothing is forgive
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import os
 import random
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from deploy.simulate.audit import audit
 from deploy.simulate.identities import make_identities, register
 from deploy.simulate.journal import Journal
 from deploy.simulate.local_service import LocalSpec, local_fleet, plan_of
+from deploy.simulate.processes import children, command_of
 from deploy.simulate.profile import Group, Profile
 from deploy.simulate.run import Simulation
 from deploy.simulate.service import ask, read_service
@@ -60,6 +64,7 @@ class KillPlan:
     broker: BrokerKind = "auto"
     deadline_s: float = 3600.0
     storage: StorageKind = "files"
+    fold: Literal["local", "workers"] = "local"
 
 
 class _Killer:
@@ -115,6 +120,23 @@ def run_kill_matrix(plan: KillPlan) -> dict[str, Any]:
         return _run_with(plan, settings, storage)
 
 
+class _FoldWorkers:
+    """The aggregator's fold workers, which it replaces by itself."""
+
+    def __init__(self, fleet: LocalFleet) -> None:
+        self._fleet = fleet
+
+    def kill(self) -> None:
+        pid = self._fleet.processes["aggregator"].pid
+        for child in () if pid is None else children(pid):
+            if "aggregator.fold_worker" in command_of(child):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+
+    def start(self) -> None:
+        """Do nothing: the next fold does."""
+
+
 def _run_with(plan: KillPlan, settings: Mapping[str, Any], storage: Mapping[str, Victim]) -> dict[str, Any]:
     spec = LocalSpec(
         folder=plan.folder,
@@ -126,14 +148,16 @@ def _run_with(plan: KillPlan, settings: Mapping[str, Any], storage: Mapping[str,
         broker=plan.broker,
         is_async=plan.is_async,
         service_settings=settings,
+        more_tables={"fold": {"engine": plan.fold, "workers": 2}},
     )
     fleet = local_fleet(spec)
+    victims = {**storage, "fold workers": _FoldWorkers(fleet)} if plan.fold == "workers" else storage
     service = read_service(fleet.aggregator_config)
     identities = make_identities(plan.folder / "devices.secret", plan.devices)
     register(service.registry, identities)
     journal_path, started = plan.folder / "journal.jsonl", time.monotonic()
     with fleet, Journal(journal_path) as journal:
-        killer = _Killer(fleet, plan, storage)
+        killer = _Killer(fleet, plan, victims)
         killer._waiting_for.clear()  # noqa: SLF001 - entering the fleet waited for both
         simulation = Simulation(
             service, identities, journal, profile=_PROFILE, seed=plan.seed, chunk_bytes=plan.chunk_bytes
@@ -150,6 +174,7 @@ def _run_with(plan: KillPlan, settings: Mapping[str, Any], storage: Mapping[str,
     return {
         "mode": "async" if plan.is_async else "sync",
         "storage": plan.storage,
+        "fold": plan.fold,
         "seed": plan.seed,
         "kills": dict(killer.killed),
         "seconds": time.monotonic() - started,
@@ -179,6 +204,7 @@ def main() -> int:
     parser.add_argument("--chunk-kb", type=int, default=8, help="updates above it go in chunks; 256: none do")
     parser.add_argument("--broker", choices=["auto", "mosquitto", "embedded"], default="auto")
     parser.add_argument("--storage", choices=["files", "servers"], default="files", help="servers: PostgreSQL and S3")
+    parser.add_argument("--fold", choices=["local", "workers"], default="local", help="who adds, and is killed too")
     options = parser.parse_args()
     seed = random.SystemRandom().randrange(2**31) if options.seed is None else options.seed
     sys.stdout.write(f"{options.kills} kills, seed {seed}\n")
@@ -200,6 +226,7 @@ def _run(options: argparse.Namespace, seed: int, *, is_async: bool, kills: int) 
             broker=options.broker,
             is_async=is_async,
             storage=options.storage,
+            fold=options.fold,
         )
         found = run_kill_matrix(plan)
     sys.stdout.write(json.dumps(found, indent=2) + "\n")

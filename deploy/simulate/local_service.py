@@ -43,6 +43,7 @@ class LocalSpec:
         broker: which.
         is_async: one buffer of a third of the cohort after the other, and no rounds.
         service_settings: more keys of ``[service]``, such as ``database``.
+        more_tables: more tables of the aggregator's settings, such as ``fold``.
         keep_updates: so that ``edgefold task verify`` can fold again.
     """
 
@@ -58,6 +59,7 @@ class LocalSpec:
     is_async: bool = False
     keep_updates: bool = True
     service_settings: Mapping[str, Any] = field(default_factory=dict)
+    more_tables: Mapping[str, Any] = field(default_factory=dict)
 
 
 def plan_of() -> dict[str, Any]:
@@ -93,6 +95,7 @@ def local_fleet(spec: LocalSpec) -> LocalFleet:
             keep_updates=spec.keep_updates,
             task_settings=settings,
             service_settings=spec.service_settings,
+            more_tables=spec.more_tables,
         )
     )
 

@@ -2,8 +2,8 @@
 
 Laws: what goes on from a checkpoint gives the same bytes as what was never interrupted; a checkpoint of any other job
 (plan, adapter, bundle, data, engine) is not used; a damaged one is as none. Up to three vectors of the adapter's length
-are written each time. Training with ``dp`` has none, whose coins and
-noise stay secret, and training with continual terms, whose engine has a memory of its own: both begin anew.
+are written each time. Training with ``dp`` has none and begins anew: what is done again after a checkpoint draws new
+noise from the same point, and whoever reads both states off the disk sees more than was charged.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ from host.arrays import load_npz
 from host.durable import make_folder, open_plain, remove, sweep, write_bytes
 from protocol.errors import StorageError
 from protocol.fields import Length, Range, plain, structure
+from protocol.jobs import ANCHOR_FILE, FISHER_FILE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from edge_agent.trainer.optimizers import FlatOptimizer
@@ -48,6 +51,7 @@ class Progressed:
         n_steps: in all epochs.
         train_s: in steps, before the interruption.
         rng: state of numpy's generator at the epoch's beginning, as JSON.
+        engine: where an engine with terms of its own stands (``continual.remembering``), as JSON.
         optimizer_steps: of the optimiser.
     """
 
@@ -57,6 +61,7 @@ class Progressed:
     n_steps: Annotated[int, Range(0, 10**9)] = 0
     train_s: Annotated[float, Range(0, 1e9)] = 0.0
     rng: Annotated[str, Length(0, 4096)] = ""
+    engine: Annotated[str, Length(0, 4096)] = ""
     optimizer_steps: Annotated[int, Range(0, 10**9)] = 0
 
 
@@ -65,8 +70,7 @@ class Checkpoints:
 
     def __init__(self, job: TrainJob, bundle_id: str) -> None:
         """Use the job's folder, and remove what an interrupted writing left there."""
-        has_more_state = job.plan.dp is not None or job.plan.continual is not None
-        self._folder = None if job.checkpoint is None or has_more_state else Path(job.checkpoint)
+        self._folder = None if job.checkpoint is None or job.plan.dp is not None else Path(job.checkpoint)
         self._every_s, self._saved_s = job.checkpoint_every_s, time.monotonic()
         self.job = ""
         if self._folder is not None:
@@ -74,9 +78,16 @@ class Checkpoints:
             sweep(make_folder(self._folder))
 
     def load(
-        self, theta: NDArray[np.float32], optimizer: FlatOptimizer, rng: np.random.Generator
+        self,
+        theta: NDArray[np.float32],
+        optimizer: FlatOptimizer,
+        rng: np.random.Generator,
+        *,
+        resume_engine: Callable[[str], None] | None = None,
     ) -> tuple[Progressed, list[float]]:
         """Set ``theta`` [n_params], ``optimizer`` and ``rng`` to where this job stood; the beginning if it never did.
+
+        ``resume_engine`` does the same for an engine with a state of its own.
 
         Returns: how far it was, and the losses of the epoch's batches.
         """
@@ -91,7 +102,11 @@ class Checkpoints:
             is_ours = said.job == self.job and [(one.shape, one.dtype) for one in (arrays["theta"], *moments)] == shapes
             if not is_ours:
                 return begin
-            rng.bit_generator.state = json.loads(said.rng)
+            of_batches = np.random.default_rng()
+            of_batches.bit_generator.state = json.loads(said.rng)
+            if resume_engine is not None:
+                resume_engine(said.engine)
+            rng.bit_generator.state = of_batches.bit_generator.state
         except (StorageError, KeyError, ValueError, TypeError):
             return begin
         theta[:] = arrays["theta"]
@@ -126,6 +141,10 @@ class Checkpoints:
 def _digest(job: TrainJob, bundle_id: str) -> str:
     """Return what tells this job's training from any other's."""
     files = [None if path is None else _file_digest(file_of(Path(path))) for path in (job.data, job.adapter, job.kept)]
+    if job.replay is not None:
+        files.append(_file_digest(file_of(Path(job.replay))))
+    if job.memory is not None:
+        files += [_file_digest(Path(job.memory) / name) for name in (ANCHOR_FILE, FISHER_FILE)]
     facts = [plain(job.plan), bundle_id, files, job.engine, job.threads, job.max_examples]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

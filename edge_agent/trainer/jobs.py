@@ -222,7 +222,9 @@ class _Epochs:
         optimizer = make_optimizer(plan.optimizer, terms.n_trained)
         n_steps = plan.epochs * math.ceil(len(self._data) / plan.batch_size)
         reported = time.monotonic()
-        begin, losses = checkpoints.load(theta, optimizer, rng)
+        memory = engine if isinstance(engine, Remembering) else None
+        resume = None if memory is None else memory.resume
+        begin, losses = checkpoints.load(theta, optimizer, rng, resume_engine=resume)
         self.n_steps, self.train_s, n_taken = begin.n_steps, begin.train_s, begin.n_batches
         for epoch in range(begin.epoch, plan.epochs):
             epoch_rng = json.dumps(rng.bit_generator.state)
@@ -248,6 +250,7 @@ class _Epochs:
                     n_steps=self.n_steps,
                     train_s=self.train_s,
                     rng=epoch_rng,
+                    engine="" if memory is None else memory.state(),
                     optimizer_steps=optimizer.n_steps,
                 )
                 checkpoints.save_if_due(so_far, losses, theta, optimizer)

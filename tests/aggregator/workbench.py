@@ -238,6 +238,7 @@ class Device:
         content: bytes | None = None,
         n_examples: int = 10,
         work: Work | None = None,
+        metrics: dict[Any, float] | None = None,
         **changes: Any,
     ) -> Update:
         """Return an update for ``work``, by default the last: any step of it can be replaced."""
@@ -246,7 +247,9 @@ class Device:
         if delta is None:
             delta = rng.normal(0, 0.05, N_PARAMS).astype(np.float32)
         encoded = payload if payload is not None else codec.encode(delta, work.plan.codec)
-        figures = UpdateContent(n_examples=n_examples, n_steps=3, loss=0.5, train_s=0.25, delta=encoded)
+        figures = UpdateContent(
+            n_examples=n_examples, n_steps=3, loss=0.5, train_s=0.25, delta=encoded, metrics=metrics
+        )
         facts: dict[str, Any] = {
             "task": work.task,
             "round": work.round,

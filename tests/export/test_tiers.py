@@ -6,7 +6,7 @@ import pytest
 
 from export.quantise import Precision
 from export.tiered import share_files
-from export.tiers import TIERS, choose, tiers_of
+from export.tiers import TIERS, choose, fitting, tiers_of
 from protocol.bundle import MemoryPeak
 from protocol.errors import ConfigError
 
@@ -41,6 +41,17 @@ def test_a_small_device_gives_up_bits_before_time_and_says_why() -> None:
 def test_a_model_that_fits_nowhere_is_refused_with_the_figure() -> None:
     with pytest.raises(ConfigError, match="choose a smaller model"):
         choose(TIERS["pi-zero2"], _model(4000))
+
+
+def test_each_tier_gets_the_longest_then_largest_batch_that_fits() -> None:
+    peaks = tuple(
+        MemoryPeak(batch=batch, seq=seq, peak_bytes=MB * (100 + batch * seq)) for batch in (1, 8) for seq in (32, 64)
+    )
+    found = {tier.name: peak for tier, peak in fitting(peaks)}
+    assert found["pi-zero2"] == peaks[1]  # 1 x 64 of 164 MB, rather than 1 x 32
+    assert found["pi4"] == peaks[3]
+    assert dict(fitting(tuple(p for p in peaks if p.batch == 8)))[TIERS["pi-zero2"]] is None
+    assert fitting(()) == []
 
 
 @pytest.mark.parametrize("text", ["pi9", "pi4,pi4", ""])

@@ -375,4 +375,12 @@ MUTANTS: Final = (
         new="if False:",
         tests=(f"{_LOCAL_MQTT}::test_over_a_real_broker_answers_go_where_they_are_wanted_and_no_swap_loses_a_request",),
     ),
+    Mutant(
+        name="a device tells whatever is asked",
+        row="have a device tell how it learns, against its owner's will or where single devices are to be hidden",
+        file="edge_agent/device_metrics.py",
+        old="for name in work.metrics if name in allowed}",
+        new="for name in work.metrics}",
+        tests=("tests/edge_agent/test_device_metrics.py::test_an_owner_who_said_nothing_tells_nothing",),
+    ),
 )

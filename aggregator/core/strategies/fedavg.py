@@ -5,7 +5,7 @@ Source:
     Decentralized Data, AISTATS 2017, arXiv:1602.05629, Algorithm 1: ``w_{t+1} <- sum_k (n_k / m_t) w^k_{t+1}``.
     Departures: deltas are averaged, not weights, which is the same as long as all clients began at the same point; the
     erratum's m_t (examples of this round's clients) is the divisor; n_k is capped where the update is accepted.
-Memory: two float64 vectors of the adapter's size and a few deltas (``means.AT_ONCE``).
+Memory: three float64 vectors of the adapter's size and a few deltas (``partial_sums.AT_ONCE``).
 """
 
 from __future__ import annotations

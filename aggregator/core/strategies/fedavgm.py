@@ -4,7 +4,7 @@ Source:
     Hsu, Qi, Brown: Measuring the Effects of Non-Identical Data Distribution for Federated Visual Classification, 2019,
     arXiv:1909.06335, section 4.2: ``v <- beta v + dw``, ``w <- w - v`` with dw = sum_k (n_k / n) dw_k.
     Departures: our deltas are local minus global, so the sign is plus; a server learning rate (1 by default) scales v.
-Memory: three float64 vectors of the adapter's size and a few deltas (``means.AT_ONCE``).
+Memory: four float64 vectors of the adapter's size and a few deltas (``partial_sums.AT_ONCE``).
 """
 
 from __future__ import annotations

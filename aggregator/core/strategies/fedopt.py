@@ -7,7 +7,7 @@ Source:
     Departures: d is weighted by examples; the default eta is 0.01, since an adapter's values are about 0.01 to 0.1 and
     an
     adaptive step moves each by about eta.
-Memory: four float64 vectors of the adapter's size and a few deltas (``means.AT_ONCE``).
+Memory: five float64 vectors of the adapter's size and a few deltas (``partial_sums.AT_ONCE``).
 """
 
 from __future__ import annotations

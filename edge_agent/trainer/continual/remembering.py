@@ -7,8 +7,10 @@ so that a plan without terms shuffles as before.
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -44,7 +46,7 @@ class Remembering:
         self._engine, self._plan, self._terms = engine, plan, terms
         self._memory: Memory | None = None
         self._kept: Iterator[Batch] | None = None
-        self._draws = self._rng(_DISTILL)
+        self._draws, self._n_kept = self._rng(_DISTILL), 0
 
     def replay(self, kept: Dataset | None) -> None:
         """Mix in examples of ``kept``."""
@@ -66,12 +68,30 @@ class Remembering:
         loss, gradient = self._engine.loss_and_gradient(theta, batch)
         if self._kept is not None and terms.replay_fraction is not None:
             _, of_kept = self._engine.loss_and_gradient(theta, next(self._kept))
+            self._n_kept += 1
             gradient = mixed(gradient, of_kept, fraction=terms.replay_fraction)
         if memory is not None and terms.lwf_weight:
             said = self._engine.scores(memory.anchor, batch)
             _, slope = self._engine.loss_and_gradient(theta, relabelled(batch, said, rng=self._draws))
             gradient = gradient + np.float32(terms.lwf_weight) * slope
         return loss, with_spring(gradient, theta, memory, terms.ewc_strength)
+
+    def state(self) -> str:
+        """Return how far the round's draws are, as JSON, for a checkpoint."""
+        return json.dumps({"n_kept": self._n_kept, "draws": self._draws.bit_generator.state})
+
+    def resume(self, state: str) -> None:
+        """Go on where a checkpoint's ``state`` was taken; after ``replay``, before the first step.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is no such state; nothing has changed.
+        """
+        said: dict[str, Any] = json.loads(state)
+        draws = self._rng(_DISTILL)
+        draws.bit_generator.state = said["draws"]
+        self._n_kept, self._draws = int(said["n_kept"]), draws
+        if self._kept is not None:  # the same batches in the same order, up to there
+            self._kept = itertools.islice(self._kept, self._n_kept, None)
 
     def consolidate(self, theta: NDArray[np.float32], data: Dataset) -> Memory:
         """Return what to keep of the stretch that ``data`` was and that ended at ``theta``, float32 [n_params]."""

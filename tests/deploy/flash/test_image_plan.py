@@ -96,6 +96,11 @@ def test_a_device_that_does_not_come_up_tries_again_and_waits_for_no_keyboard() 
     assert emergency[2].endswith("systemctl --force reboot'")
 
 
+def test_growing_the_data_partition_ends_when_udev_has_seen_it() -> None:
+    script = puts(steps_of())["root/usr/lib/edgefold/grow"].data.decode()
+    assert script.index("partx --update") < script.index("udevadm settle")  # else /data is unmounted under the agent
+
+
 def test_the_agent_owns_its_folders_and_nothing_else() -> None:
     made = [step for step in steps_of() if isinstance(step, MakeExt4)]
     owners = {step.label: [(str(one.path), one.user_id) for one in step.owners] for step in made}

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from edge_agent.trainer.checkpoints import Checkpoints
+from edge_agent.trainer.continual.elastic import Memory
+from edge_agent.trainer.continual.remembering import Remembering
 from edge_agent.trainer.jobs import _Epochs
 from edge_agent.trainer.local_terms import LocalTerms
-from protocol.jobs import TrainJob
+from protocol.continual import ContinualTerms
+from protocol.jobs import ANCHOR_FILE, FISHER_FILE, TrainJob
 from protocol.layout import Layout, TensorSlot
 from protocol.messages import Codec, Optimizer, Plan, SampleDp
 
@@ -70,7 +73,7 @@ def make_job(folder: Path, plan: Plan, **changes: Any) -> TrainJob:
     )
 
 
-def train(job: TrainJob, engine: Engine) -> tuple[bytes, _Epochs]:
+def train(job: TrainJob, engine: Engine | Remembering) -> tuple[bytes, _Epochs]:
     received = np.linspace(-1, 1, N_PARAMS).astype(np.float32)
     terms = LocalTerms(job.plan, LAYOUT, received=received, kept=None)
     epochs = _Epochs(job.plan, Examples(), "forecasting", lambda _: None)  # type: ignore[arg-type]  # what an epoch needs
@@ -127,6 +130,61 @@ def test_a_checkpoint_of_another_job_or_a_damaged_one_is_not_used(tmp_path: Path
         assert n_steps(job, data) == STEPS
     (tmp_path / "data.jsonl").write_text("other examples")
     assert n_steps(job) == STEPS
+
+
+class Labelled(Engine):
+    """Least squares against labels, with scores to draw labels from."""
+
+    def loss_and_gradient(self, theta: Any, batch: dict[str, Any]) -> tuple[float, Any]:
+        loss, _ = super().loss_and_gradient(theta, batch)
+        error = batch["x"] @ theta - batch["labels"]
+        return loss, (batch["x"].T @ error / len(error)).astype(np.float32)
+
+    def scores(self, theta: Any, batch: dict[str, Any]) -> dict[str, Any]:
+        said = batch["x"] @ theta
+        return {"logits": np.stack([said, -said], axis=1).astype(np.float32)}
+
+
+def remembering(plan: Plan, engine: Labelled) -> Remembering:
+    """Return the engine of a round that replays, holds on and stays close to what was said before."""
+    assert plan.continual is not None
+    one = Remembering(engine, plan, plan.continual)  # type: ignore[arg-type]  # what a round needs of an engine
+    one.replay(Examples())  # type: ignore[arg-type]  # likewise
+    ramp = np.linspace(0, 1, N_PARAMS).astype(np.float32)
+    one.recall(Memory(anchor=ramp, fisher=ramp[::-1].copy()))
+    return one
+
+
+@pytest.mark.parametrize("cut", [3, 10, 20, 47])  # passes: three a step
+def test_a_round_with_terms_against_forgetting_goes_on_to_the_same_bytes(tmp_path: Path, cut: int) -> None:
+    terms = ContinualTerms(replay_fraction=0.5, ewc_strength=0.1, lwf_weight=0.5)
+    plan = Plan(optimizer=Optimizer(), codec=Codec(), epochs=3, batch_size=4, seed=3, continual=terms)
+    whole, _ = train(replace(make_job(tmp_path, plan), checkpoint=None), remembering(plan, Labelled()))
+    job = make_job(tmp_path, plan)
+    with pytest.raises(PowerCut):
+        train(job, remembering(plan, Labelled(cut_after=cut)))
+    engine = Labelled()
+    resumed, _ = train(job, remembering(plan, engine))
+    assert resumed == whole
+    assert engine.n_steps == 3 * (STEPS - cut // 3)
+
+
+def test_a_checkpoint_without_the_terms_state_or_of_another_memory_is_not_used(tmp_path: Path) -> None:
+    terms = ContinualTerms(replay_fraction=0.5)
+    plan = Plan(optimizer=Optimizer(), codec=Codec(), epochs=3, batch_size=4, continual=terms)
+    folder = tmp_path / "memory"
+    folder.mkdir()
+    for name in (ANCHOR_FILE, FISHER_FILE):
+        (folder / name).write_bytes(b"1")
+    job = make_job(tmp_path, plan, replay=str(tmp_path / "data.jsonl"), memory=str(folder))
+    with pytest.raises(PowerCut):
+        train(job, Labelled(cut_after=7))  # an engine that leaves no state
+    engine = Labelled()
+    train(job, remembering(plan, engine))
+    assert engine.n_steps == 3 * STEPS - STEPS  # replay alone: two passes a step, from the beginning
+    before = Checkpoints(job, "bundle").job
+    (folder / ANCHOR_FILE).write_bytes(b"2")
+    assert Checkpoints(job, "bundle").job != before
 
 
 def test_secret_coins_are_never_written(tmp_path: Path) -> None:

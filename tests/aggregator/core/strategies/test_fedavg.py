@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from aggregator.core.folding import ADAPTER, FoldContext, StrategyConfig
-from aggregator.core.means import AT_ONCE
+from aggregator.core.partial_sums import AT_ONCE
 from aggregator.core.strategies import fedavg
 from protocol.layout import Layout, TensorSlot
 

@@ -1,0 +1,129 @@
+"""One chunk of a fold as a job for another process: what it is told, what it does, what it gives back.
+
+Laws: a job is plain values in deterministic CBOR and names its updates by the hashes of their sealed bytes, so it gives
+the same sum wherever and however often it is done; what comes back is the raw sum, and its length is checked. A job
+holds the key that opens the round's updates: it goes over a pipe to a child or sealed (``fold_secret``), never plain
+over a network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from aggregator.core.intake import open_delta
+from aggregator.core.partial_sums import CHUNK, ChunkSum, chunk_sums
+from protocol import cbor
+from protocol.codec import payload_bytes
+from protocol.errors import LocalProtocolError
+from protocol.messages import ENVELOPE_OVERHEAD_BYTES, Codec, Update
+from protocol.sealing import TaskKey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aggregator.core.folding import Pieces
+    from aggregator.ports import BlobStore
+
+__all__ = ["MAX_JOB_BYTES", "ChunkJob", "JobUpdate", "pack_sum", "sum_chunk", "unpack_sum"]
+
+MAX_JOB_BYTES: Final = 1 << 18  # 64 updates of 500 bytes, with room
+_COUNT_BYTES: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobUpdate:
+    """One stored update."""
+
+    device: str
+    update_id: bytes
+    blob: str
+    version: int  # that it is based on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkJob:
+    """What a worker must know to add one chunk."""
+
+    fleet: str
+    task: str
+    round: int
+    bundle_id: str
+    n_values: int  # of each update and of the sum
+    task_key: bytes = field(repr=False)  # opens the round's updates
+    updates: tuple[JobUpdate, ...]
+
+    def pack(self) -> bytes:
+        """Return the job as bytes."""
+        updates = [[one.device, one.update_id, one.blob, one.version] for one in self.updates]
+        head = [self.fleet, self.task, self.round, self.bundle_id, self.n_values, self.task_key]
+        return cbor.dumps([*head, updates])
+
+    @classmethod
+    def unpack(cls, data: bytes) -> ChunkJob:
+        """Return the job in ``data``, which is our own.
+
+        Raises:
+            LocalProtocolError: it is none.
+        """
+        try:
+            fleet, task, round_, bundle_id, n_values, key, rows = cbor.loads(data, max_bytes=MAX_JOB_BYTES)
+            updates = tuple(JobUpdate(device=a, update_id=b, blob=c, version=d) for a, b, c, d in rows)
+        except (ValueError, TypeError) as error:
+            raise LocalProtocolError(f"no job of a fold: {error}") from error
+        return cls(
+            fleet=fleet,
+            task=task,
+            round=round_,
+            bundle_id=bundle_id,
+            n_values=n_values,
+            task_key=key,
+            updates=updates,
+        )
+
+
+def sum_chunk(job: ChunkJob, blobs: BlobStore) -> ChunkSum:
+    """Open the job's updates one by one and return their weighted sum.
+
+    Raises:
+        StorageError: a blob is missing or has changed; ``BlobsAwayError`` where it may come back.
+        RemoteProtocolError: an update does not open.
+    """
+    (summed,) = chunk_sums(_deltas(job, blobs), job.n_values, chunk=CHUNK)
+    return summed
+
+
+def _deltas(job: ChunkJob, blobs: BlobStore) -> Iterator[tuple[Pieces, int]]:
+    key = TaskKey(job.task_key)
+    max_bytes = payload_bytes(Codec(name="float32"), job.n_values) + ENVELOPE_OVERHEAD_BYTES
+    for one in job.updates:
+        update = Update(
+            task=job.task,
+            round=job.round,
+            version=one.version,
+            bundle_id=job.bundle_id,
+            update_id=one.update_id,
+            sealed=blobs.get(one.blob, max_bytes=max_bytes),
+        )
+        facts: dict[str, Any] = {"fleet": job.fleet, "device": one.device, "key": key}
+        content, delta = open_delta(update, **facts, n_params=job.n_values, max_bytes=max_bytes)
+        yield delta, content.n_examples
+
+
+def pack_sum(summed: ChunkSum) -> bytes:
+    """Return a sum as bytes: its count of examples, then float64, little-endian."""
+    return summed.n_examples.to_bytes(_COUNT_BYTES, "little") + summed.total.astype("<f8").tobytes()
+
+
+def unpack_sum(data: bytes, *, n_values: int) -> ChunkSum:
+    """Return the sum in ``data``.
+
+    Raises:
+        LocalProtocolError: it is not of ``n_values``.
+    """
+    if len(data) != _COUNT_BYTES + 8 * n_values:
+        raise LocalProtocolError(f"a sum of {len(data)} bytes, expected {_COUNT_BYTES + 8 * n_values}")
+    total = np.frombuffer(data, "<f8", offset=_COUNT_BYTES).astype(np.float64)  # [n_values]
+    return ChunkSum(total=total, n_examples=int.from_bytes(data[:_COUNT_BYTES], "little"))

@@ -1,0 +1,255 @@
+"""Chunks that other processes add: the bytes of the service's own fold, whoever is killed on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from aggregator.adapters.fold_processes import ProcessFoldEngine
+from aggregator.blob_place import open_blobs
+from aggregator.chunk_job import MAX_JOB_BYTES, ChunkJob, JobUpdate, pack_sum, sum_chunk, unpack_sum
+from aggregator.core.folding import ADAPTER
+from aggregator.core.partial_sums import CHUNK
+from aggregator.fold_engine import FoldEngineError
+from aggregator.fold_secret import FoldSecret
+from aggregator.fold_settings import FoldSettings
+from aggregator.fold_worker import place_from, place_text
+from aggregator.stored_fold import StoredRound
+from aggregator.verification import verify_task
+from protocol.errors import ConfigError, LocalProtocolError, StorageError, TrustError
+from protocol.fields import FieldError
+from tests.aggregator.stored_rounds import FLEET, StoredUpdates
+from tests.aggregator.test_app import facts_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from aggregator.blob_settings import ObjectPlace
+    from aggregator.core.partial_sums import ChunkSum
+    from tests.aggregator.workbench import Bench
+
+N_UPDATES = 2 * CHUNK + 9
+N_PARAMS = 301
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> StoredUpdates:
+    """A round of three chunks."""
+    return StoredUpdates(tmp_path_factory.mktemp("round"), n_params=N_PARAMS, n_updates=N_UPDATES)
+
+
+@pytest.fixture
+def engine(stored: StoredUpdates) -> Iterator[ProcessFoldEngine]:
+    with closing(ProcessFoldEngine(stored.blobs._folder, workers=2)) as one:
+        yield one
+
+
+def fold(stored: StoredUpdates, engine: Any = None, **more: Any) -> bytes:
+    round_ = StoredRound(
+        stored.setup, stored.round, stored.updates, blobs=stored.blobs, fleet=FLEET, engine=engine, **more
+    )
+    return round_.fold_into({ADAPTER: stored.adapter})[ADAPTER].tobytes()
+
+
+def job_of(stored: StoredUpdates, first: int = 0, n: int = CHUNK) -> ChunkJob:
+    return ChunkJob(
+        fleet=FLEET,
+        task=stored.round.task,
+        round=1,
+        bundle_id=stored.bundle.id,
+        n_values=stored.adapter.size,
+        task_key=stored.keys.of_round(1).raw,
+        updates=tuple(
+            JobUpdate(device=one.device, update_id=one.update_id, blob=one.blob, version=0)
+            for one in stored.updates[first : first + n]
+        ),
+    )
+
+
+class Failing:
+    """An engine that gives up after some chunks."""
+
+    def __init__(self, stored: StoredUpdates, *, after: int) -> None:
+        self._stored, self._after = stored, after
+
+    def sums(self, jobs: Sequence[ChunkJob]) -> Iterator[ChunkSum]:
+        for job in jobs[: self._after]:
+            yield sum_chunk(job, self._stored.blobs)
+        raise FoldEngineError("no more")
+
+    def close(self) -> None:
+        pass
+
+
+def test_processes_give_the_bytes_of_the_services_own_fold(stored: StoredUpdates, engine: ProcessFoldEngine) -> None:
+    expected = fold(stored)
+    assert fold(stored, engine) == fold(stored, engine) == expected
+    total, n = np.zeros(N_PARAMS, np.float64), 0  # the law once more, by hand
+    for first in range(0, N_UPDATES, CHUNK):
+        part = np.zeros(N_PARAMS, np.float64)
+        for i in range(first, min(first + CHUNK, N_UPDATES)):
+            part += stored.delta(i).astype(np.float64) * (i + 1)
+            n += i + 1
+        total += part
+    assert (total / n + stored.adapter).astype(np.float32).tobytes() == expected
+
+
+def test_killed_workers_are_replaced_and_their_chunks_done_again(
+    stored: StoredUpdates, engine: ProcessFoldEngine
+) -> None:
+    expected = fold(stored)
+    fold(stored, engine)
+    for pid in engine.pids:
+        os.kill(pid, signal.SIGKILL)
+    assert fold(stored, engine) == expected
+    stop = threading.Event()
+
+    def kill_on() -> None:
+        while not stop.wait(0.3):
+            os.kill(engine.pids[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_on)
+    killer.start()
+    try:
+        results = {fold(stored, engine) for _ in range(5)}
+    finally:
+        stop.set()
+        killer.join()
+    assert results == {expected}
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_an_engine_that_gives_up_costs_nothing_but_a_line(
+    stored: StoredUpdates, after: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert fold(stored, Failing(stored, after=after)) == fold(stored)
+    assert [one["chunk"] for one in facts_of(caplog, "fold-engine-failed")] == [after]
+
+
+def test_workers_that_cannot_read_the_blobs_leave_the_fold_to_the_service(
+    stored: StoredUpdates, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(ProcessFoldEngine(tmp_path / "elsewhere", workers=1)) as engine:
+        assert fold(stored, engine) == fold(stored)
+    assert ["missing" in one["why"] for one in facts_of(caplog, "fold-engine-failed")] == [True]
+
+
+def test_a_workers_end_is_its_parents(engine: ProcessFoldEngine, stored: StoredUpdates) -> None:
+    fold(stored, engine)
+    pids = engine.pids
+    engine.close()
+    deadline = time.monotonic() + 10
+    while any(_is_alive(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert fold(stored, engine) == fold(stored)  # it starts again
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_processes_read_object_storage(stored: StoredUpdates, object_place: ObjectPlace) -> None:
+    with closing(open_blobs(object_place)) as blobs, closing(ProcessFoldEngine(object_place, workers=2)) as engine:
+        for one in stored.updates:
+            blobs.put(stored.blobs.get(one.blob, max_bytes=10**6))
+        jobs = [job_of(stored, first) for first in range(0, N_UPDATES, CHUNK)]
+        found = list(engine.sums(jobs))
+    expected = [sum_chunk(job, stored.blobs) for job in jobs]
+    assert [pack_sum(one) for one in found] == [pack_sum(one) for one in expected]
+
+
+def test_a_history_that_was_folded_before_there_were_chunks_still_verifies(
+    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aggregator.core import means, partial_sums
+
+    def of_old(deltas: Any, n_values: int) -> Any:
+        return partial_sums.chunk_sums(iter(deltas), n_values, chunk=10**9)
+
+    bench = make_bench(cohort=70, min_cohort=70, rounds=3)
+    devices = [bench.device(f"d{i:02}") for i in range(70)]
+    with monkeypatch.context() as patch:
+        patch.setattr(means, "chunk_sums", of_old)
+        patch.setattr(StoredRound, "chunk_sums", of_old)
+        bench.play(*devices)
+    bench.play(*devices)  # and one of today
+    assert bench.version == 2
+    found = verify_task(bench.setup, bench.store, bench.blobs, fleet=bench.world.conversation.fleet)
+    assert found.is_good, found
+    assert [one.n_updates for one in found.versions] == [0, 70, 70]
+
+
+def test_a_job_survives_its_bytes_and_shows_no_key(stored: StoredUpdates) -> None:
+    job = job_of(stored)
+    assert ChunkJob.unpack(job.pack()) == job
+    assert len(job.pack()) < MAX_JOB_BYTES
+    assert "task_key" not in repr(job)
+    with pytest.raises(LocalProtocolError):
+        ChunkJob.unpack(b"\x80")
+
+
+def test_a_sum_of_another_length_is_refused(stored: StoredUpdates) -> None:
+    data = pack_sum(sum_chunk(job_of(stored), stored.blobs))
+    assert pack_sum(unpack_sum(data, n_values=N_PARAMS)) == data
+    with pytest.raises(LocalProtocolError):
+        unpack_sum(data[:-8], n_values=N_PARAMS)
+
+
+def test_a_changed_blob_is_still_an_error_of_the_storage(tmp_path: Path) -> None:
+    own = StoredUpdates(tmp_path, n_params=20, n_updates=3)
+    (own.blobs._folder / own.updates[1].blob).write_bytes(b"other")
+    with (
+        closing(ProcessFoldEngine(own.blobs._folder, workers=1)) as engine,
+        pytest.raises(StorageError, match="changed"),
+    ):
+        fold(own, engine)
+
+
+def test_a_secret_hides_jobs_and_binds_answers_to_them(tmp_path: Path) -> None:
+    path = tmp_path / "fold.secret"
+    with pytest.raises(ConfigError, match="no such file"):
+        FoldSecret.load(path)
+    ours, same, other = FoldSecret.load(path, make=True), FoldSecret.load(path), FoldSecret(bytes(32))
+    assert path.stat().st_mode & 0o777 == 0o600
+    job, another = b"job with a key", b"another job"
+    sealed = ours.seal_job(job)
+    assert job not in sealed
+    assert same.open_job(sealed) == job
+    answer = same.seal_sum(b"sum", job=job)
+    assert ours.open_sum(answer, job=job) == b"sum"
+    for attempt in (
+        lambda: other.open_job(sealed),
+        lambda: ours.open_job(b"short"),
+        lambda: ours.open_sum(answer, job=another),
+        lambda: ours.open_sum(other.seal_sum(b"forged", job=job), job=job),
+        lambda: ours.open_sum(sealed, job=job),
+        lambda: ours.open_sum(answer[:-1] + bytes([answer[-1] ^ 1]), job=job),
+    ):
+        with pytest.raises(TrustError):
+            attempt()
+    path.write_text("no hex\n")
+    with pytest.raises(ConfigError, match="64 hex digits"):
+        FoldSecret.load(path)
+
+
+def test_a_place_survives_its_text(tmp_path: Path, object_place: ObjectPlace) -> None:
+    for place in (tmp_path, object_place):
+        assert place_from(place_text(place)) == place
+
+
+def test_a_cluster_needs_an_address_and_a_secret() -> None:
+    with pytest.raises(FieldError, match="address"):
+        FoldSettings(engine="ray", secret="x")
