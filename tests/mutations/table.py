@@ -328,7 +328,7 @@ MUTANTS: Final = (
         tests=("tests/edge_agent/test_sums.py::test_the_charge_is_on_the_disk_before_the_noisy_vector_can_be_sent",),
     ),
     Mutant(
-        name="a chunk's hash is not looked at",
+        name="chunk-hash",
         row="have a chunk of other bytes taken, fill another's upload, or have a whole believed that it may not send",
         file="protocol/uploads.py",
         old="if hashlib.sha256(chunk.data).digest() != upload.hashes[at : at + _HASH_BYTES]:",
@@ -336,7 +336,7 @@ MUTANTS: Final = (
         tests=(f"{_UPLOADS}::test_a_chunk_of_other_bytes_is_counted_and_not_kept",),
     ),
     Mutant(
-        name="uploads are opened for whoever asks",
+        name="upload-work",
         row="fill the service with uploads that never end",
         file="aggregator/core/upload_rules.py",
         old="    of_this_round(device, upload, view, ledger)\n",
@@ -344,7 +344,7 @@ MUTANTS: Final = (
         tests=(f"{_UPLOADS}::test_a_device_without_work_can_open_nothing",),
     ),
     Mutant(
-        name="open uploads have no bound",
+        name="upload-bound",
         row="fill the service with uploads that never end",
         file="aggregator/adapters/sql_uploads.py",
         old="+ n_bytes > max_bytes:",
@@ -352,7 +352,7 @@ MUTANTS: Final = (
         tests=(f"{_UPLOADS}::test_a_device_has_one_upload_and_all_together_a_bound",),
     ),
     Mutant(
-        name="adapters are given as often as asked",
+        name="adapter-rate",
         row="have adapters sent to it again and again, or one that waits for its verdict",
         file="aggregator/latest.py",
         old='        if now_s - self._given_s.get(device, float("-inf")) < EVERY_S:',
@@ -360,7 +360,7 @@ MUTANTS: Final = (
         tests=("tests/aggregator/test_latest.py::test_an_adapter_is_given_once_in_a_while",),
     ),
     Mutant(
-        name="an older version is believed for predictions",
+        name="older-latest",
         row="have a device predict with an older or another version",
         file="edge_agent/latest.py",
         old="        if latest.version < max(have, 0 if known is None else known.version):",
@@ -368,7 +368,7 @@ MUTANTS: Final = (
         tests=("tests/edge_agent/test_latest.py::test_a_version_that_is_older_than_the_served_one_is_not_believed",),
     ),
     Mutant(
-        name="a local request may name any response topic",
+        name="response-topic",
         row="exhaust the agent by that way, or have it publish elsewhere with its rights",
         file="edge_agent/local/local_mqtt.py",
         old="if message.response_topic is not None and not self._is_ours(message.response_topic):",
@@ -376,7 +376,7 @@ MUTANTS: Final = (
         tests=(f"{_LOCAL_MQTT}::test_over_a_real_broker_answers_go_where_they_are_wanted_and_no_swap_loses_a_request",),
     ),
     Mutant(
-        name="a device tells whatever is asked",
+        name="metrics-consent",
         row="have a device tell how it learns, against its owner's will or where single devices are to be hidden",
         file="edge_agent/device_metrics.py",
         old="for name in work.metrics if name in allowed}",
