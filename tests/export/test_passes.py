@@ -198,10 +198,10 @@ def test_a_side_that_is_not_finite_never_passes(spoil: str) -> None:
 
 
 def test_the_shares_of_the_bar_name_every_pass_in_order() -> None:
-    from export.cli import _PASSES
+    from export.progress import PASSES
 
     order = ["load", "adapt", "trace", "lower", "pack", "ort-training", "litert", "parity", "seal"]
-    assert all(order.index(a) < order.index(b) for a, b in pairwise(_PASSES))
+    assert all(order.index(a) < order.index(b) for a, b in pairwise(PASSES))
 
 
 GOLDEN_IDS = [[11, 4, 22, 19, 2, 16, 33, 10, 10]]

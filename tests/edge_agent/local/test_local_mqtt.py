@@ -271,7 +271,8 @@ def test_the_local_process_serves_and_learns_over_mqtt_also_after_the_broker_was
         assert port is not None
         health = ask(port, "GET", "/health")
         assert health is not None
-        assert health["latency"]["n"] == 1
+        # QoS 1: a request whose acknowledgement was on its way when the broker went comes again.
+        assert health["latency"]["n"] in {1, 2}
         store = ExampleStore(tmp_path / "examples")
         assert store.counts().n_unlabelled == 0
         store.close()
