@@ -11,7 +11,7 @@ from transformers import PatchTSTForPrediction, PretrainedConfig
 from models.patchtst import PATCHTST
 from models.task import Task
 
-__all__ = ["FORECASTING", "LEAST_VARIANCE", "Forecaster", "loss"]
+__all__ = ["FORECASTING", "LEAST_VARIANCE", "Forecaster", "example", "loss"]
 
 LEAST_VARIANCE = 1e-5  # of a window that never changes; PatchTST's own scaler has the same
 
@@ -38,7 +38,8 @@ def loss(forecasts: Tensor, series: Tensor, future: Tensor) -> Tensor:
     return (errors * errors / variance).mean()
 
 
-def _example(config: PretrainedConfig, n_examples: int, _n_tokens: int) -> tuple[Tensor, ...]:
+def example(config: PretrainedConfig, n_examples: int, _n_tokens: int) -> tuple[Tensor, ...]:
+    """Return a batch to trace with: series [batch, context, channel] and futures [batch, horizon, channel]."""
     series = torch.arange(n_examples * config.context_length * config.num_input_channels, dtype=torch.float32)
     future = torch.zeros(n_examples, config.prediction_length, config.num_input_channels)
     return series.reshape(n_examples, config.context_length, config.num_input_channels), future
@@ -54,7 +55,7 @@ FORECASTING = Task(
     sizes=({0: "batch"},),
     targets=("future",),
     outputs=("forecasts",),
-    example=_example,
+    example=example,
     wrap=Forecaster,
     loss=loss,
     score=lambda forecasts, *_: (forecasts,),

@@ -3,35 +3,34 @@
 Series of a body are what should not leave a device. The record has gaps, where the sensor was changed or lost; a series
 ends there. Devices get consecutive parts of the first three quarters of the time, and the last quarter is the test.
 
-Laws: nothing is used whose SHA-256 is not the pinned one; one named member of the wheel is read, bounded, and nothing
-of it is run; the same call gives the same bytes on every machine. No torch here.
+Laws: nothing is used whose SHA-256 is not the pinned one (``pinned_file``); one named member of the wheel is read,
+bounded, and nothing of it is run; the same call gives the same bytes on every machine. No torch here.
 
 Source: the package says of the data: measured by a person who gave it into the public domain; mg/dL.
 """
 
 import csv
 import gzip
-import hashlib
 import io
 import json
-import subprocess
-import sys
-import tempfile
 import zipfile
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from protocol.errors import TransportError, TrustError
+from models.pinned_file import PinnedFile, fetch
+from protocol.errors import TrustError
 
 __all__ = ["fetch_glucose", "write_parts"]
 
-WHEEL: Final = "bokeh_sampledata-2026.1-py3-none-any.whl"
-WHEEL_SHA256: Final = "f40331a40ca30c64a1c1471835aad9006b61b0d9731a3f649ee8cbbf48d3822f"
-REQUIREMENT: Final = f"bokeh-sampledata==2026.1 --hash=sha256:{WHEEL_SHA256}\n"
+WHEEL: Final = PinnedFile(
+    requirement="bokeh-sampledata==2026.1",
+    name="bokeh_sampledata-2026.1-py3-none-any.whl",
+    sha256="f40331a40ca30c64a1c1471835aad9006b61b0d9731a3f649ee8cbbf48d3822f",
+    pip_arguments=("--only-binary=:all:",),
+)
 MEMBER: Final = "bokeh_sampledata/_data/CGM.csv.gz"
 MAX_BYTES: Final = 4 * 2**20  # it has 1.6 MB
-DOWNLOAD_DEADLINE_S: Final = 300.0
 LONGEST_STEP: Final = timedelta(minutes=6)  # above the sensor's five minutes, below two of them
 TRAINING_FRACTION: Final = 0.75
 
@@ -39,21 +38,8 @@ Series = list[float]
 
 
 def fetch_glucose(folder: Path) -> Path:
-    """Return the wheel in ``folder``, fetched with pip unless it is there already.
-
-    Raises:
-        TransportError: pip could not get it (the network's or the index's fault).
-        TrustError: what is there is not the pinned file.
-    """
-    wheel = folder / WHEEL
-    if not wheel.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        _download(folder)
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if digest != WHEEL_SHA256:
-        message = f"{wheel}: expected SHA-256 {WHEEL_SHA256[:12]}, found {digest[:12]}; remove it and run again"
-        raise TrustError(message)
-    return wheel
+    """Return the wheel in ``folder``, fetched unless it is there; errors as in ``pinned_file.fetch``."""
+    return fetch(WHEEL, folder)
 
 
 def write_parts(wheel: Path, folder: Path, *, n_devices: int, least_steps: int) -> tuple[dict[str, Path], Path]:
@@ -100,21 +86,3 @@ def _series(rows: list[dict[str, str]]) -> list[Series]:
         found[-1].append(float(row["glucose"]))
         before = now
     return found
-
-
-def _download(folder: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as name:
-        wanted = Path(name) / "requirements.txt"
-        wanted.write_text(REQUIREMENT)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        command += ["--only-binary=:all:", "--require-hashes", "-r", str(wanted), "-d", name]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DOWNLOAD_DEADLINE_S)
-        except subprocess.TimeoutExpired as error:
-            message = f"pip did not fetch bokeh-sampledata==2026.1 within {DOWNLOAD_DEADLINE_S:.0f} s"
-            raise TransportError(message) from error
-        if done.returncode != 0 or not (Path(name) / WHEEL).is_file():
-            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["no reason given"]
-            message = f"pip could not fetch the sample data bokeh-sampledata==2026.1: {errors[0]}"
-            raise TransportError(message)
-        (Path(name) / WHEEL).replace(folder / WHEEL)

@@ -11,9 +11,8 @@ Source: Koenker & Bassett 1978, doi:10.2307/1913643; twice their loss, which at 
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
 
-from models.forecasting import LEAST_VARIANCE
+from models.forecasting import LEAST_VARIANCE, example
 from models.fracast import FRACAST, Fracast
 from models.task import Task
 
@@ -49,12 +48,6 @@ def scores(quantiles: Tensor, *_inputs: Tensor) -> tuple[Tensor, Tensor]:
     return quantiles[..., quantiles.shape[-1] // 2], quantiles
 
 
-def _example(config: PretrainedConfig, n_examples: int, _n_tokens: int) -> tuple[Tensor, ...]:
-    series = torch.arange(n_examples * config.context_length * config.num_input_channels, dtype=torch.float32)
-    future = torch.zeros(n_examples, config.prediction_length, config.num_input_channels)
-    return series.reshape(n_examples, config.context_length, config.num_input_channels), future
-
-
 QUANTILE_FORECASTING = Task(
     kind="forecasting",
     families=(FRACAST,),
@@ -66,7 +59,7 @@ QUANTILE_FORECASTING = Task(
     sizes=({0: "batch"},),
     targets=("future",),
     outputs=("forecasts", "quantiles"),
-    example=_example,
+    example=example,
     wrap=QuantileForecaster,
     loss=loss,
     score=scores,

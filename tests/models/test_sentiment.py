@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def make_archive(folder: Path, members: dict[str, bytes]) -> str:
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             tar.addfile(entry, io.BytesIO(data))
-    path = folder / sentiment.SDIST
+    path = folder / sentiment.SDIST.name
     with zipfile.ZipFile(path, "w") as outer:
         outer.writestr(sentiment.INNER, inner.getvalue())
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -37,7 +38,7 @@ def rows(n: int) -> bytes:
 @pytest.fixture
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     digest = make_archive(tmp_path, {member: rows(20) for member in DOMAINS.values()})
-    monkeypatch.setattr(sentiment, "SDIST_SHA256", digest)
+    monkeypatch.setattr(sentiment, "SDIST", replace(sentiment.SDIST, sha256=digest))
     return fetch_sentiment(tmp_path)
 
 
@@ -87,9 +88,10 @@ def test_members_that_point_elsewhere_are_never_written(tmp_path: Path, monkeypa
     members = {member: rows(20) for member in DOMAINS.values()} | {"../../escaped.txt": b"x", "/tmp/escaped": b"x"}  # noqa: S108
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)
-    monkeypatch.setattr(sentiment, "SDIST_SHA256", make_archive(folder, members))
+    pinned = replace(sentiment.SDIST, sha256=make_archive(folder, members))
+    monkeypatch.setattr(sentiment, "SDIST", pinned)
     write_splits(fetch_sentiment(folder), folder / "splits", n_train=4, n_test=4)
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {
-        sentiment.SDIST,
+        sentiment.SDIST.name,
         *(f"{domain}.{part}.jsonl" for domain in DOMAINS for part in ("train", "test")),
     }
