@@ -42,6 +42,7 @@ class BundleFetch:
         *,
         take: Callable[[Bundle], None],
         wake: Callable[[], None],
+        test: Callable[[Bundle], None] = lambda _bundle: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Fetch from ``files`` into ``folder``.
@@ -51,9 +52,12 @@ class BundleFetch:
             files: where they come from.
             take: looks at a new bundle on the agent's thread; raises ``EdgefoldError`` if it is of no use here.
             wake: makes the agent look at ``turn``; called from the fetching thread.
+            test: tries a new bundle, on the fetching thread; raises ``EdgefoldError`` if it does not work here: then
+                it is tried again later, without fetching it again.
             clock: seconds that only grow.
         """
         self._folder, self._files, self._take, self._wake, self._clock = folder, files, take, wake, clock
+        self._test = test
         self._thread: threading.Thread | None = None
         self._ends: queue.SimpleQueue[tuple[str, Bundle | EdgefoldError]] = queue.SimpleQueue()
         self._due_s: dict[str, float] = {}
@@ -84,7 +88,9 @@ class BundleFetch:
 
     def _fetch(self, wanted: str) -> None:
         try:
-            self._ends.put((wanted, self._folder.fetch(wanted, self._files)))
+            bundle = self._folder.fetch(wanted, self._files)
+            self._test(bundle)
+            self._ends.put((wanted, bundle))
         except EdgefoldError as error:
             self._ends.put((wanted, error))
         self._wake()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edge_agent.adapters.fetched_bundles import FetchedBundles
+from edge_agent.self_test import try_bundle
 from host.bundle_folder import open_bundle
 from host.engines import choose_engine
 from host.logs import event as log
@@ -34,7 +35,7 @@ class DeviceBundles:
             BundleError: one that was copied by hand is damaged (the user's fault).
             ConfigError: one of these has no engine here; or there is none and nowhere to fetch one.
         """
-        self._wanted_engine, self._url = config.trainer.engine, url
+        self._here, self._config, self._url = here, config, url
         settings = config.bundles
         self.engines: dict[str, str] = {}
         self.folders: dict[str, Path] = {}
@@ -65,10 +66,23 @@ class DeviceBundles:
         from edge_agent.adapters.https_files import HttpsFiles  # noqa: PLC0415 - a device that fetches none
         from edge_agent.bundle_fetch import BundleFetch  # noqa: PLC0415 - does without it
 
-        return BundleFetch(self._fetched, HttpsFiles(self._url, tls), take=self._take, wake=wake)
+        return BundleFetch(self._fetched, HttpsFiles(self._url, tls), take=self._take, wake=wake, test=self._try)
+
+    def _try(self, bundle: Bundle) -> None:
+        """Let a trainer score two examples with a bundle that was just fetched.
+
+        Raises:
+            EngineError, BundleError: it does not work here.
+        """
+        try:
+            try_bundle(bundle, self._here, self._config)
+        except ConfigError as error:  # no examples yet, or others than it needs: its owner can mend that
+            log("bundle-not-tried", bundle_id=bundle.id, error=str(error))
+        else:
+            log("bundle-tried", bundle_id=bundle.id)
 
     def _take(self, bundle: Bundle) -> None:
-        name = choose_engine(self._wanted_engine, bundle.manifest.engines)
+        name = choose_engine(self._config.trainer.engine, bundle.manifest.engines)
         log("engine-chosen", bundle=bundle.id[:12], engine=name, offered=sorted(bundle.manifest.engines))
         self.engines[str(bundle.folder)] = name
         self.folders[bundle.id] = bundle.folder

@@ -89,14 +89,17 @@ class FetchedBundles:
         return bundles
 
     def fetch(self, wanted: str, files: Files) -> Bundle:
-        """Return the bundle ``wanted`` (an id) after fetching what is missing of it.
+        """Return the bundle ``wanted`` (an id) after fetching what is missing of it; nothing, if it is whole already.
 
         Raises:
             TransportError: the connection failed; what came is kept, and ``fetch`` again goes on.
             TrustError: the server gave something else (the server's fault); what was wrong is not kept.
             NoRoomError, StorageError: no room for it, or the disk failed.
         """
-        partial = make_folder(self._partial(wanted))
+        partial, whole = self._partial(wanted), self._folder / wanted
+        if whole.is_dir():
+            return open_bundle(whole, expected_id=wanted)
+        make_folder(partial)
         manifest = self._manifest(wanted, partial, files)
         self._refuse_without_room(manifest, partial)
         for name, facts in manifest.files.items():
@@ -107,7 +110,6 @@ class FetchedBundles:
         except BundleError:
             self._remove(partial)  # its hashes held, so the bundle itself is no good, and would not be next time
             raise
-        whole = self._folder / wanted
         partial.rename(whole)
         sync_folder(self._folder)
         return open_bundle(whole, expected_id=wanted)

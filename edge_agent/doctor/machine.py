@@ -20,6 +20,7 @@ from edge_agent.config import examples_path
 from edge_agent.doctor.finding import Finding
 from edge_agent.parties import believed_service, own_key
 from edge_agent.renewal import AT_FRACTION
+from edge_agent.self_test import try_bundle
 from edge_agent.trainer.examples import read_rows
 from host.bundle_folder import open_bundle
 from host.certificates import load_pem
@@ -29,9 +30,7 @@ from host.engines import choose_engine
 from host.keys import load_signing_key
 from host.link import parse_broker_url
 from host.tls import TlsFiles, client_context
-from host.trainer_process import Launch, run_job
 from protocol.errors import BundleError, ConfigError, EdgefoldError, EngineError, StorageError
-from protocol.jobs import EvaluateJob
 
 if TYPE_CHECKING:
     from edge_agent.doctor.finding import Device
@@ -53,8 +52,6 @@ _ENROL: Final = (
 )
 _LEAST_BYTES: Final = 32 << 20  # an update, its residual and the work: a few MB each
 _LOW_BYTES: Final = 256 << 20
-_TRIAL_EXAMPLES: Final = 2
-_TRIAL_S: Final = 120.0
 _ISSUERS_WARN_S: Final = 180 * 86_400.0  # as the service warns
 _MB: Final = 1_000_000
 
@@ -214,20 +211,14 @@ def check_memory(device: Device) -> Finding:
 
 def check_engine(device: Device) -> Finding:
     """Start a trainer as a round would, and have it score two of the device's own examples with each bundle."""
-    settings = device.config.trainer
-    launch = Launch(nice=settings.nice, memory_limit_bytes=settings.memory_limit_mb << 20)
     names = []
     if not device.bundles:
         return Finding(name="engine", state="skipped", what="there is no bundle yet")
     try:
         for bundle in device.bundles:
-            names.append(choose_engine(settings.engine, bundle.manifest.engines))
+            names.append(choose_engine(device.config.trainer.engine, bundle.manifest.engines))
             if not device.is_running:
-                sets = {"own": str(examples_path(device.here, device.config))}
-                job = EvaluateJob(
-                    bundle=str(bundle.folder), sets=sets, batch_size=1, max_examples=_TRIAL_EXAMPLES, engine=names[-1]
-                )
-                run_job(job, deadline_s=_TRIAL_S, launch=launch)
+                try_bundle(bundle, device.here, device.config)
     except EngineError as error:
         fix = "edgefold engine list shows what is installed; trainer.memory_limit_mb what a trainer may take"
         return Finding(name="engine", state="failed", what=str(error), fix=fix)

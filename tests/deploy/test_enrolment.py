@@ -170,6 +170,7 @@ def test_a_device_without_a_bundle_fetches_what_the_task_needs(tmp_path: Path, d
             open_bundle(device / "bundles" / fetched.facts["bundle_id"]).manifest == open_bundle(tiny_bundle).manifest
         )
         served.wait_for("task-finished")
+        assert '"event": "bundle-tried"' in (device / "agent.log").read_text()
     finally:
         agent.stop()
         served.process.stop()

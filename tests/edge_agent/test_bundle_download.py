@@ -17,7 +17,15 @@ from edge_agent.bundle_fetch import BundleFetch
 from host.bundle_folder import Bundle, open_bundle
 from host.tls import client_context
 from protocol.bundle import MANIFEST
-from protocol.errors import BundleError, ConfigError, EdgefoldError, StorageError, TransportError, TrustError
+from protocol.errors import (
+    BundleError,
+    ConfigError,
+    EdgefoldError,
+    EngineError,
+    StorageError,
+    TransportError,
+    TrustError,
+)
 from tests.aggregator.bundle_host import WAIT_S, BundleHost
 from tests.aggregator.workbench import make_bundle
 from tests.edge_agent.hostile_host import HostileHost, head
@@ -296,13 +304,19 @@ class Fetching:
 
     def __init__(self, fetched: FetchedBundles, files: object) -> None:
         self.now_s, self.held, self.taken = 0.0, dict[str, Path](), list[Bundle]()
+        self.trials = list[EdgefoldError | None]()  # what the next ones come to
         self.fetch = BundleFetch(
             fetched,
             files,
             take=self.taken.append,
             wake=lambda: None,
+            test=self.test,
             clock=lambda: self.now_s,  # type: ignore[arg-type]
         )
+
+    def test(self, _bundle: Bundle) -> None:
+        if self.trials and (error := self.trials.pop(0)) is not None:
+            raise error
 
     def settle(self, needed: set[str]) -> bool:
         """Let what is due be done; return whether anything came."""
@@ -333,6 +347,23 @@ def test_what_an_announced_task_needs_is_fetched_on_a_thread_of_its_own(
     assert rig.settle({host.bundle.id})
     assert rig.held == {host.bundle.id: rig.taken[0].folder}
     assert not rig.settle({host.bundle.id})
+
+
+def test_a_bundle_that_does_not_work_here_is_tried_again_later_and_not_fetched_again(
+    host: BundleHost, fetched: FetchedBundles, hostile: Callable[..., HttpsFiles]
+) -> None:
+    counting = hostile(lambda *_: False)
+    rig = Fetching(fetched, counting)
+    rig.trials = [EngineError("no memory"), None]
+    assert not rig.settle({host.bundle.id})
+    assert not rig.held
+    n_asked = len(hostile.made[-1].asked)  # type: ignore[attr-defined]
+    rig.now_s = 3599.0
+    assert not rig.settle({host.bundle.id})
+    rig.now_s = 3601.0
+    assert rig.settle({host.bundle.id})
+    assert rig.held.keys() == {host.bundle.id}
+    assert len(hostile.made[-1].asked) == n_asked  # type: ignore[attr-defined]
 
 
 def test_a_failed_connection_is_tried_again_soon_and_a_refusal_late(fetched: FetchedBundles) -> None:
