@@ -65,10 +65,9 @@ class EncodedVector:
         """Return the values of ``cut``, which has no step."""
         first, last, _ = cut.indices(self.size)
         values = np.empty(max(0, last - first), np.float32)
-        with np.errstate(over="ignore"):  # infinities are ``read``'s to refuse
-            for low in range(first, last, _CACHED_VALUES):
-                high = min(last, low + _CACHED_VALUES)
-                self._decode(low, values[low - first : high - first])
+        for low in range(first, last, _CACHED_VALUES):
+            high = min(last, low + _CACHED_VALUES)
+            self._decode(low, values[low - first : high - first])
         return values
 
     def _decode(self, first: int, out: NDArray[np.float32]) -> None:
@@ -162,9 +161,10 @@ def _read_floats(payload: _Payload) -> EncodedVector:
 
 
 def _finite(vector: EncodedVector) -> EncodedVector:
-    for first in range(0, vector.size, _CACHED_VALUES):
-        if not np.isfinite(vector[first : first + _CACHED_VALUES]).all():
-            raise UpdateError("a value is NaN or infinite", reason="not-finite")
+    with np.errstate(over="ignore"):  # an infinity is what is looked for
+        for first in range(0, vector.size, _CACHED_VALUES):
+            if not np.isfinite(vector[first : first + _CACHED_VALUES]).all():
+                raise UpdateError("a value is NaN or infinite", reason="not-finite")
     return vector
 
 

@@ -181,8 +181,8 @@ MUTANTS: Final = (
         name="finite",
         row="send NaN, a wrong shape, a huge message, a huge step",
         file="protocol/codec.py",
-        old="        if not np.isfinite(vector[first : first + _CACHED_VALUES]).all():",
-        new="        if False:",
+        old="            if not np.isfinite(vector[first : first + _CACHED_VALUES]).all():",
+        new="            if False:",
         tests=(f"{_COUNTED}[not-finite]", f"{_ATTACKS}::test_a_hostile_vector_is_refused_for_its_own_reason"),
     ),
     Mutant(
