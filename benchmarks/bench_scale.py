@@ -19,13 +19,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aggregator.adapters.fold_processes import ProcessFoldEngine
 from aggregator.adapters.fold_ray import RayFoldEngine
-from aggregator.core.folding import ADAPTER
 from aggregator.core.partial_sums import CHUNK
 from aggregator.fold_pool import n_cores
-from aggregator.stored_fold import StoredRound
 from benchmarks.record import Benchmark
 from deploy.ray_cluster import RayCluster
-from tests.aggregator.stored_rounds import FLEET, StoredUpdates
+from tests.aggregator.stored_rounds import StoredUpdates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +75,9 @@ def _measure(folder: Path, size: int, n_updates: int, repeats: int, cluster: Ray
             ray = RayFoldEngine(folder / "blobs", address=cluster.address, secret=str(folder / "fold.secret"))
             engines["ray"] = stack.enter_context(closing(ray))
         things: dict[str, Callable[[], bytes]] = {
-            name: lambda engine=engine, threads=1 if name == "local_one_thread" else 0: _fold(stored, engine, threads)
+            name: lambda engine=engine, threads=1 if name == "local_one_thread" else 0: stored.fold(
+                workers=threads, engine=engine
+            ).tobytes()
             for name, engine in engines.items()
         }
         if len({thing() for thing in things.values()}) != 1:
@@ -89,13 +89,6 @@ def _measure(folder: Path, size: int, n_updates: int, repeats: int, cluster: Ray
                 thing()
                 best[name] = min(best[name], time.perf_counter() - started)
     return best
-
-
-def _fold(stored: StoredUpdates, engine: Any, threads: int) -> bytes:  # noqa: ANN401 - any engine
-    one = StoredRound(
-        stored.setup, stored.round, stored.updates, blobs=stored.blobs, fleet=FLEET, workers=threads, engine=engine
-    )
-    return one.fold_into({ADAPTER: stored.adapter})[ADAPTER].tobytes()
 
 
 def _draw(figure: Any, rows: dict[int, dict[str, float]]) -> None:  # noqa: ANN401 - matplotlib

@@ -9,6 +9,7 @@ import numpy as np
 from aggregator.adapters.blob_store import FolderBlobStore
 from aggregator.adapters.task_keys import FolderTaskKeys
 from aggregator.core.folding import ADAPTER
+from aggregator.core.partial_sums import CHUNK
 from aggregator.core.records import RoundRecord, UpdateRecord
 from aggregator.core.strategies import STRATEGIES
 from aggregator.stored_fold import StoredRound
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from aggregator.fold_engine import FoldEngine
 
 FLEET = "fleet"
 
@@ -48,8 +51,10 @@ class StoredUpdates:
         self.updates = [self._put(i) for i in range(n_updates)]
         self.adapter = np.zeros(n_params, np.float32)
 
-    def fold(self, *, workers: int) -> NDArray[np.float32]:
-        stored = StoredRound(self.setup, self.round, self.updates, blobs=self.blobs, fleet=FLEET, workers=workers)
+    def fold(self, *, workers: int, engine: FoldEngine | None = None) -> NDArray[np.float32]:
+        stored = StoredRound(
+            self.setup, self.round, self.updates, blobs=self.blobs, fleet=FLEET, workers=workers, engine=engine
+        )
         return stored.fold_into({ADAPTER: self.adapter})[ADAPTER]
 
     def delta(self, i: int) -> NDArray[np.float32]:
@@ -57,9 +62,12 @@ class StoredUpdates:
 
     def reference(self) -> NDArray[np.float32]:
         total, n = np.zeros(self.adapter.size, np.float64), 0
-        for i in range(len(self.payloads)):
-            total += np.multiply(self.delta(i), i + 1, dtype=np.float64)
-            n += i + 1
+        for first in range(0, len(self.payloads), CHUNK):
+            part = np.zeros(self.adapter.size, np.float64)
+            for i in range(first, min(first + CHUNK, len(self.payloads))):
+                part += np.multiply(self.delta(i), i + 1, dtype=np.float64)
+                n += i + 1
+            total += part
         return (total / n + self.adapter).astype(np.float32)
 
     def _put(self, i: int) -> UpdateRecord:
