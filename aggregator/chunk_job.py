@@ -9,7 +9,7 @@ over a network.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
     from aggregator.core.folding import Pieces
     from aggregator.ports import BlobStore
+    from protocol.codec import EncodedVector
 
-__all__ = ["MAX_JOB_BYTES", "ChunkJob", "JobUpdate", "pack_sum", "sum_chunk", "unpack_sum"]
+__all__ = ["MAX_JOB_BYTES", "ChunkJob", "JobUpdate", "open_stored", "pack_sum", "sum_chunk", "unpack_sum"]
 
 MAX_JOB_BYTES: Final = 1 << 18  # 64 updates of 500 bytes, with room
 _COUNT_BYTES: Final = 8
@@ -95,21 +96,37 @@ def sum_chunk(job: ChunkJob, blobs: BlobStore) -> ChunkSum:
     return summed
 
 
+def open_stored(  # noqa: PLR0913 - an update and what its seal is bound to
+    one: JobUpdate, blobs: BlobStore, *, fleet: str, task: str, round_: int, bundle_id: str, key: TaskKey, n_values: int
+) -> tuple[EncodedVector, int]:
+    """Return a stored update's delta, float32 [n_values], still encoded, and its examples; errors as ``sum_chunk``."""
+    # Not the plan's bound: the plan may have changed since the update was taken.
+    max_bytes = payload_bytes(Codec(name="float32"), n_values) + ENVELOPE_OVERHEAD_BYTES
+    update = Update(
+        task=task,
+        round=round_,
+        version=one.version,
+        bundle_id=bundle_id,
+        update_id=one.update_id,
+        sealed=blobs.get(one.blob, max_bytes=max_bytes),
+    )
+    content, delta = open_delta(update, fleet=fleet, device=one.device, key=key, n_params=n_values, max_bytes=max_bytes)
+    return delta, content.n_examples
+
+
 def _deltas(job: ChunkJob, blobs: BlobStore) -> Iterator[tuple[Pieces, int]]:
     key = TaskKey(job.task_key)
-    max_bytes = payload_bytes(Codec(name="float32"), job.n_values) + ENVELOPE_OVERHEAD_BYTES
     for one in job.updates:
-        update = Update(
+        yield open_stored(
+            one,
+            blobs,
+            fleet=job.fleet,
             task=job.task,
-            round=job.round,
-            version=one.version,
+            round_=job.round,
             bundle_id=job.bundle_id,
-            update_id=one.update_id,
-            sealed=blobs.get(one.blob, max_bytes=max_bytes),
+            key=key,
+            n_values=job.n_values,
         )
-        facts: dict[str, Any] = {"fleet": job.fleet, "device": one.device, "key": key}
-        content, delta = open_delta(update, **facts, n_params=job.n_values, max_bytes=max_bytes)
-        yield delta, content.n_examples
 
 
 def pack_sum(summed: ChunkSum) -> bytes:

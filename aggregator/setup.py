@@ -138,19 +138,7 @@ class Workshop:
                 chain_of=chain_source(self.config, self.enrolled, SystemClock()),
             ),
         )
-        uploads = self._stack.enter_context(closing(SqlUploads(database, engine=engine)))
-        self.uploads = UploadDesk(
-            self.config.uploads, store=uploads, conversation=self.world.conversation, clock=self.world.clock
-        )
-        retention = self._stack.enter_context(closing(SqlRetention(database, engine=engine)))
-        self.retention = Retention(
-            retention,
-            store=store,
-            lifecycle=self._lifecycle,
-            blobs=blobs,
-            default=service.retention,
-            keep_folded_updates=service.keep_folded_updates,
-        )
+        self._open_desks(database, engine)
         self.runners: list[Runner] = [self._runner(setup) for setup in setups]
         evaluator = ProcessEvaluator(
             self.folders.evaluation,
@@ -159,6 +147,23 @@ class Workshop:
         )
         self.evaluations = Evaluations(evaluator, store)
         self.steering = Steering(self._lifecycle, self._open_created)
+
+    def _open_desks(self, database: Database, engine: Engine | None) -> None:
+        """Open what takes large messages and what takes out the past."""
+        service, world = self.config.service, self.world
+        uploads = self._stack.enter_context(closing(SqlUploads(database, engine=engine)))
+        self.uploads = UploadDesk(
+            self.config.uploads, store=uploads, conversation=world.conversation, clock=world.clock
+        )
+        retention = self._stack.enter_context(closing(SqlRetention(database, engine=engine)))
+        self.retention = Retention(
+            retention,
+            store=world.store,
+            lifecycle=self._lifecycle,
+            blobs=world.blobs,
+            default=service.retention,
+            keep_folded_updates=service.keep_folded_updates,
+        )
 
     def _writer(self, database: Database) -> Engine | None:
         """Return the one connection of the one service on a server; SQLite's stores have their own, under the lock."""

@@ -10,15 +10,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from aggregator.chunk_job import ChunkJob, JobUpdate
+from aggregator.chunk_job import ChunkJob, JobUpdate, open_stored
 from aggregator.core.folding import FoldContext, Member, fold_checked
-from aggregator.core.intake import open_delta
 from aggregator.core.partial_sums import CHUNK, chunk_sums
 from aggregator.fold_engine import FoldEngineError, batched
 from aggregator.fold_pool import in_order, n_workers
 from host.logs import event
-from protocol.codec import payload_bytes
-from protocol.messages import ENVELOPE_OVERHEAD_BYTES, Codec, Update
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -126,43 +123,30 @@ class StoredRound:
             bundle_id=self._setup.bundle.id,
             n_values=n_values,
             task_key=self._setup.keys.of_round(self._round.round).raw,
-            updates=tuple(
-                JobUpdate(device=one.device, update_id=one.update_id, blob=one.blob, version=self._version_of(one))
-                for one in records
-            ),
+            updates=tuple(map(self._named, records)),
         )
 
-    def encoded(self) -> Iterator[tuple[Pieces, int]]:
-        """Open the updates one by one, and leave them encoded where they have all values; errors as above."""
-        return in_order(self._encoded, self._updates, workers=self._workers)
+    def _named(self, record: UpdateRecord) -> JobUpdate:
+        version = self._version_of(record)
+        return JobUpdate(device=record.device, update_id=record.update_id, blob=record.blob, version=version)
 
     def _opened(self, record: UpdateRecord) -> tuple[NDArray[np.float32], int]:
         encoded, n_examples = self._encoded(record)
         return encoded[:], n_examples  # float32 [n_params], with controls [2 n_params]
 
     def _encoded(self, record: UpdateRecord) -> tuple[Pieces, int]:
-        # Not the plan's bound: the plan may have changed since the update was taken.
-        max_bytes = payload_bytes(Codec(name="float32"), self._setup.max_values) + ENVELOPE_OVERHEAD_BYTES
-        version = self._version_of(record)
-        shape = self._setup.shape(record.device, version=version)
-        update = Update(
-            task=record.task,
-            round=record.round,
-            version=version,
-            bundle_id=self._setup.bundle.id,
-            update_id=record.update_id,
-            sealed=self._blobs.get(record.blob, max_bytes=max_bytes),
-        )
-        content, delta = open_delta(
-            update,
+        shape = self._setup.shape(record.device, version=self._version_of(record))
+        delta, n_examples = open_stored(
+            self._named(record),
+            self._blobs,
             fleet=self._fleet,
-            device=record.device,
+            task=record.task,
+            round_=record.round,
+            bundle_id=self._setup.bundle.id,
             key=self._setup.keys.of_round(record.round),
-            n_params=shape.n_values,
-            max_bytes=max_bytes,
+            n_values=shape.n_values,
         )
-        is_whole = shape.positions is None
-        return delta if is_whole else shape.expand(delta[:]), content.n_examples
+        return delta if shape.positions is None else shape.expand(delta[:]), n_examples
 
     def _version_of(self, record: UpdateRecord) -> int:
         return self._based_on.get(record.update_id, self._round.version)

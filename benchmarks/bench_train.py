@@ -2,10 +2,14 @@
 
 MiniLM, LoRA r=8 and a head, batch 16, 64 tokens, AdamW. Whole processes in turn: the trainer that agents start, PyTorch
 eager, PyTorch with fused attention; ratios are taken pair by pair, and the median is reported.
+
+``--precisions nb8,nb4`` holds bundles with frozen weights in few bits against float32 instead, the same way, on one
+thread.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -16,6 +20,8 @@ from typing import Any, Final
 
 from benchmarks.record import Benchmark, Peer
 from deploy.demo import PLAN, export_bundle
+from export.adapt import Options
+from export.bundle import export_bundle as export
 from host.trainer_process import run_job
 from protocol.jobs import TrainJob
 
@@ -28,7 +34,13 @@ MB: Final = 2**20
 
 def main() -> None:
     """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--precisions", default="", help="in place of PyTorch")
+    options = parser.parse_args()
     bundle = export_bundle(Path("out/bench/bundle")).folder
+    if options.precisions:
+        _precisions(bundle, options.precisions.split(","))
+        return
     bench = Benchmark("train", f"What does a training step at {BATCH} x {TOKENS} cost beside PyTorch?")
     runs: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -38,6 +50,29 @@ def main() -> None:
                 for name, measured in _in_turn(bundle, data, Path(scratch), threads):
                     runs.setdefault(f"{name}, {threads} threads", []).append(measured)
     _summarise(bench, runs)
+    bench.details["runs"] = runs
+    bench.finish(lambda figure: _draw(figure, runs))
+
+
+def _precisions(fp32: Path, names: list[str]) -> None:
+    """Hold bundles of other precisions against float32's."""
+    bench = Benchmark("train-precisions", f"What does a step at {BATCH} x {TOKENS} cost with weights in few bits?")
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in ("fp32", *names)}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        data, bundles = _examples(folder), {"fp32": fp32}
+        for name in names:
+            chosen = Options(n_labels=2, precision=name)  # type: ignore[arg-type]  # Options' caller is the shell
+            bundles[name] = export("minilm", chosen, folder / name).folder
+        for _ in range(PAIRS):
+            for name, bundle in bundles.items():
+                runs[name].append(_edgefold(bundle, data, folder, threads=1))
+    for name in names:
+        for key, what in (("train_s", "step_time"), ("peak_memory_bytes", "peak_memory")):
+            ratios = [a[key] / b[key] for a, b in zip(runs[name], runs["fp32"], strict=True)]
+            bench.summary[f"{name}_{what}_ratio_to_fp32"] = statistics.median(ratios)
+        bench.goals[f"{name}_step_time_ratio_to_fp32"] = (0, 1.0)
+        bench.goals[f"{name}_peak_memory_ratio_to_fp32"] = (0, 0.75)
     bench.details["runs"] = runs
     bench.finish(lambda figure: _draw(figure, runs))
 

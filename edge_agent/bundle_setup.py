@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["DeviceBundles"]
 
 _MB = 2**20
+_TRIAL_S = 300.0  # nobody waits for it, and a slow board takes its time to start a trainer
 
 
 class DeviceBundles:
@@ -75,7 +76,7 @@ class DeviceBundles:
             EngineError, BundleError: it does not work here.
         """
         try:
-            try_bundle(bundle, self._here, self._config)
+            try_bundle(bundle, self._here, self._config, deadline_s=_TRIAL_S)
         except ConfigError as error:  # no examples yet, or others than it needs: its owner can mend that
             log("bundle-not-tried", bundle_id=bundle.id, error=str(error))
         else:

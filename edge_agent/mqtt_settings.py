@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from protocol.fields import FieldError, Length
+from protocol.topics import matches
 
-__all__ = ["LocalMqttSettings", "is_match"]
+__all__ = ["LocalMqttSettings"]
 
 _Topic = Annotated[str, Length(1, 256)]
 _WILDCARDS = ("+", "#")
@@ -47,23 +48,12 @@ class LocalMqttSettings:
             raise FieldError("answers: a topic, without wildcards and not of the broker's own")
         below = f"{self.answers}/x"
         for name, one in used.items():
-            if is_match(one, self.answers) or is_match(one, below):
+            if matches(one, self.answers) or matches(one, below):
                 raise FieldError(f"answers: {self.answers} is among the topics of {name}")
         for name, one in used.items():
             for other, another in used.items():
                 if name < other and one == another:
                     raise FieldError(f"{name}, {other}: one topic for both")
-
-
-def is_match(topic_filter: str, topic: str) -> bool:
-    """Return whether ``topic`` matches ``topic_filter`` (MQTT 5, section 4.7)."""
-    wanted, levels = topic_filter.split("/"), topic.split("/")
-    for i, level in enumerate(wanted):
-        if level == "#":
-            return True
-        if i >= len(levels) or level not in ("+", levels[i]):
-            return False
-    return len(wanted) == len(levels)
 
 
 def _check_filter(name: str, topic_filter: str) -> None:

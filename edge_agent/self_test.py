@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["try_bundle"]
 
 _EXAMPLES: Final = 2
-_DEADLINE_S: Final = 300.0  # an emulated board takes a hundred seconds to start a trainer with MiniLM
 
 
-def try_bundle(bundle: Bundle, here: Path, config: AgentConfig) -> None:
+def try_bundle(bundle: Bundle, here: Path, config: AgentConfig, *, deadline_s: float) -> None:
     """Return if the bundle works here.
 
     Raises:
@@ -43,4 +42,4 @@ def try_bundle(bundle: Bundle, here: Path, config: AgentConfig) -> None:
         engine=choose_engine(settings.engine, bundle.manifest.engines),
     )
     launch = Launch(nice=settings.nice, memory_limit_bytes=settings.memory_limit_mb << 20)
-    run_job(job, deadline_s=_DEADLINE_S, launch=launch)
+    run_job(job, deadline_s=deadline_s, launch=launch)

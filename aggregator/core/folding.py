@@ -8,9 +8,9 @@ passes over its updates more than once says so by ``secure_sum = False``: only s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ADAPTER",
     "Deltas",
-    "EncodedDeltas",
     "FoldContext",
     "Member",
     "Needs",
@@ -54,14 +53,6 @@ class Pieces(Protocol):
 
     def __getitem__(self, cut: slice, /) -> NDArray[np.float32]:
         """Return the values of ``cut``."""
-
-
-@runtime_checkable
-class EncodedDeltas(Protocol):
-    """Deltas that also come without being decoded whole, for folds that look at each once, piece by piece."""
-
-    def encoded(self) -> Iterator[tuple[Pieces, int]]:
-        """Return the same deltas in the same order, with their examples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

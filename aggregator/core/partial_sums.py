@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 import numpy as np
 
 from aggregator.core.blocked import add_weighted
-from aggregator.core.folding import EncodedDeltas
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,15 +47,13 @@ class PartlySummed(Protocol):
         """Return the chunks' sums in their order, float64 [n_values] each."""
 
 
-def chunk_sums(
-    deltas: Iterable[tuple[Pieces, int]] | EncodedDeltas, n_values: int, *, chunk: int = CHUNK
-) -> Iterator[ChunkSum]:
-    """Yield the sums of the chunks in which ``deltas`` are added; encoded ones are not decoded whole.
+def chunk_sums(deltas: Iterable[tuple[Pieces, int]], n_values: int, *, chunk: int = CHUNK) -> Iterator[ChunkSum]:
+    """Yield the sums of the chunks in which ``deltas`` are added, piece by piece.
 
     Raises:
         ValueError: ``n_examples`` is not positive (the caller's fault).
     """
-    left = deltas.encoded() if isinstance(deltas, EncodedDeltas) else iter(deltas)
+    left = iter(deltas)
     n_in = chunk
     while n_in == chunk:
         n_in = n_examples = 0

@@ -54,6 +54,7 @@ _LEAST_BYTES: Final = 32 << 20  # an update, its residual and the work: a few MB
 _LOW_BYTES: Final = 256 << 20
 _ISSUERS_WARN_S: Final = 180 * 86_400.0  # as the service warns
 _MB: Final = 1_000_000
+_TRIAL_S: Final = 120.0  # a person waits
 
 
 def check_folder(device: Device) -> Finding:
@@ -218,7 +219,7 @@ def check_engine(device: Device) -> Finding:
         for bundle in device.bundles:
             names.append(choose_engine(device.config.trainer.engine, bundle.manifest.engines))
             if not device.is_running:
-                try_bundle(bundle, device.here, device.config)
+                try_bundle(bundle, device.here, device.config, deadline_s=_TRIAL_S)
     except EngineError as error:
         fix = "edgefold engine list shows what is installed; trainer.memory_limit_mb what a trainer may take"
         return Finding(name="engine", state="failed", what=str(error), fix=fix)

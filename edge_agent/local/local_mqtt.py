@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edge_agent.local.intake import rows_of
 from edge_agent.local.prediction_routes import inputs_of
-from edge_agent.mqtt_settings import is_match
 from host.link import LinkDown, LinkUp, Received, parse_broker_url
 from host.logs import event as log
 from protocol.errors import ConfigError, EdgefoldError, RemoteProtocolError
+from protocol.topics import matches
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,12 +119,12 @@ class LocalMqtt:
 
     def _asked(self, topic: str, body: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever was sent
         settings = self._settings
-        if settings.predict is not None and is_match(settings.predict, topic):
+        if settings.predict is not None and matches(settings.predict, topic):
             answers = self._serving.answer(inputs_of(body, max_inputs=self._predict.max_inputs))
             return {"predictions": answers.predictions, "model": asdict(answers.served), "took_ms": answers.took_ms}
         if self._intake is None:
             raise ConfigError("this device has no [store] to keep examples in")
-        if settings.examples is not None and is_match(settings.examples, topic):
+        if settings.examples is not None and matches(settings.examples, topic):
             return {"ids": self._intake.add(rows_of(body), "mqtt")}
         return {"id": self._intake.label_of(body)}
 

@@ -23,8 +23,7 @@ from protocol.errors import ConfigError, StorageError
 from protocol.fields import FieldError
 from protocol.messages import Announce, Decline, Receipt, Work
 from tests.aggregator.test_app import facts_of, joined
-from tests.aggregator.test_restart import KilledError
-from tests.aggregator.workbench import FLEET, N_PARAMS, TASK, Bench, Device, evaluation_sets, task_settings
+from tests.aggregator.workbench import FLEET, N_PARAMS, TASK, Bench, Device, KilledError, evaluation_sets, task_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -329,19 +328,11 @@ def test_a_kill_around_any_effect_loses_nothing_and_counts_nothing_twice(
     # Every seventh, others on the other side of the effect: seven has no part in the length of a cycle of effects.
     for at in range(3 if when == "after" else 0, n_effects, 7):
         bench, devices = three_versions(make_bench, f"{when}-{at}")
-        left = at
-
-        def kill(_name: str) -> None:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise KilledError
-
-        setattr(bench.hooks, when, kill)
+        bench.hooks.kill(when, at)
         try:
             play(bench, devices)
         except KilledError:
-            setattr(bench.hooks, when, lambda _name: None)
+            bench.hooks.spare()
             bench.restart()
         play(bench, devices)
         outcome(bench, devices)

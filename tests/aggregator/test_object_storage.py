@@ -18,7 +18,7 @@ from aggregator.retention_settings import RetentionSettings
 from host.keys import save_key
 from tests.aggregator.front_door import Ran, write_config
 from tests.aggregator.test_app import facts_of
-from tests.aggregator.test_restart import outcome, take_part
+from tests.aggregator.test_restart import outcome, play_with_restarts
 from tests.aggregator.test_serve import Fleet, Served, fleet, folder, play_until
 from tests.aggregator.workbench import TASK, Bench
 
@@ -45,14 +45,7 @@ def test_rounds_give_the_same_bytes_as_in_a_folder_also_with_restarts(
     outcomes = []
     for name, where in (("folder", None), ("s3", object_place)):
         bench = make_bench(name, blobs=where)
-        devices = [bench.device("a"), bench.device("b")]
-        for n_steps in range(60):
-            if bench.runner.is_finished:
-                break
-            take_part(devices[n_steps % 2])
-            bench.settle()
-            if where is not None and n_steps % 5 == 4:
-                bench.restart()
+        play_with_restarts(bench, every=None if where is None else 5)
         outcomes.append(outcome(bench))
         assert (bench.blob_folder).exists() is (where is None)
     assert outcomes[0] == outcomes[1]

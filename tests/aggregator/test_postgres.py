@@ -25,7 +25,7 @@ from host.keys import save_key
 from protocol.errors import ConfigError, StorageError
 from protocol.messages import Work
 from tests.aggregator.front_door import Ran, write_config
-from tests.aggregator.test_restart import outcome, take_part
+from tests.aggregator.test_restart import outcome, play_with_restarts
 from tests.aggregator.test_serve import WAIT_S, Fleet, Served, fleet, folder, play_until
 from tests.aggregator.workbench import TASK, Bench
 
@@ -49,15 +49,7 @@ def test_rounds_give_the_same_bytes_as_on_sqlite_also_with_restarts(
     outcomes = []
     for name, where in (("sqlite", None), ("postgres", server)):
         bench = make_bench(name, server=where)
-        devices = [bench.device("a"), bench.device("b")]
-
-        for n_steps in range(60):
-            if bench.runner.is_finished:
-                break
-            take_part(devices[n_steps % 2])
-            bench.settle()
-            if where is not None and n_steps % 3 == 2:
-                bench.restart()
+        play_with_restarts(bench, every=None if where is None else 3)
         outcomes.append(outcome(bench))
     assert outcomes[0] == outcomes[1]
 

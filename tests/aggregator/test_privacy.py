@@ -18,8 +18,8 @@ from aggregator.privacy_settings import PrivacySettings
 from aggregator.verification import verify_task
 from protocol.errors import ConfigError, StorageError
 from protocol.messages import Decline
-from tests.aggregator.test_restart import KilledError, play_to_the_end
-from tests.aggregator.workbench import FLEET, TASK, Bench
+from tests.aggregator.test_restart import play_to_the_end
+from tests.aggregator.workbench import FLEET, TASK, Bench, KilledError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,20 +91,12 @@ def test_a_kill_around_any_effect_changes_neither_bytes_nor_cost(when: str, make
     assert ledger[1].clip == ledger[0].next_clip != ledger[0].clip
     for n in range(n_effects // 3, n_effects):  # the joins of round 1 are test_restart's
         bench = make_bench(f"{when}-{n}", **settings)
-        left = n
-
-        def kill(_name: str) -> None:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise KilledError
-
         devices = [bench.device("a"), bench.device("b")]
-        setattr(bench.hooks, when, kill)
+        bench.hooks.kill(when, n)
         try:
             play_to_the_end(bench, devices)
         except KilledError:
-            setattr(bench.hooks, when, lambda _name: None)
+            bench.hooks.spare()
             bench.restart()
         play_to_the_end(bench, devices)
         assert bytes_of_versions(bench) == expected, f"killed {when} effect {n}"

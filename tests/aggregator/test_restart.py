@@ -15,16 +15,12 @@ import pytest
 
 from aggregator.verification import verify_task
 from protocol.messages import Announce, Work
-from tests.aggregator.workbench import FLEET, TASK, Bench, Device
+from tests.aggregator.workbench import FLEET, TASK, Bench, Device, KilledError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
-
-
-class KilledError(BaseException):
-    """Stands for SIGKILL: nothing of the service may catch it."""
 
 
 def take_part(device: Device) -> None:
@@ -38,6 +34,18 @@ def take_part(device: Device) -> None:
         device.join(round_)
     else:
         device.update(work=works[-1])
+
+
+def play_with_restarts(bench: Bench, *, every: int | None) -> None:
+    """Let two devices take turns until the task ends; the service starts again after each so many turns."""
+    devices = [bench.device("a"), bench.device("b")]
+    for n_steps in range(60):
+        if bench.runner.is_finished:
+            return
+        take_part(devices[n_steps % 2])
+        bench.settle()
+        if every is not None and n_steps % every == every - 1:
+            bench.restart()
 
 
 def play_to_the_end(bench: Bench, devices: list[Device]) -> None:
@@ -94,20 +102,12 @@ def test_a_kill_around_any_effect_changes_nothing(when: str, make_bench: Callabl
     assert n_effects > 20
     for n in range(n_effects):
         bench = make_bench(f"{when}-{n}")
-        left = n
-
-        def kill(_name: str) -> None:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise KilledError
-
         devices = [bench.device("a"), bench.device("b")]
-        setattr(bench.hooks, when, kill)
+        bench.hooks.kill(when, n)
         try:
             play_to_the_end(bench, devices)
         except KilledError:
-            setattr(bench.hooks, when, lambda _name: None)
+            bench.hooks.spare()
             bench.restart()
         play_to_the_end(bench, devices)
         assert outcome(bench) == expected, f"killed {when} effect {n}"

@@ -17,17 +17,13 @@ from aggregator.sole_service import hold_folder
 from aggregator.verification import verify_task
 from protocol.jobs import EvaluateResult, SetResult
 from tests.aggregator.front_door import Ran, write_config
-from tests.aggregator.workbench import FLEET, TASK, Bench, Device, evaluation_sets
+from tests.aggregator.workbench import FLEET, TASK, Bench, Device, KilledError, evaluation_sets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 TIGHT = RetentionSettings(versions=10, rounds=10)
-
-
-class KilledError(BaseException):
-    """Stands for SIGKILL."""
 
 
 def served(make_bench: Callable[..., Bench], *, keep: bool = False, **bounds: int) -> tuple[Bench, list[Device]]:

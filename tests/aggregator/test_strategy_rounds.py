@@ -21,7 +21,7 @@ from protocol.errors import ConfigError
 from protocol.messages import Announce, Codec, DeviceTerms, Optimizer, Plan, SampleDp, Work
 from protocol.selection import n_update_values
 from tests.aggregator.core.strategies.lora_fleet import LAYOUT
-from tests.aggregator.workbench import FLEET, N_PARAMS, TASK, Bench, Device, evaluation_sets, make_bundle
+from tests.aggregator.workbench import FLEET, N_PARAMS, TASK, Bench, Device, KilledError, evaluation_sets, make_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,10 +40,6 @@ TASKS: dict[str, dict[str, Any]] = {
     "flexlora": {"plan": PLAIN, "strategy_options": {"ranks": {"a": 1}}},
     "multi-krum": {"plan": PLAIN},
 }
-
-
-class KilledError(BaseException):
-    """Stands for SIGKILL: nothing of the service may catch it."""
 
 
 def bench_for(folder: Path, strategy: str, **changes: Any) -> Bench:

@@ -14,7 +14,16 @@ from aggregator.steering import LOOK_EVERY_S
 from aggregator.verification import verify_task
 from protocol.jobs import EvaluateResult, SetResult
 from protocol.messages import Announce, Decline, Work
-from tests.aggregator.workbench import FLEET, TASK, Bench, Device, evaluation_sets, make_bundle, task_settings
+from tests.aggregator.workbench import (
+    FLEET,
+    TASK,
+    Bench,
+    Device,
+    KilledError,
+    evaluation_sets,
+    make_bundle,
+    task_settings,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -293,10 +302,6 @@ def test_a_task_whose_bundle_is_gone_is_refused_and_forgotten(bench: Bench) -> N
 
 
 # -- kills -------------------------------------------------------------------------------------------------------------
-
-
-class KilledError(BaseException):
-    """Stands for SIGKILL."""
 
 
 def story(bench: Bench) -> None:

@@ -15,7 +15,7 @@ from aggregator.verification import verify_task
 from protocol import signing
 from protocol.messages import Announce, Update, Work
 from protocol.uploads import MIN_CHUNK_BYTES, Chunk, Upload, Uploaded, chunk_span, hashes_of, unpack_have
-from tests.aggregator.workbench import FLEET, TASK, Bench, Device, make_bundle
+from tests.aggregator.workbench import FLEET, TASK, Bench, Device, KilledError, make_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -312,10 +312,6 @@ def test_uploads_stay_behind_when_the_service_is_backed_up() -> None:
     assert {"uploads", "upload_chunks"} <= LEFT_BEHIND
 
 
-class KilledError(BaseException):
-    """Stands for SIGKILL."""
-
-
 def send_what_is_missing(device: Uploader) -> None:
     """What a device does whenever it hears something."""
     bench = device.bench
@@ -377,19 +373,11 @@ def test_a_kill_around_any_effect_loses_and_doubles_nothing(when: str, make_larg
     assert n_effects > 25
     for n in range(n_effects):
         bench, devices = make(f"{when}-{n}")
-        left = n
-
-        def kill(_name: str) -> None:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise KilledError
-
-        setattr(bench.hooks, when, kill)
+        bench.hooks.kill(when, n)
         try:
             play(bench, devices)
         except KilledError:
-            setattr(bench.hooks, when, lambda _name: None)
+            bench.hooks.spare()
             bench.restart()
         play(bench, devices)
         assert bench.adapter_bytes() == expected, f"killed {when} effect {n}"

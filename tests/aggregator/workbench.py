@@ -286,12 +286,31 @@ class Device:
         return [(receipt.status, receipt.reason) for receipt in self.all(Receipt)]
 
 
+class KilledError(BaseException):
+    """Stands for SIGKILL: nothing of the service may catch it."""
+
+
 @dataclasses.dataclass
 class Hooks:
     """Called before and after each effect of the service; raising there is a kill at that point."""
 
     before: Callable[[str], None] = lambda _name: None
     after: Callable[[str], None] = lambda _name: None
+
+    def kill(self, when: str, left: int) -> None:
+        """Kill before or after an effect, as ``when`` says: ``left`` of them go well first."""
+
+        def count(_name: str) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KilledError
+
+        setattr(self, when, count)
+
+    def spare(self) -> None:
+        """Kill no more."""
+        self.before = self.after = lambda _name: None
 
 
 class Hooked:

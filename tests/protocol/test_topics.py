@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from host.memory_link import matches
 from protocol import topics
 
 
@@ -24,7 +23,7 @@ def test_topics_are_as_the_broker_rules_name_them() -> None:
     ],
 )
 def test_a_filter_takes_its_own_topics_only(topic_filter: str, topic: str, *, expected: bool) -> None:
-    assert matches(topic_filter, topic) is expected
+    assert topics.matches(topic_filter, topic) is expected
 
 
 @pytest.mark.parametrize(
