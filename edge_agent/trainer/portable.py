@@ -119,6 +119,8 @@ def _session(path: Path, threads: int) -> ort.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     _share_arena()
     options.add_session_config_entry("session.use_env_allocators", "1")
+    # Of the code that ran until here little is run again; without it making the session was a small batch's peak.
+    _let_go(_clean_mappings("/", is_read_only=True))
     with _translated(path.name, _WHILE_LOADING):
         session = ort.InferenceSession(str(path), options, providers=_PROVIDERS, disabled_optimizers=_NOT_WANTED)
     # Of the code that made the session little is run again: 17 MB of libraries, mapped anew where they are.
