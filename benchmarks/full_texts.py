@@ -1,4 +1,4 @@
-"""Texts of random words that fill a shape of batches and touch much of a table of embeddings: what memory runs train on."""
+"""Texts of random words that fill a shape of batches and touch much of an embedding: what memory runs train on."""
 
 from __future__ import annotations
 
