@@ -12,15 +12,13 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Final, Literal
 
-from aggregator.async_settings import async_of, oldest_welcome
+from aggregator.async_settings import async_of
 from aggregator.core.buffer import (
     BufferProgress,
     Slots,
     WaitingRoom,
-    WorkOfBuffers,
     due_buffer_event,
 )
-from aggregator.core.intake import TaskView
 from aggregator.core.records import Change, RoundRecord
 from aggregator.core.rounds import FINAL_STATES
 from aggregator.handover import Handover
@@ -28,6 +26,7 @@ from aggregator.round_fold import fold_buffer, log_fold
 from aggregator.task_control import TaskControl
 from aggregator.task_runner import GRACE_S
 from aggregator.task_versions import TaskVersions
+from aggregator.task_view import task_view, welcome_works
 from host.logs import event
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.messages import Announce
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from aggregator.conversation import Outgoing
-    from aggregator.core.intake import Admitted, Stepped, Taken
+    from aggregator.core.intake import Admitted, Stepped, Taken, TaskView
     from aggregator.core.records import CommandRecord, TaskRecord, TaskState, UpdateRecord
     from aggregator.core.rounds import RoundEvent
     from aggregator.task_setup import TaskSetup, World
@@ -150,22 +149,7 @@ class AsyncRunner:
 
     def view(self) -> TaskView:
         """Return what the intake rules must know."""
-        settings, buffer, keys = self.setup.settings, self._buffer, self.setup.keys
-        return TaskView(
-            task=self.task,
-            state=self._state,
-            bundle_id=self.setup.bundle.id,
-            n_params=self.setup.n_params,
-            plan=settings.plan,
-            max_examples=settings.max_examples,
-            n_places=_ANYBODY,
-            key=keys.of_round(buffer.round),
-            round=buffer.round,
-            round_state=buffer.state,
-            version=buffer.version,
-            seal_adapter=settings.privacy.seal_adapter,
-            buffers=WorkOfBuffers(version_of=self._works, key_of=keys.of_round),
-        )
+        return task_view(self.setup, self._buffer, state=self._state, n_places=_ANYBODY, works=self._works)
 
     # -- what devices asked for --------------------------------------------------------------------------------------
 
@@ -218,10 +202,7 @@ class AsyncRunner:
         record = store.task(self.task)
         self._state = "open" if record is None else record.state
         self._buffer = buffer = store.latest_round(self.task)
-        oldest = oldest_welcome(settings, version=buffer.version, restored=store.restored(self.task)) or 0
-        # After a rollback, until its first buffer opens, nothing is welcome.
-        welcome = {one.round: one.version for one in store.rounds_from(self.task, version=oldest)}
-        self._works = welcome or {buffer.round: buffer.version}
+        self._works = welcome_works(self.setup, store, buffer)
         if not self._world.keep_folded_updates:  # kept updates need their keys
             self.setup.keys.end_before(min(self._works))
         self._n_buffered = len(store.buffered(self.task, buffer.round))

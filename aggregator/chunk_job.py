@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from aggregator.core.intake import open_delta
+from aggregator.core.opening import open_delta
 from aggregator.core.partial_sums import CHUNK, ChunkSum, chunk_sums
 from protocol import cbor
 from protocol.codec import payload_bytes

@@ -20,6 +20,7 @@ from aggregator.adapters.tables import (
     REFUSALS,
     RETENTION,
     ROUNDS,
+    STAGED_UPDATES,
     TASKS,
     UPDATES,
     VERSIONS,
@@ -234,8 +235,10 @@ class SqlStore(SqlDatabase):
     def blobs_in_use(self, *, keep_folded: bool) -> set[str]:
         """Return the names of the blobs that rows need."""
         accepted = select(UPDATES.c.blob).where(UPDATES.c.status == "accepted")
+        staged = select(STAGED_UPDATES.c.blob).where(STAGED_UPDATES.c.blob.is_not(None))
         with self._reading() as connection:
             names = set(connection.execute(accepted).scalars()) | state_blobs(connection)
+            names |= set(connection.execute(staged).scalars())
             return names | kept_blobs(connection) if keep_folded else names
 
     # -- transactions ------------------------------------------------------------------------------------------------
