@@ -94,7 +94,7 @@ def _opened(
     store, staging = SqlStore(database, engine=engine), SqlStaging(database, engine=engine)
     staging.n_waiting()  # takes the lock of this name
     blobs = stack.enter_context(closing(open_blobs(folders.blobs)))
-    SqlFacts(database, engine=engine).check_own(blobs)
+    state_id = SqlFacts(database, engine=engine).check_own(blobs)
     file = None if config.devices.registry is None else DeviceRegistry(Path(config.devices.registry))
     lifecycle = SqlLifecycle(database, engine=engine)
 
@@ -107,7 +107,7 @@ def _opened(
     link = MqttLink(
         _address(config, broker_url),
         client_id=client_name(name),
-        filters=[worker_filter(fleet)],
+        filters=[worker_filter(fleet, state_id)],
         mqtt="5",  # 3.1.1 has no shared subscriptions
         tls=tls,
         expiry_s=SESSION_EXPIRY_S,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -14,7 +15,6 @@ __all__ = ["LOCAL", "SERVICE_KINDS", "IngestSettings", "client_name", "service_f
 LOCAL: Final = "local-"  # names of the workers that the service starts
 # What devices send beside updates: the service's, with workers or without.
 SERVICE_KINDS: Final = ("join", "renew", "sum-step", "upload", "chunk", "fetch")
-_GROUP: Final = "ingest"
 _CLIENT: Final = "_ingest-"  # no device's name begins with "_", so no device can be enrolled as a worker
 
 
@@ -56,9 +56,14 @@ def client_name(worker: str) -> str:
     return f"{_CLIENT}{worker}"
 
 
-def worker_filter(fleet: str) -> str:
-    """Return what all workers of a fleet subscribe to: each update goes to one of them."""
-    return topics.shared(_GROUP, topics.up(fleet, "+", "update"))
+def worker_filter(fleet: str, state_id: str) -> str:
+    """Return what all workers of a fleet subscribe to: each update goes to one of them.
+
+    The group's name follows from the state's random id, which no device can read: Mosquitto's access lists do not look
+    at who joins a group, and would throw away what comes to a member that may not read it.
+    """
+    group = hashlib.sha256(f"edgefold ingest {state_id}".encode()).hexdigest()[:32]
+    return topics.shared(group, topics.up(fleet, "+", "update"))
 
 
 def service_filters(fleet: str, *, has_workers: bool) -> tuple[list[str], list[str]]:

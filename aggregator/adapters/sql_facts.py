@@ -47,8 +47,8 @@ class SqlFacts(SqlDatabase):
         if written is None:
             blobs.own(known)
 
-    def check_own(self, blobs: BlobPlace) -> None:
-        """Return if the blobs are this database's.
+    def check_own(self, blobs: BlobPlace) -> str:
+        """Return the id that the database and its blobs carry, if it is one.
 
         Raises:
             ConfigError: they are another's or, so far, nobody's (the user's fault).
@@ -62,3 +62,4 @@ class SqlFacts(SqlDatabase):
                 f"{blobs}: the service of {self._database} keeps its blobs elsewhere; service.blobs must be the same "
                 "place for both"
             )
+        return str(known)

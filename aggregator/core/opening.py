@@ -43,7 +43,7 @@ def figures_of(content: UpdateContent) -> Figures:
         loss=content.loss,
         train_s=content.train_s,
         payload_bytes=len(content.delta),
-        metrics={name: value for name, value in (content.metrics or {}).items()},
+        metrics={str(name): value for name, value in (content.metrics or {}).items()},
     )
 
 
