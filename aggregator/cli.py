@@ -102,6 +102,17 @@ def ingest(config_path: Path, *, name: str, broker_url: str | None) -> None:
     run_ingest(load_config(config_path), name=name, broker_url=broker_url)
 
 
+@serve.command()
+@CONFIG_OPTION
+@JSON_OPTION
+def workers(config_path: Path, *, as_json: bool) -> None:
+    """Show the ingest workers that the settings name, when each was last seen, and what waits for the service."""
+    from aggregator.config import load_config  # noqa: PLC0415
+    from aggregator.ingest_desk import print_workers  # noqa: PLC0415
+
+    print_workers(load_config(config_path), as_json=as_json)
+
+
 @serve.command("token")
 @CONFIG_OPTION
 @click.option("--role", type=click.Choice(["viewer", "operator", "admin"]), required=True, help="What it allows.")

@@ -122,10 +122,10 @@ class IngestWorker:
                     self._batch.append(message)
                     n_bytes += len(message.payload)
                 case LinkUp(mqtt=mqtt):
-                    event("link-up", mqtt=mqtt, worker=self._parts.name)
+                    event("ingest-up", mqtt=mqtt, worker=self._parts.name)
                     self._beat_at_s = float("-inf")
                 case LinkDown(why=why):
-                    event("link-down", level=logging.WARNING, why=why, worker=self._parts.name)
+                    event("ingest-down", level=logging.WARNING, why=why, worker=self._parts.name)
                 case None:
                     return
 

@@ -289,7 +289,8 @@ class SqlStore(SqlDatabase):
         with self._writing() as connection:
             counted = insert_into(connection, REFUSALS).values(task=task, reason=reason, count=1)
             connection.execute(counted.on_conflict_do_update(index_elements=["task", "reason"], set_=more))
-            count_traffic(connection, task, round_, device, traffic or Traffic())
+            if traffic is not None:
+                count_traffic(connection, task, round_, device, traffic)
 
     def start_closing(
         self, task: str, round_: int, round_event: RoundEvent, *, entry: LedgerEntry | None = None

@@ -14,6 +14,7 @@ from protocol import topics
 from tests.aggregator.workbench import BLOB_EFFECTS, FLEET, LINK_EFFECTS, STAGING_EFFECTS, TASK, Hooked
 
 if TYPE_CHECKING:
+    from aggregator.adapters.engines import Database
     from aggregator.config import TaskSettings
     from aggregator.task_setup import TaskSetup
     from tests.aggregator.workbench import Bench
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 class Ingest:
     """One worker of a bench; ``restart`` drops every object, as a kill does."""
 
-    def __init__(self, bench: Bench, *, name: str = "local-1", max_staged: int = 1000) -> None:
+    def __init__(
+        self, bench: Bench, *, name: str = "local-1", max_staged: int = 1000, database: Database | None = None
+    ) -> None:
+        self.database = database or bench.folders.database
         self.bench, self.name, self.max_staged = bench, name, max_staged
         self.link = bench.broker.link([topics.up(FLEET, "+", "update")])
         self.settings: TaskSettings | None = bench.settings  # None: it knows no task
@@ -31,8 +35,8 @@ class Ingest:
 
     def start(self) -> None:
         bench = self.bench
-        self.store = SqlStore(bench.folders.database)
-        self.staging = SqlStaging(bench.folders.database)
+        self.store = SqlStore(self.database)
+        self.staging = SqlStaging(self.database)
         staging: Any = Hooked(self.staging, STAGING_EFFECTS, bench.hooks)
         blobs: Any = Hooked(bench.blobs, BLOB_EFFECTS, bench.hooks)
         link: Any = Hooked(self.link, LINK_EFFECTS, bench.hooks)

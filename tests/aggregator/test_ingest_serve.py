@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from aggregator.adapters.broker import is_available
+from aggregator.adapters.engines import PostgresDatabase
 from aggregator.adapters.sql_database import upgrade_database
+from deploy.database_server import USER
+from protocol.errors import StorageError
+from protocol.signing import SigningKey
 from tests.aggregator.front_door import Ran, write_config
+from tests.aggregator.ingest_bench import Ingest
 from tests.aggregator.secure_fleet import FLEET, WAIT_S, SecureFleet, hears
-from tests.aggregator.test_serve import Fleet, Served, fleet, folder, play_until
-from tests.aggregator.workbench import TASK
+from tests.aggregator.test_serve import ROOT, Fleet, Served, fleet, folder, play_until
+from tests.aggregator.workbench import TASK, Bench
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from aggregator.adapters.engines import PostgresDatabase
     from tests.postgres import PostgresServer
 
 __all__ = ["fleet", "folder"]  # fixtures
@@ -51,7 +58,7 @@ def test_two_rounds_by_workers_that_are_killed_give_a_history_that_verifies(
     with Served(folder, "serve", "--exit-when-done") as served:
         served.wait_for("service-ready")
         with Served(folder, "serve", "ingest", "--name", "big") as big:
-            big.wait_for("link-up")
+            big.wait_for("ingest-up")
             devices = [fleet.device("a"), fleet.device("b")]
             play_until(devices, lambda: bool(served.events("update-accepted")))
             big.end(signal.SIGKILL)
@@ -60,10 +67,55 @@ def test_two_rounds_by_workers_that_are_killed_give_a_history_that_verifies(
             play_until(devices, lambda: bool(served.events("task-finished")))
             assert big.end(signal.SIGTERM) == 0
             assert big.events("ingest-stopped")
+            shown = subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "edgefold",
+                    "serve",
+                    "workers",
+                    "--config",
+                    str(folder / "aggregator.toml"),
+                    "--json",
+                ],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            facts = json.loads(shown.stdout)
+            assert [one["worker"] for one in facts["workers"]] == ["local-1", "big"]
+            assert sum(one["staged"] for one in facts["workers"]) > 0
         assert served.end() == 0
         assert len(served.events("ingest-worker-died")) >= 1
     with Served(folder, "task", "verify", TASK) as verified:
         assert verified.end() == 0, verified.log.read_text()
+
+
+def test_a_worker_does_with_a_role_of_its_own_that_can_change_no_version(
+    make_bench: Callable[..., Bench], postgres: PostgresServer
+) -> None:
+    documented = re.findall(r"```sql\n(.*?)```", (ROOT / "docs" / "scale.md").read_text("utf-8"), re.DOTALL)[0]
+    server = postgres.database()
+    bench = make_bench("own", server=server, has_workers=True)
+    with psycopg.connect(host=str(postgres.folder), user=USER, dbname=server.url.database) as connection:
+        connection.execute(documented)
+    role = PostgresDatabase(url=server.url.set(username="edgefold_ingest"))
+    ingest = Ingest(bench, database=role)
+    a, b = bench.device("a"), bench.device("b")
+    for device in (a, b):
+        device.join()
+        bench.settle()
+        device.update()
+        device.publish(device.make_update(seed=1), "update", key=SigningKey(bytes(range(32))))
+        ingest.settle()
+    assert (a.receipts(), bench.version) == ([("accepted", None)], 1)
+    assert bench.store.refusals("") == {"bad-signature": 2}
+    assert [one.worker for one in ingest.staging.workers()] == ["local-1"]
+    with pytest.raises(StorageError, match="permission denied"):
+        ingest.store.open_round(bench.store.latest_round(TASK))
+    with pytest.raises(StorageError, match="permission denied"):
+        ingest.staging.done([1])
+    ingest.stop()
 
 
 @pytest.mark.slow
