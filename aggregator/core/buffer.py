@@ -12,9 +12,9 @@ devices have, takes updates and is not folded before the verdict; a promotion ca
 version. Laws: an update is in at most one buffer and, once its
 buffer is ``closing``, in that one for good; an accepted update leaves a buffer only by a fold, into the next buffer, or
 because its task's operator withdrew it; nothing older than ``oldest_version`` is taken; one candidate waits at a time,
-and beside it work is handed out until the buffer is full, to devices that had none of this version; at most ``concurrency`` devices
-hold slots, and each for at most ``slot_s``. Does not know about: clocks, storage, adapters. Memory: O(concurrency) and
-the devices that wait, which are bounded.
+and beside it work is handed out until the buffer is full, to devices that had none of this version; at most
+``concurrency`` devices hold slots, and each for at most ``slot_s``. Does not know about: clocks, storage, adapters.
+Memory: O(concurrency) and the devices that wait, which are bounded.
 
 Source: Nguyen et al. 2022, arXiv:2106.06639, Algorithm 1; the bound on staleness as in Huba et al. 2022 (Papaya),
 arXiv:2111.04877. Departures: a device works at most once on one version, since the same examples from the same point
@@ -92,8 +92,10 @@ def due_buffer_event(progress: BufferProgress, *, is_past_deadline: bool) -> Rou
     """Return the event that is due now, or None; a closing buffer is due to be ``folded``."""
     if progress.state != "open":
         return "folded" if progress.state == "closing" else None
-    if progress.has_candidate:
-        return None
+    return None if progress.has_candidate else _way_out(progress, is_past_deadline=is_past_deadline)
+
+
+def _way_out(progress: BufferProgress, *, is_past_deadline: bool) -> RoundEvent | None:
     has_enough = progress.n_waiting >= progress.least
     if progress.is_draining:
         if progress.n_working > 0 and not is_past_deadline:
