@@ -31,7 +31,8 @@ def buffer_facts(
     chosen = async_of(settings)
     if chosen is None:
         return None
-    latest, restored, rejected = (get(settings.id) for get in (store.latest_round, store.restored, store.rejected))
+    latest = store.latest_round(settings.id)
+    restored, rejected = store.restored(settings.id), store.rejected(settings.id)
     oldest = oldest_welcome(settings, version=latest.version, restored=restored, rejected=rejected) or 0
     welcome = [one.round for one in store.rounds_from(settings.id, version=oldest)]
     oldest_round = min(welcome, default=latest.round)
