@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aggregator.core.buffer import staleness_of
 from aggregator.core.folding import ADAPTER, canonical_order
+from aggregator.core.partial_sums import CHUNK
 from aggregator.core.privacy.ledger import PrivateFold
 from aggregator.privacy import fold_privately
 from aggregator.stored_fold import StoredRound
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from aggregator.core.buffer import Buffered
     from aggregator.core.folding import State
     from aggregator.core.records import RoundRecord, UpdateRecord, VersionRecord
+    from aggregator.fold_engine import FoldEngine
     from aggregator.ports import BlobStore
     from aggregator.privacy import TaskPrivacy
     from aggregator.task_setup import TaskSetup, World
@@ -77,7 +79,14 @@ def fold_buffer(setup: TaskSetup, world: World, buffer: RoundRecord, state: Stat
     fleet = world.conversation.fleet
     rejected = world.store.rejected(setup.settings.id)
     stored = stored_buffer(
-        setup, buffer, within, rejected=rejected, blobs=world.blobs, fleet=fleet, workers=world.fold_workers
+        setup,
+        buffer,
+        within,
+        rejected=rejected,
+        blobs=world.blobs,
+        fleet=fleet,
+        workers=world.fold_workers,
+        engine=world.fold_engine,
     )
     updates = [one.update for one in within]
     staleness = tuple(staleness_of(one.version, folded_on=buffer.version, rejected=rejected) for one in within)
@@ -93,12 +102,23 @@ def stored_buffer(  # noqa: PLR0913 - a buffer and where its parts are
     blobs: BlobStore,
     fleet: str,
     workers: int = 0,
+    engine: FoldEngine | None = None,
+    chunk: int = CHUNK,
 ) -> StoredRound:
     """Return a buffer's updates in their canonical order, ready to be folded; ``rejected`` versions make none stale."""
     updates = canonical_order(one.update for one in within)
     based_on = {one.update.update_id: one.version for one in within}
     return StoredRound(
-        setup, buffer, updates, blobs=blobs, fleet=fleet, workers=workers, based_on=based_on, rejected=rejected
+        setup,
+        buffer,
+        updates,
+        blobs=blobs,
+        fleet=fleet,
+        workers=workers,
+        based_on=based_on,
+        rejected=rejected,
+        engine=engine,
+        chunk=chunk,
     )
 
 

@@ -152,8 +152,13 @@ def _check_buffer(  # noqa: PLR0913 - one version and its surroundings
     if base is None:
         return f"buffer {buffer.round} was on version {buffer.version}, which is gone"
     within = store.buffered(task, buffer.round)
-    stored = stored_buffer(setup, buffer, within, rejected=rejected, blobs=blobs, fleet=fleet)
-    return _difference(this, kept, stored.fold_into(load_state(base.state, blobs)), n_updates=len(within))
+    problem = None
+    for chunk in _chunkings(len(within)):
+        stored = stored_buffer(setup, buffer, within, rejected=rejected, blobs=blobs, fleet=fleet, chunk=chunk)
+        problem = _difference(this, kept, stored.fold_into(load_state(base.state, blobs)), n_updates=len(within))
+        if problem is None:
+            break
+    return problem
 
 
 def _chunkings(n_updates: int) -> tuple[int, ...]:
