@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from aggregator.chunk_job import ChunkJob, JobUpdate, open_stored
+from aggregator.core.buffer import staleness_of
 from aggregator.core.folding import FoldContext, Member, fold_checked
 from aggregator.core.partial_sums import CHUNK, chunk_sums
 from aggregator.fold_engine import FoldEngineError, batched
@@ -18,7 +19,7 @@ from aggregator.fold_pool import in_order, n_workers
 from host.logs import event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -46,6 +47,7 @@ class StoredRound:
         fleet: str,
         workers: int = 0,
         based_on: Mapping[bytes, int] | None = None,
+        rejected: Collection[int] = (),
         engine: FoldEngine | None = None,
         chunk: int = CHUNK,
     ) -> None:
@@ -53,9 +55,10 @@ class StoredRound:
 
         ``engine`` adds chunks elsewhere where the strategy folds a plain mean; ``chunk`` is another than the usual one
         only to fold an old history again.
-        ``based_on`` has the version of each update, by id, in a buffer; in a round it is the round's.
+        ``based_on`` has the version of each update, by id, in a buffer; in a round it is the round's. ``rejected``
+        versions, which no device had, do not count in its staleness.
         """
-        self._based_on = based_on or {}
+        self._based_on, self._rejected = based_on or {}, rejected
         self._setup, self._round, self._updates = setup, round_, updates
         self._blobs, self._fleet = blobs, fleet
         self._engine, self._chunk = engine, chunk
@@ -78,8 +81,7 @@ class StoredRound:
             version=self._round.version,
             options=self._setup.options,
             members=tuple(
-                Member(device=record.device, staleness=self._round.version - self._version_of(record))
-                for record in self._updates
+                Member(device=record.device, staleness=self._staleness_of(record)) for record in self._updates
             ),
         )
         return fold_checked(self._setup.strategy, state, deltas, context)
@@ -147,6 +149,9 @@ class StoredRound:
             n_values=shape.n_values,
         )
         return delta if shape.positions is None else shape.expand(delta[:]), n_examples
+
+    def _staleness_of(self, record: UpdateRecord) -> int:
+        return staleness_of(self._version_of(record), folded_on=self._round.version, rejected=self._rejected)
 
     def _version_of(self, record: UpdateRecord) -> int:
         return self._based_on.get(record.update_id, self._round.version)
