@@ -24,7 +24,7 @@ from export.heavy import quiet
 from export.parity import TOLERANCE, Apart
 from models.tasks import NAMED_CLASSES, TASKS
 from models.tiny import TINY, write_tiny
-from protocol.errors import ConfigError, EngineError
+from protocol.errors import ConfigError, EdgefoldError
 
 ADAPTERS: Final = ("lora", "head", "soft-prompt", "prefix", "bitfit", "ia3", "full")
 ENGINES: Final = tuple(NEEDS)
@@ -79,11 +79,13 @@ def _report(cells: Cells, families: list[str], adapters: list[str], engines: lis
     bench.summary = {
         "cells_that_ran_count": len(ran),
         "cells_that_cannot_exist_count": sum("why_not" in cell for cell in every),
+        "cells_that_failed_count": sum("failed" in cell for cell in every),
         "cells_apart_count": sum(not cell["passed"] for cell in ran),
         "worst_loss_error_fraction": max((cell["loss"] for cell in ran), default=0.0),
         "worst_update_error_fraction": max((cell["update"] for cell in ran), default=0.0),
     }
     bench.goals = {
+        "cells_that_failed_count": (0, 0),
         "cells_apart_count": (0, 0),
         "worst_loss_error_fraction": (0, TOLERANCE.loss),
         "worst_update_error_fraction": (0, TOLERANCE.update),
@@ -141,8 +143,8 @@ def _export(folder: Path, model: str, options: Options, engines: list[str]) -> d
         report = error.report
     except ConfigError as error:
         return {engine: {"why_not": str(error)} for engine in engines}
-    except EngineError as error:
-        return {engines[0]: {"why_not": str(error)}} if len(engines) == 1 else {}
+    except EdgefoldError as error:  # a converter or a reader that refuses what should be
+        return {engines[0]: {"failed": str(error)}} if len(engines) == 1 else {}
     return {name: _cell(apart) for name, apart in report.by_engine.items() if name in engines}
 
 
@@ -171,13 +173,23 @@ def _keep(path: Path | None, family: str, adapter: str, cells: dict[str, Cell]) 
 def _text(cell: Cell) -> str:
     if "why_not" in cell:
         return f"cannot be: {cell['why_not']}"
+    if "failed" in cell:
+        return f"FAILED: {cell['failed']}"
     return f"loss {cell['loss']:.1e}  update {cell['update']:.1e}{'' if cell['passed'] else '  APART'}"
 
 
 def _short(found: dict[str, Cell], engines: list[str]) -> str:
     """Return a cell of the table: the errors of the engines, a dash for what cannot be."""
-    errors = [found[engine].get("update") for engine in engines]
-    return "-" if not any(errors) else " ".join("-" if one is None else f"{one:.0e}" for one in errors)
+    if all("why_not" in found[engine] for engine in engines):
+        return "-"
+    return " ".join(
+        f"{found[engine]['update']:.0e}"
+        if "update" in found[engine]
+        else "-"
+        if "why_not" in found[engine]
+        else "failed"
+        for engine in engines
+    )
 
 
 def _draw(figure: Any, table: list[list[str]], families: list[str], adapters: list[str]) -> None:  # noqa: ANN401 - matplotlib ships no types we use
