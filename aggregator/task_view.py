@@ -72,7 +72,8 @@ def task_view(
 def welcome_works(setup: TaskSetup, store: StoreReader, buffer: RoundRecord) -> dict[int, int]:
     """Return the rounds of an asynchronous task whose work may still come, and the version that each is based on."""
     task = setup.settings.id
-    oldest = oldest_welcome(setup.settings, version=buffer.version, restored=store.restored(task)) or 0
+    restored, rejected = store.restored(task), store.rejected(task)
+    oldest = oldest_welcome(setup.settings, version=buffer.version, restored=restored, rejected=rejected) or 0
     # After a rollback, until its first buffer opens, nothing is welcome.
     welcome = {one.round: one.version for one in store.rounds_from(task, version=oldest)}
     return welcome or {buffer.round: buffer.version}

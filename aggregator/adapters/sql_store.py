@@ -185,6 +185,11 @@ class SqlStore(SqlDatabase):
         with self._reading() as connection:
             return sql_buffers.restored_in(connection, task)
 
+    def rejected(self, task: str) -> frozenset[int]:
+        """Return the versions that a gate refused."""
+        with self._reading() as connection:
+            return sql_buffers.rejected_in(connection, task)
+
     def summary(self, task: str, round_: int) -> RoundSummary:
         """Return the sums over a round's participants and updates."""
         p, u = PARTICIPANTS.c, UPDATES.c

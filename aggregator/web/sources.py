@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from aggregator.adapters.sql_access import SqlAccess
 from aggregator.adapters.sql_devices import SqlDevices
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
+from aggregator.adapters.sql_metrics import SqlMetrics
 from aggregator.adapters.sql_reports import SqlReports
 from aggregator.adapters.sql_staging import SqlStaging
 from aggregator.adapters.sql_store import SqlStore
@@ -40,6 +41,7 @@ class Sources:
     devices: SqlDevices
     access: SqlAccess
     reports: SqlReports
+    metrics: SqlMetrics
     staging: SqlStaging
     pulse: Pulse
     started_unix_s: float
@@ -77,8 +79,9 @@ def open_sources(config: Config, folders: Folders, pulse: Pulse) -> Iterator[Sou
     with ExitStack() as stack:
         store, lifecycle = SqlStore(folders.database), SqlLifecycle(folders.database)
         devices, access = SqlDevices(folders.database), SqlAccess(folders.database)
-        reports, staging = SqlReports(folders.database), SqlStaging(folders.database)
-        for one in (store, lifecycle, devices, access, reports, staging):
+        reports, metrics = SqlReports(folders.database), SqlMetrics(folders.database)
+        staging = SqlStaging(folders.database)
+        for one in (store, lifecycle, devices, access, reports, metrics, staging):
             stack.callback(one.close)
         yield Sources(
             config=config,
@@ -88,6 +91,7 @@ def open_sources(config: Config, folders: Folders, pulse: Pulse) -> Iterator[Sou
             devices=devices,
             access=access,
             reports=reports,
+            metrics=metrics,
             staging=staging,
             pulse=pulse,
             started_unix_s=time.time(),

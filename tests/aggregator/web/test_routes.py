@@ -55,6 +55,25 @@ def test_pages_are_bounded_and_continue(site: Site) -> None:
     assert rest["next"] is None
 
 
+def test_what_devices_tell_is_shown_by_round(site: Site) -> None:
+    assert site.api(f"tasks/{TASK}/device-figures").json == {"figures": []}
+    kitchen, attic = (site.bench.device(name) for name in ("kitchen", "attic"))
+    for figures in ({"stream-accuracy": 0.75, "forgetting": -0.125}, {"stream-accuracy": 1.0}):
+        for device in (kitchen, attic):
+            device.join()
+        site.bench.settle()
+        kitchen.update(metrics=figures)
+        attic.update(metrics={"stream-accuracy": 0.25})
+        site.bench.settle()
+    newest, first, former = site.api(f"tasks/{TASK}/device-figures").json["figures"]
+    assert newest | {"round": 0} == {
+        "round": 0, "name": "stream-accuracy", "n_devices": 2, "mean": 0.625, "lowest": 0.25, "highest": 1.0
+    }  # fmt: skip
+    assert (first["name"], first["n_devices"], first["mean"]) == ("forgetting", 1, -0.125)
+    assert (former["name"], former["mean"], former["round"]) == ("stream-accuracy", 0.5, newest["round"] - 1)
+    assert site.api(f"tasks/{TASK}/device-figures?limit=1").json == {"figures": [newest]}
+
+
 def test_refusals_are_shown_by_reason(site: Site) -> None:
     attic = site.bench.device("attic")
     attic.join(round_=99)
