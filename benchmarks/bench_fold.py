@@ -2,10 +2,10 @@
 
 The real path of a round that closes: each blob is read and checked against its name, opened with HPKE, decoded, checked
 and added in float64, by one thread, by threads, by the processes of ``fold.engine = "workers"``, which take 64 updates
-each at a time, and by what a service chooses that was told nothing (``fold.engine = "auto"``). Beside it, in turn in the
-same run, on the same bytes: a memory copy, AES-GCM, SHA-256, a broker that only passes them on. The peer is Flower's
-rule (weight, reduce, divide) in numpy on plain float32 vectors: ``flwr`` itself is not started. ``--sizes 75268`` does
-one.
+each at a time, and by what a service chooses that was told nothing (``fold.engine = "auto"``). Beside it, in turn in
+the same run, on the same bytes: a memory copy, AES-GCM, SHA-256, a broker that only passes them on. The peer is
+Flower's rule (weight, reduce, divide) in numpy on plain float32 vectors: ``flwr`` itself is not started.
+``--sizes 75268`` does one.
 """
 
 from __future__ import annotations
