@@ -117,7 +117,9 @@ class StoredRound:
 
     def _compact_sums(self, n_values: int, weights: Weights) -> Iterator[ChunkSum]:
         n_done = 0
-        if self._engine is not None and self._chunk == CHUNK:
+        n_updates = len(self._updates)
+        is_elsewhere = self._engine is not None and self._engine.takes(n_updates=n_updates, n_values=n_values)
+        if self._engine is not None and is_elsewhere and self._chunk == CHUNK:
             parts = enumerate(batched(self._updates, CHUNK))
             jobs = [self._job(part, n_values, weights.part(i * CHUNK, len(part))) for i, part in parts]
             try:
@@ -130,7 +132,7 @@ class StoredRound:
                 return
         first = n_done * self._chunk
         rest = self._in_order(self._encoded, first)
-        yield from chunk_sums(rest, n_values, weights.part(first, len(self._updates)), chunk=self._chunk)
+        yield from chunk_sums(rest, n_values, weights.part(first, n_updates), chunk=self._chunk)
 
     def _common_shape(self, n_values: int) -> UpdateShape | None:
         """Return the shape of every update, if they have one and it is of the values that are added."""

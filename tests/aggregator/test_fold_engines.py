@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -12,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from aggregator import fold_settings
+from aggregator.adapters import fold_processes
 from aggregator.adapters.blob_store import FolderBlobStore
+from aggregator.adapters.fold_auto import LEAST_UPDATES, AutoFoldEngine
 from aggregator.adapters.fold_processes import ProcessFoldEngine
 from aggregator.async_settings import AsyncSettings
 from aggregator.blob_place import open_blobs
@@ -21,8 +25,9 @@ from aggregator.core.folding import ADAPTER, StrategyConfig
 from aggregator.core.partial_sums import CHUNK
 from aggregator.core.strategies import STRATEGIES
 from aggregator.fold_engine import FoldEngineError
+from aggregator.fold_pool import WORTH_VALUES
 from aggregator.fold_secret import FoldSecret
-from aggregator.fold_settings import FoldSettings
+from aggregator.fold_settings import FoldSettings, make_engine
 from aggregator.fold_worker import place_from, place_text
 from aggregator.privacy_settings import PrivacySettings
 from aggregator.stored_fold import StoredRound
@@ -85,6 +90,9 @@ class Failing:
     def __init__(self, stored: StoredUpdates, *, after: int) -> None:
         self._stored, self._after = stored, after
 
+    def takes(self, *, n_updates: int, n_values: int) -> bool:
+        return n_updates > 0 < n_values
+
     def sums(self, jobs: Sequence[ChunkJob]) -> Iterator[ChunkSum]:
         for job in jobs[: self._after]:
             yield sum_chunk(job, self._stored.blobs)
@@ -136,6 +144,9 @@ class Elsewhere:
 
     def __init__(self, blobs: FolderBlobStore) -> None:
         self._blobs, self.n_added = blobs, 0
+
+    def takes(self, *, n_updates: int, n_values: int) -> bool:
+        return n_updates > 0 < n_values
 
     def sums(self, jobs: Sequence[ChunkJob]) -> Iterator[ChunkSum]:
         for job in jobs:
@@ -233,6 +244,42 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_processes_are_started_on_their_own_only_for_many_short_updates(stored: StoredUpdates) -> None:
+    with closing(ProcessFoldEngine(stored.blobs._folder, workers=1)) as processes:
+        auto = AutoFoldEngine(processes)
+        assert not auto.takes(n_updates=LEAST_UPDATES - 1, n_values=N_PARAMS)
+        assert not auto.takes(n_updates=LEAST_UPDATES, n_values=WORTH_VALUES)
+        assert processes.pids == []
+        assert not auto.takes(n_updates=LEAST_UPDATES, n_values=N_PARAMS)  # nobody waits for their start
+        assert len(processes.pids) == 1
+        assert auto.takes(n_updates=LEAST_UPDATES, n_values=N_PARAMS)
+        assert list(map(pack_sum, auto.sums([job_of(stored)]))) == [pack_sum(sum_chunk(job_of(stored), stored.blobs))]
+
+
+def test_without_being_told_a_service_helps_itself_to_processes_where_that_is_possible(
+    tmp_path: Path, object_place: ObjectPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fold_settings, "n_cores", lambda: 16)
+    assert isinstance(make_engine(FoldSettings(), tmp_path), AutoFoldEngine)
+    assert make_engine(FoldSettings(), object_place) is None
+    assert make_engine(FoldSettings(engine="local"), tmp_path) is None
+    monkeypatch.setattr(fold_settings, "n_cores", lambda: 1)
+    assert make_engine(FoldSettings(), tmp_path) is None
+
+
+def test_a_machine_without_room_for_processes_folds_by_itself(
+    stored: StoredUpdates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_room(*_args: Any, **_more: Any) -> Any:
+        raise OSError(errno.EAGAIN, "no room")
+
+    monkeypatch.setattr(fold_processes.subprocess, "Popen", no_room)
+    processes = ProcessFoldEngine(stored.blobs._folder, workers=1)
+    assert not AutoFoldEngine(processes).takes(n_updates=LEAST_UPDATES, n_values=N_PARAMS)
+    assert fold(stored, processes) == fold(stored)
+    assert ["no room" in one["why"] for one in facts_of(caplog, "fold-engine-failed")] == [True]
 
 
 def test_processes_read_object_storage(stored: StoredUpdates, object_place: ObjectPlace) -> None:
