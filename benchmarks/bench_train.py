@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.record import Benchmark, print_table
-from benchmarks.train_cases import CASES
+from benchmarks.train_cases import CASES, write_model
 from benchmarks.train_cells import PEERS, Gap, Way, export_cell, prepare, run_cell
 
 if TYPE_CHECKING:
@@ -58,13 +58,20 @@ def main() -> None:
     bench = Benchmark("train", "What does a training step cost beside PyTorch?")
     families: list[str] = options.families.split(",")
     ways = {name: _ways(name, options) for name in families}
-    bundles, gaps = _export_all(ways, options.jobs)
     cells: dict[str, Cells] = {}
     with tempfile.TemporaryDirectory(prefix="edgefold-train-") as name:
+        models = {family: write_model(CASES[family], Path(name) / family) for family in families}
+        bundles, gaps = _export_all(ways, models, options.jobs)
         for family in families:
             if (family, FP32) in bundles:
-                case, scratch = CASES[family], Path(name)
-                ready = prepare(case, bundles[family, FP32], scratch, n_steps=options.steps, threads=options.threads)
+                ready = prepare(
+                    CASES[family],
+                    bundles[family, FP32],
+                    models[family],
+                    Path(name),
+                    n_steps=options.steps,
+                    threads=options.threads,
+                )
                 of_family = {way: bundles.get((family, way)) for way in ways[family]}
                 cells[family] = _turns(ready, of_family, gaps[family], options.turns)
             _report(bench, family, cells.get(family, {}), gaps[family])
@@ -106,13 +113,15 @@ def _ways(family: str, options: argparse.Namespace) -> list[Way]:
     return [FP32, *ours, *others, *(Way(one) for one in options.peers.split(",") if one)]
 
 
-def _export_all(ways: dict[str, list[Way]], n_jobs: int) -> tuple[dict[tuple[str, Way], Path], dict[str, Gaps]]:
+def _export_all(
+    ways: dict[str, list[Way]], models: dict[str, str], n_jobs: int
+) -> tuple[dict[tuple[str, Way], Path], dict[str, Gaps]]:
     """Return the bundles of all cells, and why some have none."""
     wanted = [(family, way) for family, own in ways.items() for way in own if not way.is_peer]
     gaps: dict[str, Gaps] = {family: {} for family in ways}
     bundles = {}
     with ThreadPoolExecutor(n_jobs) as pool:
-        done = pool.map(lambda one: export_cell(CASES[one[0]], one[1]), wanted)
+        done = pool.map(lambda one: export_cell(CASES[one[0]], one[1], models[one[0]]), wanted)
         for (family, way), found in zip(wanted, done, strict=True):
             if isinstance(found, Gap):
                 gaps[family][way] = found

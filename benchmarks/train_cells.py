@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 
 from benchmarks.residency import in_small_pages, train_watched
-from benchmarks.train_cases import LABELS, Case, write_examples, write_model
+from benchmarks.train_cases import LABELS, Case, write_examples
 from edge_agent.trainer.batches import batches_in_order
 from edge_agent.trainer.datasets import open_dataset
 from host.bundle_folder import open_bundle
@@ -79,8 +79,11 @@ class Prepared:
     n_steps: int
 
 
-def export_cell(case: Case, way: Way) -> Path | Gap:
-    """Return the bundle of a cell, exported unless it is there from before; or why there is none."""
+def export_cell(case: Case, way: Way, model: str) -> Path | Gap:
+    """Return the bundle of a cell, exported unless it is there from before; or why there is none.
+
+    ``model`` is what ``write_model`` said. Called by several threads at once: it starts a process and waits.
+    """
     for name in NEEDS[way.engine]:
         found = environment_of(name)
         if found.state != "installed":
@@ -90,17 +93,16 @@ def export_cell(case: Case, way: Way) -> Path | Gap:
         open_bundle(folder)
     except BundleError:
         shutil.rmtree(folder, ignore_errors=True)
-        why = _export(case, way, folder)
+        KEPT.mkdir(parents=True, exist_ok=True)
+        why = _export(case, way, folder, model)
         if why is not None:
             return Gap(why)
     in_small_pages(folder)
     return folder
 
 
-def _export(case: Case, way: Way, folder: Path) -> str | None:
+def _export(case: Case, way: Way, folder: Path, model: str) -> str | None:
     """Export a bundle in a process of its own; return why not, None if it is there."""
-    KEPT.mkdir(parents=True, exist_ok=True)
-    model = KEPT / f"{folder.name}.model"
     engines = "portable" if way.engine == "portable" else f"portable,{way.engine}"
     options = ["--task", case.task, "--quantize", way.precision, "--engines", engines, "--out", str(folder)]
     if case.has_labels:
@@ -109,13 +111,11 @@ def _export(case: Case, way: Way, folder: Path) -> str | None:
         options += ["--max-tokens", str(case.tokens)]
         if way.engine == "litert":
             options += ["--litert-shapes", f"{case.batch}x{case.tokens}"]
+    command = [sys.executable, "-m", "edgefold", "export", model, *options, "--json"]
     try:
-        command = [sys.executable, "-m", "edgefold", "export", write_model(case, model), *options, "--json"]
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=DEADLINE_S)
     except subprocess.TimeoutExpired:
         return f"its export took more than {DEADLINE_S:.0f} s"
-    finally:
-        shutil.rmtree(model, ignore_errors=True)
     lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("{")]
     return None if done.returncode == 0 else (lines or [f"exit code {done.returncode}"])[-1][:300]
 
@@ -130,22 +130,18 @@ def _digest(case: Case) -> str:
     return digest.hexdigest()[:8]
 
 
-def prepare(case: Case, bundle: Path, scratch: Path, *, n_steps: int, threads: int) -> Prepared:
-    """Write the model, the examples, and the same examples as batches."""
+def prepare(case: Case, bundle: Path, model: str, scratch: Path, *, n_steps: int, threads: int) -> Prepared:
+    """Write the examples of a case, and the same examples as batches."""
     opened = open_bundle(bundle)
-    model = scratch / f"{case.name}-model"
-    if case.sample is None:
-        write_model(case, model)
-    else:
-        model = sample_folder(case.sample)
     data = write_examples(case, opened, n_steps * case.batch, scratch)
     examples = open_dataset(opened, data, max_tokens=case.tokens or 1, max_examples=n_steps * case.batch)
     batches = list(batches_in_order(examples, batch_size=case.batch))[:n_steps]
     path = scratch / f"{case.name}-batches.npz"
     arrays = {f"{step}/{name}": array for step, batch in enumerate(batches) for name, array in batch.items()}
     np.savez(path, allow_pickle=False, **arrays)
+    folder = Path(model) if case.sample is None else sample_folder(case.sample)
     return Prepared(
-        case=case, model=model, data=data, batches=path, scratch=scratch, threads=threads, n_steps=len(batches)
+        case=case, model=folder, data=data, batches=path, scratch=scratch, threads=threads, n_steps=len(batches)
     )
 
 
