@@ -105,7 +105,7 @@ class Needs:
     central_dp: bool  # the same for one noisy mean: noise on values that nobody sends would move what is frozen
     plain_sgd: bool = False  # the device's steps must be SGD without momentum, and its update unclipped
     memory: str = "O(adapter)"
-    refusal: str | None = None  # why no task can ask for it, where that is so
+    open_base: bool = False  # the bundle's base weights must be open to change: it comes behind the adapter
 
 
 def _no_terms(_options: Any, _context: TermsContext) -> DeviceTerms | None:  # noqa: ANN401 - a strategy's own class
