@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from safetensors.numpy import load_file
 
 from edge_agent.trainer.engines import open_engine
-from export.adapt import Adapted, adapt
+from export.adapt import Adapted, Options, adapt
 from export.bundle import Exported
 from export.load import Source
 from export.merge import TOLERANCE, merge
@@ -46,12 +47,12 @@ def change_for(exported: Exported) -> np.ndarray:
 
 
 def test_an_engine_with_a_changed_base_is_pytorchs_model_with_it(
-    exported: Exported, source: Source, options: object, make_batch: Callable[..., dict[str, np.ndarray]]
+    exported: Exported, source: Source, options: Options, make_batch: Callable[..., dict[str, np.ndarray]]
 ) -> None:
     bundle, change = open_bundle(exported.folder), change_for(exported)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        adapted = adapt(source, options)  # type: ignore[arg-type]  # the fixture's own
+        adapted = adapt(source, options)
     add_change(base_tensors(adapted), change)
     batch = make_batch(3, 7)
     with torch.no_grad():
@@ -62,7 +63,8 @@ def test_an_engine_with_a_changed_base_is_pytorchs_model_with_it(
     scores, before = (one.scores(adapted.theta, batch)["logits"] for one in (engine, own))
     np.testing.assert_allclose(scores, expected, atol=1e-5)
     assert float(np.abs(scores - before).max()) > 0.01
-    assert not np.allclose(*(one.loss_and_gradient(adapted.theta, batch)[1] for one in (engine, own)), atol=1e-4)
+    slopes, others = (one.loss_and_gradient(adapted.theta, batch)[1] for one in (engine, own))
+    assert not np.allclose(slopes, others, atol=1e-4)
 
 
 def test_what_a_graph_reads_elsewhere_is_noticed(exported: Exported, adapted: Adapted, copied: Path) -> None:
@@ -76,18 +78,18 @@ def test_what_a_graph_reads_elsewhere_is_noticed(exported: Exported, adapted: Ad
 
 @pytest.mark.parametrize("changes", [{"precision": "fp16"}, {"adapter": "lora+ia3"}])
 def test_weights_in_fewer_bits_or_behind_ia3_stay_as_they_are(
-    source: Source, options: object, changes: dict[str, object]
+    source: Source, options: Options, changes: dict[str, Any]
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        adapted = adapt(source, replace(options, **changes))  # type: ignore[type-var]  # the fixture's own
+        adapted = adapt(source, replace(options, **changes))
     assert base_tensors(adapted) == ()
 
 
-def test_two_weights_of_one_content_cannot_be_told_apart(source: Source, options: object) -> None:
+def test_two_weights_of_one_content_cannot_be_told_apart(source: Source, options: Options) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        adapted = adapt(source, options)  # type: ignore[arg-type]  # the fixture's own
+        adapted = adapt(source, options)
     first, second, *_ = base_tensors(adapted)
     with torch.no_grad():
         second.parameter.copy_(first.parameter)
@@ -126,7 +128,7 @@ def evaluate(bundle: Path, folder: Path, values: np.ndarray) -> float:
         has_base_change=True,
     )
     result = run_job(job, deadline_s=120)
-    return result.sets["all"].loss  # type: ignore[union-attr]  # an evaluation's
+    return result.sets["all"].loss
 
 
 def test_a_trainer_takes_what_fits_and_refuses_the_rest_by_name(
