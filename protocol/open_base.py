@@ -1,4 +1,4 @@
-"""Which frozen weights of a bundle a version may change: ``base.json``, beside the layout (docs/adr/0028).
+"""Which frozen weights of a bundle a version may change: ``base.json``, beside the layout (docs/adr/0029).
 
 Some strategies put a part of what was learnt into the weights that LoRA adapts. Such a *base change* is one dense
 vector (``protocol.lora_pairs``), and this file says where each pair's weight lies, so that a device can add it.

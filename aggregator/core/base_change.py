@@ -31,6 +31,7 @@ NEEDS: Final = Needs(
     central_dp=False,
     open_base=True,
     memory="dense weights of all adapted layers",
+    engine="mean",
 )
 
 
