@@ -189,6 +189,7 @@ class TrainResult:
     n_steps: int
     loss: float  # mean over the last epoch
     train_s: float  # in steps alone
+    first_step_s: float = 0.0  # of which this process's first, in which the engine loads; 0: not measured
     wall_s: float  # from the process's start
     peak_memory_bytes: int
     update_norm: float  # L2 of the delta before encoding

@@ -120,6 +120,7 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
         n_steps=epochs.n_steps,
         loss=epochs.last_loss,
         train_s=epochs.train_s,
+        first_step_s=0.0 if isinstance(epochs, PrivateEpochs) else epochs.first_step_s,
         wall_s=time.monotonic() - started,
         peak_memory_bytes=peak_bytes(),
         update_norm=l2_norm(delta),
@@ -214,7 +215,7 @@ class _Epochs:
 
     def __init__(self, plan: Plan, data: Dataset, kind: str, report: Report) -> None:
         self._plan, self._data, self._kind, self._report = plan, data, kind, report
-        self.n_steps, self.train_s, self.last_loss = 0, 0.0, 0.0
+        self.n_steps, self.train_s, self.first_step_s, self.last_loss = 0, 0.0, 0.0, 0.0
 
     def run(self, engine: _Gradients, terms: LocalTerms, checkpoints: Checkpoints) -> NDArray[np.float32]:
         """Return the local adapter, float32 [n_params]; begins where ``checkpoints`` stands."""
@@ -239,6 +240,7 @@ class _Epochs:
                 terms.step(optimizer, theta, gradient)
                 now = time.monotonic()
                 self.train_s += now - began
+                self.first_step_s = self.first_step_s or now - began
                 self.n_steps += 1
                 losses.append(loss)
                 if now - reported > _REPORT_EVERY_S:

@@ -122,6 +122,8 @@ def _session(path: Path, threads: int, weights: Weights) -> ort.InferenceSession
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     _share_arena()
     options.add_session_config_entry("session.use_env_allocators", "1")
+    # Of the code that ran until here little is run again; without it making the session was a small batch's peak.
+    _let_go(_clean_mappings("/", is_read_only=True))
     with _translated(path.name, _WHILE_LOADING):
         if weights:  # of other names, shapes or types than the graph's it takes none
             values = [ort.OrtValue.ortvalue_from_numpy(one) for one in weights.values()]
