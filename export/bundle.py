@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from export.adapt import Adapted, Options, adapt
-from export.engines import Steps, default_bucket, refuse_impossible, write_engine
+from export.engines import Steps, default_bucket, refuse_impossible, refuse_tables, write_engine
 from export.load import Source, load
 from export.lower import OPSET, lower
 from export.memory_plan import plan_memory, sizes_for
@@ -134,6 +134,7 @@ def export_bundle(  # noqa: PLR0913 - what a person chooses, and who watches
     source = load(model, is_text=options.is_text)
     watch("adapt")
     adapted = adapt(source, options)
+    refuse_tables(engines, adapted)
     announce(adapted)
     with _beside(out) as folder:
         steps, memory = _write_graphs(folder, adapted, options, watch)
