@@ -16,10 +16,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from export.adapt import Adapted, Options, adapt
-from export.engines import Steps, default_bucket, refuse_impossible, write_engine
+from export.engines import Steps, default_bucket, refuse_impossible, refuse_tables, write_engine
 from export.load import Source, load
 from export.lower import OPSET, lower
 from export.memory_plan import plan_memory, sizes_for
+from export.open_base import base_tensors, holds, keys_of, open_weights
 from export.pack import pack
 from export.parity import (
     CLIP_GRAD_NORM,
@@ -35,6 +36,7 @@ from export.parity import (
 from export.problems import Problem, make_problem
 from export.reference import run_torch
 from export.trace import Step, trace
+from host.bundle_folder import open_bundle
 from host.durable import TEMP_PREFIX
 from models.tasks import TASKS
 from protocol.bundle import (
@@ -55,6 +57,7 @@ from protocol.bundle import (
     bundle_id,
 )
 from protocol.errors import ConfigError, EngineError, StorageError
+from protocol.open_base import OPEN_BASE
 
 __all__ = ["Exported", "ParityError", "Watch", "export_bundle"]
 
@@ -131,6 +134,7 @@ def export_bundle(  # noqa: PLR0913 - what a person chooses, and who watches
     source = load(model, is_text=options.is_text)
     watch("adapt")
     adapted = adapt(source, options)
+    refuse_tables(engines, adapted)
     announce(adapted)
     with _beside(out) as folder:
         steps, memory = _write_graphs(folder, adapted, options, watch)
@@ -145,6 +149,10 @@ def export_bundle(  # noqa: PLR0913 - what a person chooses, and who watches
         (folder / PARITY).write_bytes(b"{}\n")
         _write_manifest(folder, source, adapted, options, files, memory)
         watch("parity")
+        if (folder / OPEN_BASE).is_file() and not holds(
+            open_bundle(folder), adapted, base_tensors(adapted), seed=options.seed
+        ):
+            (folder / OPEN_BASE).unlink()
         report = _check(folder, adapted, options, engines)
         watch("seal")
         (folder / PARITY).write_bytes(report.to_bytes())
@@ -174,6 +182,7 @@ def _write_graphs(
     watch("lower")
     train_model, evaluate_model = lower(train), lower(evaluate)
     watch("pack")
+    tensors = base_tensors(adapted)
     pack(
         train_model,
         evaluate_model,
@@ -181,7 +190,11 @@ def _write_graphs(
         evaluate_path=folder / EVALUATE,
         weights_path=folder / WEIGHTS,
         table=adapted.table,
+        outside=keys_of(tensors),
     )
+    opened = open_weights(tensors, {"train": train_model, "evaluate": evaluate_model})
+    if opened is not None:
+        (folder / OPEN_BASE).write_bytes(opened.to_bytes())
     memory = plan_memory(
         train_model, sizes_for(options.max_tokens if options.is_text else None), n_params=adapted.layout.n_params
     )
@@ -245,6 +258,7 @@ def _write_manifest(
     inputs, is_text = adapted.inputs, adapted.inputs.vocabulary is not None
     tokens = TokenFacts(file=TOKENIZER, pad_id=adapted.pad_id, max_tokens=options.max_tokens)
     names = {WEIGHTS, LAYOUT, ADAPTER, PARITY, *([TOKENIZER] if is_text else [])}
+    names |= {OPEN_BASE} if (folder / OPEN_BASE).is_file() else set()
     names |= {
         name for one in engines.values() for name in (one.train, one.evaluate, one.checkpoint) if name is not None
     }

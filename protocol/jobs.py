@@ -117,6 +117,7 @@ class EvaluateJob:
     sets: dict[Annotated[str, Length(1, 64)], _Path]
     adapter: _Path | None = None
     personal: _Path | None = None  # raw float32 [n_params], added to the adapter
+    has_base_change: bool = False  # follows the adapter in its payload, as in work with ``terms.base_change``
     batch_size: Annotated[int, Range(1, 4096)] = 32
     max_tokens: Annotated[int, Range(1, 8192)] = 64
     threads: _Threads = 1
