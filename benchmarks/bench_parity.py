@@ -114,9 +114,12 @@ def _run(folder: Path, family: str, adapter: str, engines: list[str]) -> dict[st
         write_tiny(model, folder / model)
     names = LABEL_NAMES if task == NAMED_CLASSES else ()
     n_labels = N_LABELS if TASKS[task].has_labels else None
-    options = Options(
-        task=task, n_labels=n_labels, label_names=names, adapter=adapter, rank=2, n_virtual=3, max_tokens=40
-    )
+    try:
+        options = Options(
+            task=task, n_labels=n_labels, label_names=names, adapter=adapter, rank=2, n_virtual=3, max_tokens=40
+        )
+    except ConfigError as error:
+        return {engine: {"why_not": str(error)} for engine in engines}
     cells: dict[str, Cell] = {}
     for engine in engines:
         try:
