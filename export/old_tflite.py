@@ -19,7 +19,11 @@ aten = torch.ops.aten
 
 def say_with_older_operations(program: ExportedProgram) -> ExportedProgram:
     """Return the program without boolean look-ups and without scatters of one value a row."""
-    table: dict[Any, Callable[..., Any]] = {aten.index.Tensor: _index, aten.scatter.value: _scatter}
+    table: dict[Any, Callable[..., Any]] = {
+        aten.index.Tensor: _index,
+        aten.scatter.value: _scatter,
+        aten.scatter_add.default: _scatter_add,
+    }
     rewritten: ExportedProgram = program.run_decompositions(table)
     return rewritten
 
@@ -33,9 +37,24 @@ def _index(source: Tensor, indices: Sequence[Tensor | None]) -> Any:  # noqa: AN
 
 def _scatter(source: Tensor, dim: int, index: Tensor, value: float) -> Any:  # noqa: ANN401 - as above
     """Compare a row's one index with every position: STABLEHLO_SCATTER is newer."""
-    if index.shape[dim] != 1 or index.dim() != source.dim():
+    if not _is_one_a_row(source, dim, index):
         return NotImplemented
+    return torch.where(index == _positions(source, dim), torch.full((), value, dtype=source.dtype), source)
+
+
+def _scatter_add(source: Tensor, dim: int, index: Tensor, values: Tensor) -> Any:  # noqa: ANN401 - as above
+    """Add a row's one value where its index is, and nothing elsewhere: no runtime has a scatter that adds."""
+    if not _is_one_a_row(source, dim, index):
+        return NotImplemented
+    return source + torch.where(index == _positions(source, dim), values, torch.zeros((), dtype=source.dtype))
+
+
+def _is_one_a_row(source: Tensor, dim: int, index: Tensor) -> bool:
+    return index.dim() == source.dim() and index.shape[dim] == 1
+
+
+def _positions(source: Tensor, dim: int) -> Tensor:
+    """Return 0, 1, 2, ... along ``dim``, of length 1 along every other axis."""
     shape = [1] * source.dim()
     shape[dim] = source.shape[dim]
-    positions = torch.arange(source.shape[dim], device=source.device).reshape(shape)
-    return torch.where(index == positions, torch.full((), value, dtype=source.dtype), source)
+    return torch.arange(source.shape[dim], device=source.device).reshape(shape)

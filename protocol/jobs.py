@@ -20,6 +20,7 @@ from protocol.secure_sum.messages import SumPlan  # noqa: TC001 - as above
 
 __all__ = [
     "ANCHOR_FILE",
+    "COMPARED_SCORES",
     "DELTA_FILE",
     "DIRECTORY_FILE",
     "FISHER_FILE",
@@ -47,6 +48,8 @@ __all__ = [
     "TrainResult",
 ]
 
+# What two runtimes are compared by: of each task its first output (``models``); a runtime may give them in any order.
+COMPARED_SCORES: Final = ("logits", "similarities", "embeddings", "forecasts", "losses")
 MAX_LINE_BYTES: Final = 1_000_000  # the longest line is a check's list of losses
 UPDATE_FILE: Final = "update.payload"
 PERSONAL_FILE: Final = "personal.f32"  # local minus received, raw, never encoded
@@ -130,7 +133,7 @@ class CheckJob:
     """Take ``n_steps`` optimiser steps over given batches from given parameters, for comparison with a reference.
 
     ``batches`` is an .npz with arrays ``{step}/{input}``; ``out`` gets ``theta.f32`` and ``logits.npz``, whose array
-    ``{step}`` has the first output of the evaluation graph for that step's batch at the final parameters.
+    ``{step}`` has for that step's batch at the final parameters the first of ``COMPARED_SCORES`` that the task gives.
     """
 
     kind: Literal["check"] = "check"

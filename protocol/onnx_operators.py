@@ -119,16 +119,22 @@ _STANDARD: Final = frozenset(
         "Xor",
     }
 )
-# The gradients that onnxruntime-training writes for those.
+# What onnxruntime-training writes for those and for their gradients.
 _GRADIENTS: Final = frozenset(
     {
         "ConcatTraining",
+        "FastGelu",
+        "FastGeluGrad",
         "FusedMatMul",
         "GatherElementsGrad",
         "GatherGrad",
         "InPlaceAccumulatorV2",
         "LayerNormalizationGrad",
         "LogSoftmaxGrad_13",
+        "QuickGelu",
+        "QuickGeluGrad",
+        "ReluGrad",
+        "Scale",
         "SliceGrad",
         "SoftmaxGrad_13",
         "SplitTraining",

@@ -51,7 +51,7 @@ class Engine(Protocol):
         """
 
     def scores(self, theta: NDArray[np.float32], batch: Batch) -> dict[str, NDArray[np.float32]]:
-        """Return what the evaluation graph gives, by name, the graph's first output first; labels are not looked at.
+        """Return what the evaluation graph gives, by name and in no order; labels are not looked at.
 
         Raises:
             BundleError, ConfigError, EngineError: as ``loss_and_gradient``.

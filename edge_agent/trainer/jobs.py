@@ -35,8 +35,9 @@ from host.bundle_folder import Bundle, open_bundle
 from host.durable import read_bytes, write_bytes
 from host.memory import peak_bytes
 from protocol.bundle import ADAPTER
-from protocol.errors import ConfigError, EngineError
+from protocol.errors import BundleError, ConfigError, EngineError
 from protocol.jobs import (
+    COMPARED_SCORES,
     DELTA_FILE,
     KEPT_FILE,
     PERSONAL_FILE,
@@ -177,7 +178,7 @@ def check(job: CheckJob, _report: Report, *, started: float) -> CheckResult:
         train_s += time.monotonic() - began
         losses.append(loss)
     save_vector(Path(job.out) / "theta.f32", theta)
-    logits: dict[str, Any] = {str(i): _first(engine.scores(theta, batch)) for i, batch in enumerate(batches)}
+    logits: dict[str, Any] = {str(i): _compared(engine.scores(theta, batch)) for i, batch in enumerate(batches)}
     np.savez(Path(job.out) / "logits.npz", **logits)
     return CheckResult(
         losses=tuple(losses),
@@ -295,8 +296,11 @@ def _given(bundle: Bundle, path: str | None, terms: DeviceTerms | None) -> Recei
     return received(bundle, payload, terms)
 
 
-def _first(scores: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    return next(iter(scores.values()))
+def _compared(scores: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    for name in COMPARED_SCORES:
+        if name in scores:
+            return scores[name]
+    raise BundleError(f"the evaluation graph gives {', '.join(scores)}, none of {', '.join(COMPARED_SCORES)}")
 
 
 def _residual(path: str | None, n_params: int) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from export.adapt import Options
 from export.bundle import Exported, export_bundle
 from export.parity import compare, optimizer_of, run_engine
 from export.problems import Problem, make_problem
@@ -24,12 +25,13 @@ from host.arrays import load_npz, load_vector, save_vector
 from host.bundle_folder import open_bundle
 from host.engines import environment_of
 from host.trainer_process import Launch, run_job
+from models.tiny import write_tiny
 from protocol.errors import BundleError, ConfigError, EngineError
 from protocol.jobs import CheckJob, EvaluateJob, TrainJob
 from protocol.messages import Codec, Optimizer, Plan
 
 if TYPE_CHECKING:
-    from export.adapt import Adapted, Options
+    from export.adapt import Adapted
 
 ROOT = Path(__file__).parents[2]
 ENGINES = ("portable", "ort-training", "litert")
@@ -168,6 +170,19 @@ class TestOrtTraining(EngineContract):
 
 class TestLitert(EngineContract):
     name = "litert"
+
+
+def test_a_decoder_is_trained_by_every_engine(engines_folder: Path, tmp_path: Path) -> None:
+    # Its loss picks one word of many a token, and its scores are two outputs of one shape.
+    assert engines_folder.is_dir()
+    write_tiny("gpt2", tmp_path / "gpt2")
+    options = Options(task="causal-lm", max_tokens=40, rank=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = export_bundle(str(tmp_path / "gpt2"), options, tmp_path / "bundle", engines=ENGINES).report
+    assert {name for name, apart in report.by_engine.items() if apart.update < 1e-4 and apart.logits < 1e-4} == {
+        *ENGINES
+    }
 
 
 def test_verify_runs_every_engine_that_is_here(bundle: Exported) -> None:

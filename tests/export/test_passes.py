@@ -1,6 +1,7 @@
 """Each pass by itself, against the formula or graph that it replaces."""
 
 import math
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from export.activations import _gelu
 from export.decompositions import native_layer_norm_backward, slice_backward
 from export.narrow import narrow
+from export.old_tflite import say_with_older_operations
 from export.parity import Outcome, compare
 from export.problems import Inputs, Problem, make_problem
 from export.products import absorb
@@ -60,6 +62,20 @@ class _LastLayer(nn.Module):
         mixed = (torch.matmul(q, k.transpose(2, 3)) * 0.5).softmax(-1).matmul(v)
         h = self.o(mixed.transpose(1, 2).reshape(n, t, 8)) + x
         return self.norm(self.down(nn.functional.gelu(self.up(h))) + h)[:, 0]
+
+
+@pytest.mark.parametrize("dim", [-1, 1])
+def test_a_value_a_row_is_added_without_a_scatter(dim: int) -> None:
+    class Rows(nn.Module):
+        def forward(self, index: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+            return torch.ones(3, 5).scatter_add(dim, index, values)
+
+    rows, arguments = Rows(), (torch.tensor([[4], [0], [2]]), torch.tensor([[0.1], [-2.0], [3.0]]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = say_with_older_operations(torch.export.export(rows, arguments))
+    assert not [node for node in program.graph.nodes if "scatter" in str(node.target)]
+    assert torch.equal(program.module()(*arguments), rows(*arguments))
 
 
 def test_narrowing_keeps_the_function_and_shrinks_the_layer() -> None:

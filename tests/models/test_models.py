@@ -24,6 +24,7 @@ from models.task import family_of
 from models.tasks import TASKS
 from models.text_classification import TEXT_CLASSIFICATION, Classifier
 from protocol.errors import ConfigError
+from protocol.jobs import COMPARED_SCORES
 
 
 @pytest.fixture
@@ -170,6 +171,11 @@ def test_every_family_says_how_its_layers_are_named_and_no_type_occurs_twice() -
     for task in TASKS.values():
         types = [one for family in task.families for one in family.model_types]
         assert len(set(types)) == len(types)
+
+
+def test_runtimes_are_compared_by_the_first_output_of_each_task() -> None:
+    for task in TASKS.values():
+        assert next(name for name in COMPARED_SCORES if name in task.outputs) == task.outputs[0]
 
 
 def test_the_loss_of_a_language_model_counts_real_tokens_with_a_real_predecessor() -> None:
