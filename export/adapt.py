@@ -49,6 +49,7 @@ class Options:
     tier: TierFacts | None = None  # what the bundle is made for; said in the manifest
     checkpoint: bool = False  # compute the inside of a layer again in the backward instead of keeping it
     dropout: float = 0.0  # how often a value is dropped in training
+    per_example: bool = False  # whether the bundle has a graph that clips each example's gradient by itself
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -78,6 +79,12 @@ class Options:
                 raise ConfigError(message)
         if not (self.dropout == 0 or LEAST_DROPOUT <= self.dropout <= MOST_DROPOUT):
             message = f"--dropout is {self.dropout}, it must be 0, or from {LEAST_DROPOUT} to {MOST_DROPOUT}"
+            raise ConfigError(message)
+        if self.dropout and self.per_example:
+            message = (
+                "--per-example does not go with --dropout: masks are drawn for a batch, so that one example would "
+                "change the gradients of the others; leave out one of them"
+            )
             raise ConfigError(message)
         if not self.alpha > 0:
             message = f"--alpha is {self.alpha}, it must be above 0"

@@ -37,12 +37,26 @@ class Graph:
         Raises:
             EngineError: the graph cannot be run on these inputs.
         """
-        names = {value.name for value in self._session.get_inputs()}
         first = self._session.get_outputs()[0].name
+        result: NDArray[np.float32] = self._run([first], inputs)[0]
+        return result
+
+    def run_all(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return all outputs by name.
+
+        Raises:
+            EngineError: as ``run``.
+        """
+        names = [value.name for value in self._session.get_outputs()]
+        return dict(zip(names, self._run(names, inputs), strict=True))
+
+    def _run(self, outputs: list[str], inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        names = {value.name for value in self._session.get_inputs()}
         try:
-            (output,) = self._session.run([first], {name: value for name, value in inputs.items() if name in names})
+            found: list[NDArray[Any]] = self._session.run(
+                outputs, {name: value for name, value in inputs.items() if name in names}
+            )
         except Exception as error:
             message = f"{self._path.name}: onnxruntime does not run it: {str(error).splitlines()[0][:200]}"
             raise EngineError(message) from error
-        result: NDArray[np.float32] = output
-        return result
+        return found
