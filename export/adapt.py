@@ -80,12 +80,7 @@ class Options:
         if not (self.dropout == 0 or LEAST_DROPOUT <= self.dropout <= MOST_DROPOUT):
             message = f"--dropout is {self.dropout}, it must be 0, or from {LEAST_DROPOUT} to {MOST_DROPOUT}"
             raise ConfigError(message)
-        if self.dropout and self.per_example:
-            message = (
-                "--per-example does not go with --dropout: masks are drawn for a batch, so that one example would "
-                "change the gradients of the others; leave out one of them"
-            )
-            raise ConfigError(message)
+        self._check_per_example()
         if not self.alpha > 0:
             message = f"--alpha is {self.alpha}, it must be above 0"
             raise ConfigError(message)
@@ -102,6 +97,19 @@ class Options:
             raise ConfigError(message)
         if len(set(self.label_names)) != len(self.label_names):
             message = "--label-names: a name occurs twice"
+            raise ConfigError(message)
+
+    def _check_per_example(self) -> None:
+        if not self.per_example:
+            return
+        if TASKS[self.task].losses is None:
+            message = f"--per-example: the loss of {self.task} compares the examples of a batch, and one alone has none"
+            raise ConfigError(message)
+        if self.dropout:
+            message = (
+                "--per-example does not go with --dropout: masks are drawn for a batch, so that one example would "
+                "change the gradients of the others; leave out one of them"
+            )
             raise ConfigError(message)
 
     def _check_window(self) -> None:

@@ -27,7 +27,7 @@ from models.adapters import Trainable, named_trainables
 from models.dropout import Dropped
 from models.task import Task
 from protocol.dropout import DropoutFacts, mask_name
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, LocalProtocolError
 
 __all__ = ["Step", "forward_program", "plain", "trace", "trace_losses"]
 
@@ -118,14 +118,17 @@ def trace_losses(
 ) -> Step:
     """Return the step (losses [batch], gradient of their sum [n_params]), each loss that of a batch of one.
 
-    Requires, ensures: as ``trace``; the task has such losses.
+    Requires, ensures: as ``trace``; the task has such losses (``Options`` refuses others).
+
+    Raises:
+        LocalProtocolError: it has none.
     """
     n_examples, n_tokens = _example_sizes(model)
     batch = task.example(model.config, n_examples, n_tokens)
     n_inputs, losses_of = len(task.inputs), task.losses
     if losses_of is None:
-        message = f"--per-example: the loss of {task.kind} compares the examples of a batch, and one alone has none"
-        raise ConfigError(message)
+        message = f"{task.kind} has no loss of single examples"
+        raise LocalProtocolError(message)
     program = _forward(task.wrap(model), task, batch[:n_inputs], max(max_tokens, n_tokens))
     forward = _Forward(_to_train(program, checkpoint=checkpoint), layout)
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,8 @@ def adapted(source: Source) -> Adapted:
 def exported(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return export_bundle(str(tiny_folder), OPTIONS, tmp_path_factory.mktemp("out") / "bundle")
+        options = replace(OPTIONS, per_example=True)
+        return export_bundle(str(tiny_folder), options, tmp_path_factory.mktemp("out") / "bundle")
 
 
 @pytest.fixture
