@@ -30,6 +30,8 @@ KILLS ?= 200
 STORAGE ?= files
 # ... with FOLD=workers also the processes that add updates
 FOLD ?= local
+# ... with INGEST=2 (and STORAGE=servers) also the processes that take updates in
+INGEST ?= 0
 # make test-faults, make test-flaps: how often
 CUTS ?= 500
 FLAPS ?= 200
@@ -62,7 +64,7 @@ test: $(STAMPS)/dev ## Run all tests: the parallel-safe ones together, then the 
 	$(BIN)/python -m pytest -m serial $(PYTEST_ARGS) || [ $$? -eq 5 ] # 5: nothing selected
 
 test-kill: $(STAMPS)/dev ## kill -9 broker and aggregator KILLS=200 times, half of them with asynchronous tasks: nothing lost, nothing twice
-	$(BIN)/python -m deploy.simulate.kill_matrix --kills $(KILLS) --storage $(STORAGE) --fold $(FOLD) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m deploy.simulate.kill_matrix --kills $(KILLS) --storage $(STORAGE) --fold $(FOLD) --ingest $(INGEST) $(if $(SEED),--seed $(SEED))
 
 test-scale: $(STAMPS)/scale ## Fold on a real Ray cluster of two nodes, with PostgreSQL and S3; nodes are killed (a minute)
 	EDGEFOLD_SCALE=1 $(BIN)/python -m pytest -m scale -s tests/scale

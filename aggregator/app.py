@@ -32,6 +32,7 @@ from aggregator.core.intake import (
 from aggregator.core.records import Traffic
 from aggregator.latest import LatestDesk
 from aggregator.pulse import Pulse
+from aggregator.task_view import terms_of
 from aggregator.uploads import UploadDesk, Whole
 from host.link import LinkDown, LinkUp, Received
 from host.logs import event
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from aggregator.core.intake import Decision, Devices, TaskView
     from aggregator.core.records import UpdateRecord
+    from aggregator.core.staging import Staged
     from aggregator.evaluations import Evaluations
     from aggregator.issuance import ClaimDesk, Issuance
     from aggregator.outage import Outage
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from aggregator.retention import Retention
     from aggregator.revocations import Revocations
     from aggregator.runner import Runner
+    from aggregator.staged_desk import StagedDesk
     from aggregator.steering import Steering
     from aggregator.task_setup import World
     from aggregator.trust_upkeep import TrustUpkeep
@@ -62,6 +65,7 @@ __all__ = ["TICK_S", "Parts", "Service", "Trust"]
 
 # How long the pump sleeps at most: so often it looks at deadlines, evaluations, the broker and signals.
 TICK_S: Final = 0.25
+_MAX_HANDED: Final = 1000  # uploads in chunks that workers have, remembered to be tidied up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +93,7 @@ class Parts:
     retention: Retention | None = None
     outage: Outage | None = None
     uploads: UploadDesk | None = None
+    staged: StagedDesk | None = None  # where ingest workers take updates in
     pulse: Pulse = field(default_factory=Pulse)
 
 
@@ -102,6 +107,7 @@ class Service:
         self._is_up = False
         self._latest = LatestDesk(parts.world)
         self._unhandled: LinkEvent | None = None
+        self._handed: set[tuple[str, bytes]] = set()  # wholes of chunks that a worker was given
         self._intake = self._context()
 
     def _context(self) -> IntakeContext:
@@ -118,7 +124,12 @@ class Service:
         for runner in self._runners.values():
             runner.resume()
             self._tidy(runner)
+        self._tell_workers()
         self._advance()
+
+    def _tell_workers(self) -> None:
+        if self._parts.staged is not None:
+            self._parts.staged.set_terms({task: terms_of(runner.setup) for task, runner in self._runners.items()})
 
     def _resume(self) -> None:
         """Go on where the store says: what these objects knew may be older or newer."""
@@ -142,6 +153,8 @@ class Service:
         """Take at most one event from the link, then do what is due; return whether there was an event."""
         # An event in whose midst the storage went away comes again here: it was not acknowledged, and all that it
         # caused may be there or not.
+        if self._parts.staged is not None:
+            timeout_s = min(timeout_s, self._parts.staged.wait_s(self._world.clock.monotonic_s()))
         link_event = self._unhandled = self._unhandled or self._link.receive(timeout_s)
         match link_event:
             case Received():
@@ -153,6 +166,7 @@ class Service:
                 event("link-down", level=logging.WARNING, why=why)
         self._unhandled = None
         now_s = self._world.clock.monotonic_s()
+        n_staged = self._take_staged(now_s)
         for supervisor in self._parts.supervisors:
             supervisor.tick(now_s)
         if self._parts.trust is not None:
@@ -165,7 +179,7 @@ class Service:
         self._steer(now_s)
         self._parts.evaluations.tick()
         self._parts.pulse.is_link_up, self._parts.pulse.beat_s = self._is_up, now_s
-        return link_event is not None
+        return link_event is not None or n_staged > 0
 
     @property
     def is_up(self) -> bool:
@@ -203,6 +217,22 @@ class Service:
             self._publish(answer)
         self._publish_outgoing()
         self._link.acknowledge(message)
+
+    def _take_staged(self, now_s: float) -> int:
+        """Carry out what is due of what ingest workers staged; return how many they were."""
+        n_staged = 0
+        if self._parts.staged is None:
+            return n_staged
+        for staged, decision in self._parts.staged.decisions(self._intake, now_s):
+            answer = self._carry_out(decision, staged.n_bytes)
+            if answer is not None:
+                self._publish(answer)
+            if (staged.device, staged.update_id) in self._handed and self._parts.uploads is not None:
+                self._handed.discard((staged.device, staged.update_id))
+                self._parts.uploads.done(staged.device)
+            n_staged += 1
+            self._advance()  # a round that is full closes before the next is decided on
+        return n_staged
 
     def _carry_out(self, decision: Decision, n_bytes: int) -> Outgoing | None:  # noqa: PLR0911 - one for each decision
         match decision:
@@ -253,6 +283,8 @@ class Service:
                 return self._carry_out(said, n_bytes)
 
     def _take_whole(self, whole: Whole) -> Outgoing | None:
+        if self._hand_on(whole):
+            return None
         decision = decide(whole.topic, whole.payload, self._intake)
         if isinstance(decision, Refused) and decision.update is None:  # its manifest said who asks, so it is answered
             decision = dataclasses.replace(decision, update=whole.upload)
@@ -260,6 +292,17 @@ class Service:
         if self._parts.uploads is not None:
             self._parts.uploads.done(whole.device)
         return answer
+
+    def _hand_on(self, whole: Whole) -> bool:
+        """Give a whole update to an ingest worker, once; False if there is none, or it was no use."""
+        key = whole.device, whole.upload.update_id
+        if self._parts.staged is None or whole.upload.is_step or key in self._handed:
+            self._handed.discard(key)
+            return False
+        if len(self._handed) >= _MAX_HANDED or not self._link.publish(whole.topic, whole.payload):
+            return False
+        self._handed.add(key)
+        return True
 
     def _take_step(self, stepped: Stepped, n_bytes: int) -> Outgoing | None:
         try:
@@ -285,7 +328,7 @@ class Service:
         self,
         reason: Reason,
         device: str,
-        update: Update | SumStep | Upload,
+        update: Update | Staged | SumStep | Upload,
         n_bytes: int,
         answer: Outgoing,
         *,
@@ -295,7 +338,12 @@ class Service:
         event("update-refused", reason=reason, device=device, task=update.task, round=update.round, detail=detail)
 
     def _count(
-        self, reason: Reason, device: str, body: Join | Update | SumStep | Upload, n_bytes: int, answer: Outgoing
+        self,
+        reason: Reason,
+        device: str,
+        body: Join | Update | Staged | SumStep | Upload,
+        n_bytes: int,
+        answer: Outgoing,
     ) -> None:
         task = body.task if body.task in self._runners else ""  # names of strangers must not make the table grow
         traffic = Traffic(up_bytes=n_bytes, down_bytes=answer.n_bytes)
@@ -327,6 +375,7 @@ class Service:
         runner.resume()
         self._runners[runner.task] = runner
         self._intake = self._context()
+        self._tell_workers()
         self._publish(runner.announcement)
 
     def _publish(self, message: Outgoing) -> None:

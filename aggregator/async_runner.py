@@ -2,8 +2,10 @@
 
 Laws: those of ``task_runner``: the store is the truth and this object a cache of it; a change is durable before anybody
 hears of it; the updates of a buffer are fixed (``closing``) before they are folded. An update goes into the buffer that
-is open when it comes. Who waits for a slot is not kept: after a restart devices call again by themselves. Works on one
-thread. Does not decide what a message is worth (``core.intake``) and does not send (the caller publishes).
+is open when it comes. With a gate a fold is a candidate until its verdict: devices are given the newest promoted
+version, and an open buffer on an older one is carried over, whatever was killed in between. Who waits for a slot is not
+kept: after a restart devices call again by themselves. Works on one thread. Does not decide what a message is worth
+(``core.intake``) and does not send (the caller publishes).
 Memory: O(adapter) and O(devices that work or wait).
 """
 
@@ -12,15 +14,13 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Final, Literal
 
-from aggregator.async_settings import async_of, oldest_welcome
+from aggregator.async_settings import async_of
 from aggregator.core.buffer import (
     BufferProgress,
     Slots,
     WaitingRoom,
-    WorkOfBuffers,
     due_buffer_event,
 )
-from aggregator.core.intake import TaskView
 from aggregator.core.records import Change, RoundRecord
 from aggregator.core.rounds import FINAL_STATES
 from aggregator.handover import Handover
@@ -28,6 +28,7 @@ from aggregator.round_fold import fold_buffer, log_fold
 from aggregator.task_control import TaskControl
 from aggregator.task_runner import GRACE_S
 from aggregator.task_versions import TaskVersions
+from aggregator.task_view import task_view, welcome_works
 from host.logs import event
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.messages import Announce
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from aggregator.conversation import Outgoing
-    from aggregator.core.intake import Admitted, Stepped, Taken
+    from aggregator.core.intake import Admitted, Stepped, Taken, TaskView
     from aggregator.core.records import CommandRecord, TaskRecord, TaskState, UpdateRecord
     from aggregator.core.rounds import RoundEvent
     from aggregator.task_setup import TaskSetup, World
@@ -68,6 +69,8 @@ class AsyncRunner:
         self._waiting: WaitingRoom[tuple[Admitted, int]] = WaitingRoom(_WAITING_PLACES * self._concurrency)
         self._waiting_for = 0  # the round that those who wait asked for
         self._n_buffered = 0
+        self._published, self._has_candidate = 0, False
+        self._rested: frozenset[str] = frozenset()  # while a candidate waits: who had work of this version before
         self._deadline_s = 0.0  # monotonic
         self._outbox: list[Outgoing] = []
         self._announcement: Outgoing
@@ -135,8 +138,8 @@ class AsyncRunner:
 
     @property
     def is_settled(self) -> bool:
-        """Whether it is finished; no version waits for a verdict, since there is no gate."""
-        return self.is_finished
+        """Whether it is finished and no version that was measured waits for its verdict."""
+        return self.is_finished and not self._control.can_judge()
 
     @property
     def is_closing(self) -> bool:
@@ -150,22 +153,7 @@ class AsyncRunner:
 
     def view(self) -> TaskView:
         """Return what the intake rules must know."""
-        settings, buffer, keys = self.setup.settings, self._buffer, self.setup.keys
-        return TaskView(
-            task=self.task,
-            state=self._state,
-            bundle_id=self.setup.bundle.id,
-            n_params=self.setup.n_params,
-            plan=settings.plan,
-            max_examples=settings.max_examples,
-            n_places=_ANYBODY,
-            key=keys.of_round(buffer.round),
-            round=buffer.round,
-            round_state=buffer.state,
-            version=buffer.version,
-            seal_adapter=settings.privacy.seal_adapter,
-            buffers=WorkOfBuffers(version_of=self._works, key_of=keys.of_round),
-        )
+        return task_view(self.setup, self._buffer, state=self._state, n_places=_ANYBODY, works=self._works)
 
     # -- what devices asked for --------------------------------------------------------------------------------------
 
@@ -180,7 +168,8 @@ class AsyncRunner:
     def admit(self, admitted: Admitted, *, n_bytes: int) -> Outgoing | None:
         """Hand the device its work; let it wait if no slot is free, or decline it if too many wait."""
         now_s, device = self._world.clock.monotonic_s(), admitted.device
-        if self._slots.take(device, now_s) or not admitted.is_first:
+        may_work = not admitted.is_first or self._may_work(device)
+        if (may_work and self._slots.take(device, now_s)) or not admitted.is_first:
             return self._hand_work(admitted, n_bytes=n_bytes)
         if self._waiting.offer(device, (admitted, n_bytes), now_s):
             return None
@@ -218,13 +207,15 @@ class AsyncRunner:
         record = store.task(self.task)
         self._state = "open" if record is None else record.state
         self._buffer = buffer = store.latest_round(self.task)
-        oldest = oldest_welcome(settings, version=buffer.version, restored=store.restored(self.task)) or 0
-        # After a rollback, until its first buffer opens, nothing is welcome.
-        welcome = {one.round: one.version for one in store.rounds_from(self.task, version=oldest)}
-        self._works = welcome or {buffer.round: buffer.version}
+        self._works = welcome_works(self.setup, store, buffer)
         if not self._world.keep_folded_updates:  # kept updates need their keys
             self.setup.keys.end_before(min(self._works))
         self._n_buffered = len(store.buffered(self.task, buffer.round))
+        self._published, self._has_candidate = self._control.published(opened_on=buffer.version)
+        before = [one for one, on in self._works.items() if on == buffer.version and one < buffer.round]
+        self._rested = frozenset(
+            device for one in before if self._has_candidate for device in store.joined(self.task, one)
+        )
         # A machine without a battery clock may wake up in 1970: no wait is longer than the settings say.
         left_s = min(settings.deadline_s, buffer.deadline_unix_s - self._world.clock.unix_s())
         self._deadline_s = self._world.clock.monotonic_s() + left_s
@@ -238,7 +229,7 @@ class AsyncRunner:
     def _announce(self) -> Announce:
         version, state = self._buffer.version, self._announced_state()
         if state == "finished":
-            version = self.versions.newest.version
+            version = self._published
         return Announce(
             task=self.task,
             state=state,
@@ -265,6 +256,7 @@ class AsyncRunner:
             size=settings.cohort,
             least=settings.min_cohort,
             n_working=self._slots.n_working,
+            has_candidate=self._has_candidate,
             is_draining=self._state == "paused",
         )
         return due_buffer_event(progress, is_past_deadline=is_past_deadline)
@@ -275,9 +267,15 @@ class AsyncRunner:
             case "folded":
                 self._fold()
             case "carried-over":
-                following = self.versions.new_round(number + 1, version=self._buffer.version)
+                following = self.versions.new_round(number + 1, version=self._published)
                 store.carry_over(self.task, number, next_round=following, unix_s=self._world.clock.unix_s())
-                event("buffer-carried-over", task=self.task, round=number, n_updates=self._n_buffered)
+                event(
+                    "buffer-carried-over",
+                    task=self.task,
+                    round=number,
+                    version=self._published,
+                    n_updates=self._n_buffered,
+                )
                 self._load()
             case "withdrawn":
                 within = store.buffered(self.task, number)
@@ -292,13 +290,13 @@ class AsyncRunner:
 
     def _fold(self) -> None:
         store, buffer = self._world.store, self._buffer
-        folded = fold_buffer(self.setup, self._world, buffer, self.versions.load(self.versions.newest))
-        version = self.versions.record(
-            buffer.version + 1, folded.state, round_=buffer.round, n_updates=folded.n_updates
-        )
+        folded = fold_buffer(self.setup, self._world, buffer, self.versions.state(buffer.version))
+        number = self.versions.newest.version + 1  # not the buffer's plus 1: a refused candidate keeps its number
+        version = self.versions.record(number, folded.state, round_=buffer.round, n_updates=folded.n_updates)
         is_last = self.versions.n_folded + 1 >= self.setup.settings.rounds
         goes_on = self._state == "open" and not is_last
-        following = self.versions.new_round(buffer.round + 1, version=version.version) if goes_on else None
+        following_on = version.version if self.setup.settings.gate is None else buffer.version
+        following = self.versions.new_round(buffer.round + 1, version=following_on) if goes_on else None
         store.fold(self.task, buffer.round, version=version, next_round=following, is_last=is_last)
         log_fold(self._world, buffer, version, folded.state, staleness=folded.staleness)
         if not self._world.keep_folded_updates:
@@ -308,22 +306,33 @@ class AsyncRunner:
             event("task-finished", task=self.task, version=version.version)
 
     def _go_on(self) -> bool:
-        """Open the next buffer where none is open and one may be; return whether anything changed."""
+        """Let the gate judge, follow a promotion, and open a buffer where none is; return whether anything changed."""
+        changed = self._has_candidate and self._control.pass_verdict(restores=False)
+        if changed:
+            self._load()
+        if self._buffer.state == "open" and self._buffer.version < self._published:
+            self._carry_out("carried-over")
+            return True
         if self._buffer.state not in FINAL_STATES or self._state != "open":
-            return False
+            return changed
         if self.versions.n_folded >= self.setup.settings.rounds:
             self._set_state("finished")
         else:
-            following = self.versions.new_round(self._buffer.round + 1, version=self.versions.newest.version)
+            following = self.versions.new_round(self._buffer.round + 1, version=self._published)
             self._world.store.open_round(following)
         self._load()
         return True
+
+    def _may_work(self, device: str) -> bool:
+        """Whether a device is handed work: beside a candidate only until the buffer is full, and once on a version."""
+        is_full = self._n_buffered >= self.setup.settings.cohort
+        return not self._has_candidate or not (is_full or device in self._rested)
 
     def _fill_slots(self, now_s: float) -> None:
         """Hand work to who waits, as long as there are slots."""
         if self._buffer.state != "open" or self._state != "open":
             return
-        while self._slots.has_room and (waited := self._waiting.next(now_s)) is not None:
+        while self._slots.has_room and (waited := self._waiting.next(now_s, self._may_work)) is not None:
             admitted, n_bytes = waited
             self._slots.take(admitted.device, now_s)
             self._outbox.append(self._hand_work(admitted, n_bytes=n_bytes))

@@ -13,6 +13,8 @@ from aggregator.core.strategy_choice import options_of
 from protocol.fields import FieldError, Range
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from aggregator.config import TaskSettings
 
 __all__ = ["AsyncSettings", "async_of", "check_mode", "oldest_welcome"]
@@ -46,12 +48,14 @@ def async_of(task: TaskSettings) -> AsyncSettings | None:
     return AsyncSettings(concurrency=given.concurrency or 2 * task.cohort, slot_s=given.slot_s)
 
 
-def oldest_welcome(task: TaskSettings, *, version: int, restored: int = 0) -> int | None:
-    """Return the oldest version on which an update may be based while ``version`` is the newest; None in rounds."""
+def oldest_welcome(
+    task: TaskSettings, *, version: int, restored: int = 0, rejected: Collection[int] = ()
+) -> int | None:
+    """Return the oldest version on which an update may be based while devices have ``version``; None in rounds."""
     if task.mode != "async":
         return None
     options = options_of(task.strategy, task.strategy_options)
-    return oldest_version(version, restored=restored, max_staleness=options.max_staleness)
+    return oldest_version(version, restored=restored, max_staleness=options.max_staleness, rejected=rejected)
 
 
 def check_mode(task: TaskSettings) -> None:
@@ -76,8 +80,6 @@ def check_mode(task: TaskSettings) -> None:
             'mode: "async" does not go with privacy.dp: its budget is counted for cohorts that are drawn at random, '
             "and here whoever is quick is in more versions; privacy of single examples (plan.dp) goes with it"
         )
-    if task.gate is not None:
-        raise FieldError('mode: "async" does not go with a gate: a buffer opens at once and waits for no verdict')
     selection = task.selection
     if selection.over_select != 1.0 or selection.gather_s > 0:
         raise FieldError('mode: "async" has no selection.over_select and no selection.gather_s: see asynchronous')

@@ -15,6 +15,7 @@ from aggregator.adapters.authority import Authority
 from aggregator.adapters.broker import ALL_INTERFACES, LOOPBACK, BrokerConfig, BrokerProcess, choose_broker
 from aggregator.adapters.broker_supervisor import BrokerSupervisor
 from aggregator.adapters.mosquitto_files import BrokerTls
+from aggregator.ingest_settings import client_name
 from host.durable import make_folder
 from host.link import BrokerAddress, parse_broker_url
 from host.tls import client_context
@@ -51,7 +52,7 @@ def open_authority(config: Config) -> Authority | None:
     if config.authority is None:
         return None
     authority = Authority(Path(config.authority.folder))
-    authority.renew_own(config.authority.host, now=datetime.now(UTC))
+    authority.renew_own(config.authority.host, now=datetime.now(UTC), workers=config.ingest.names)
     return authority
 
 
@@ -95,7 +96,8 @@ def _insecure(config: Config, folder: Path, max_packet_bytes: int) -> Brokers:
 
 def _ours(config: Config, folder: Path, authority: Authority, max_packet_bytes: int) -> Brokers:
     settings, ca, fleet = config.broker, authority.file(""), config.service.fleet
-    tls = BrokerTls(fleet=fleet, role="fleet", authority=ca)
+    workers = tuple(client_name(one) for one in config.ingest.names)
+    tls = BrokerTls(fleet=fleet, role="fleet", authority=ca, workers=workers)
     main = _start(config, folder / "broker", tls, port=settings.port, max_packet_bytes=max_packet_bytes)
     tls = BrokerTls(fleet=fleet, role="claims", authority=ca, service_port=settings.claim_service_port)
     try:

@@ -61,7 +61,8 @@ def serve(ctx: click.Context, config_path: Path | None, *, exit_when_done: bool,
     from aggregator.config import load_config  # noqa: PLC0415 - a command loads what it uses
     from aggregator.serve import run_service  # noqa: PLC0415
 
-    run_service(load_config(config_path, insecure_loopback=insecure_loopback), exit_when_done=exit_when_done)
+    config = load_config(config_path, insecure_loopback=insecure_loopback)
+    run_service(config, config_path, exit_when_done=exit_when_done)
 
 
 @serve.command()
@@ -81,6 +82,35 @@ def init(folder: Path, **values: object) -> None:
     click.echo(f"move {folder / 'authority' / 'root.key'} to a place that no network reaches")
     click.echo(f"then: edgefold serve --config {settings}")
     click.echo(f"and:  edgefold devices token --count 1 --expires 24h --config {settings}")
+
+
+@serve.command()
+@CONFIG_OPTION
+@click.option("--name", required=True, help="Which worker this is: one of ingest.external, or local-1 and so on.")
+@click.option("--broker", "broker_url", metavar="URL", help="Where the broker is, if not where the settings say.")
+def ingest(config_path: Path, *, name: str, broker_url: str | None) -> None:
+    """Take updates in beside the service: check, open and store them, so that the service only has to decide.
+
+    Each update goes to one of the workers, by an MQTT shared subscription. [ingest] says how many there are: the
+    service starts its own `workers`, this command is for those that `external` names. It needs the service's settings,
+    its database (PostgreSQL), its blobs, and the tasks' bundles and keys; docs/scale.md has the steps. Kill it at any
+    moment and start it again under the same name.
+    """
+    from aggregator.config import load_config  # noqa: PLC0415
+    from aggregator.ingest_serve import run_ingest  # noqa: PLC0415
+
+    run_ingest(load_config(config_path), name=name, broker_url=broker_url)
+
+
+@serve.command()
+@CONFIG_OPTION
+@JSON_OPTION
+def workers(config_path: Path, *, as_json: bool) -> None:
+    """Show the ingest workers that the settings name, when each was last seen, and what waits for the service."""
+    from aggregator.config import load_config  # noqa: PLC0415
+    from aggregator.ingest_desk import print_workers  # noqa: PLC0415
+
+    print_workers(load_config(config_path), as_json=as_json)
 
 
 @serve.command("token")

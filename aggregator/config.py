@@ -20,6 +20,7 @@ from aggregator.fold_pool import MAX_WORKERS
 from aggregator.fold_settings import FoldSettings
 from aggregator.gate_settings import GateSettings  # noqa: TC001 - read from the annotation at run time
 from aggregator.http_settings import HttpSettings  # noqa: TC001 - likewise
+from aggregator.ingest_settings import IngestSettings
 from aggregator.metric_settings import check_metrics
 from aggregator.privacy_settings import PrivacySettings
 from aggregator.retention_settings import RetentionSettings
@@ -177,6 +178,7 @@ class Config:
     devices: DevicesSettings = field(default_factory=DevicesSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     fold: FoldSettings = field(default_factory=FoldSettings)
+    ingest: IngestSettings = field(default_factory=IngestSettings)
     http: HttpSettings | None = None
     bundles: BundleSettings | None = None
     uploads: UploadSettings = field(default_factory=UploadSettings)
@@ -190,6 +192,11 @@ class Config:
             raise FieldError('http.tls: "authority" needs [authority]; edgefold serve init makes one')
         if self.bundles is not None and self.authority is None:
             raise FieldError("bundles: needs [authority]; edgefold serve init makes one")
+        if self.ingest.names and self.service.database is None:
+            raise FieldError(
+                "ingest: workers need a database server, since SQLite has one writer: service.database = "
+                '"postgresql+psycopg://..."'
+            )
         ids = [task.id for task in self.task]
         twice = sorted({one for one in ids if ids.count(one) > 1})
         if twice:

@@ -10,6 +10,7 @@ from protocol.messages import Announce, Certificate, Decline, Receipt, SumNext, 
 from protocol.signing import SERVICE, sign
 
 if TYPE_CHECKING:
+    from aggregator.core.staging import Staged
     from protocol.messages import Join, Latest, Reason, SumStep, Update
     from protocol.signing import SigningKey
     from protocol.uploads import Upload, Uploaded
@@ -58,11 +59,11 @@ class Conversation:
         """Return why a device does not take part."""
         return self._down(device, Decline(task=join.task, round=join.round, reason=reason))
 
-    def accepted(self, device: str, update: Update | SumStep | Upload) -> Outgoing:
+    def accepted(self, device: str, update: Update | Staged | SumStep | Upload) -> Outgoing:
         """Return the receipt of an update, or of a step of a sum, that is durable."""
         return self._receipt(device, update, None)
 
-    def refused(self, device: str, update: Update | SumStep | Upload, reason: Reason) -> Outgoing:
+    def refused(self, device: str, update: Update | Staged | SumStep | Upload, reason: Reason) -> Outgoing:
         """Return the receipt of an update that is not taken."""
         return self._receipt(device, update, reason)
 
@@ -82,7 +83,7 @@ class Conversation:
         """Return the newest version, for a device that predicts."""
         return self._down(device, latest)
 
-    def _receipt(self, device: str, update: Update | SumStep | Upload, reason: Reason | None) -> Outgoing:
+    def _receipt(self, device: str, update: Update | Staged | SumStep | Upload, reason: Reason | None) -> Outgoing:
         receipt = Receipt(
             task=update.task,
             round=update.round,

@@ -29,6 +29,9 @@ class FoldEngineError(EdgefoldError):
 class FoldEngine(Protocol):
     """Adds chunks elsewhere."""
 
+    def takes(self, *, n_updates: int, n_values: int) -> bool:
+        """Return whether it is to be asked for a fold of so many updates of so many values."""
+
     def sums(self, jobs: Sequence[ChunkJob]) -> Iterator[ChunkSum]:
         """Yield the jobs' sums in their order.
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from aggregator.core.records import Traffic, UpdateRecord
 from aggregator.core.seeds import plan_for
+from aggregator.core.staging import Staged
 from host.logs import event
-from protocol.messages import Work
+from protocol.errors import LocalProtocolError
+from protocol.messages import Update, Work
 
 if TYPE_CHECKING:
     from aggregator.conversation import Outgoing
@@ -86,23 +88,23 @@ class Handover:
         Raises:
             StorageError: it could not be kept.
         """
-        update, content = taken.update, taken.content
+        update, figures = taken.update, taken.figures
         receipt = self.world.conversation.accepted(taken.device, update)
         record = UpdateRecord(
             update_id=update.update_id,
             task=update.task,
             round=update.round,
             device=taken.device,
-            blob=self.world.blobs.put(update.sealed),
+            blob=self._blob(update),
             n_bytes=n_bytes,
-            payload_bytes=len(content.delta),
-            n_examples=content.n_examples,
-            loss=content.loss,
-            train_s=content.train_s,
+            payload_bytes=figures.payload_bytes,
+            n_examples=figures.n_examples,
+            loss=figures.loss,
+            train_s=figures.train_s,
         )
         traffic = Traffic(up_bytes=n_bytes, down_bytes=receipt.n_bytes)
         asked = self.setup.settings.metrics or ()
-        told: dict[str, float] = {name: value for name, value in (content.metrics or {}).items() if name in asked}
+        told: dict[str, float] = {name: value for name, value in figures.metrics.items() if name in asked}
         now = self.world.clock.unix_s()
         self.world.store.accept(record, traffic=traffic, unix_s=now, buffer=buffer, metrics=told)
         in_buffer: dict[str, Any] = {} if buffer is None else {"buffer": buffer}
@@ -114,9 +116,17 @@ class Handover:
             device=taken.device,
             update_id=update.update_id.hex(),
             bytes=n_bytes,
-            payload_bytes=len(content.delta),
-            n_examples=content.n_examples,
-            loss=content.loss,
-            train_s=content.train_s,
+            payload_bytes=figures.payload_bytes,
+            n_examples=figures.n_examples,
+            loss=figures.loss,
+            train_s=figures.train_s,
         )
         return receipt
+
+    def _blob(self, update: Update | Staged) -> str:
+        """Return the name of the sealed bytes, durable: a worker's were before there was a row of them."""
+        if isinstance(update, Staged) and update.blob is not None:
+            return update.blob
+        if isinstance(update, Update):
+            return self.world.blobs.put(update.sealed)
+        raise LocalProtocolError("a staged update without its bytes was taken")

@@ -134,6 +134,7 @@ class StoreReader(Protocol):
     def oldest_work(self, task: str, *, since: int) -> int | None: ...  # noqa: D102
     def rounds_from(self, task: str, *, version: int) -> Sequence[RoundRecord]: ...  # noqa: D102
     def restored(self, task: str) -> int: ...  # noqa: D102
+    def rejected(self, task: str) -> frozenset[int]: ...  # noqa: D102
     def summary(self, task: str, round_: int) -> RoundSummary: ...  # noqa: D102
     def evaluations(self, task: str) -> Mapping[int, Evaluation]: ...  # noqa: D102
     def refusals(self, task: str) -> Mapping[str, int]: ...  # noqa: D102

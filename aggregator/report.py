@@ -14,7 +14,7 @@ from aggregator.adapters.sql_retention import SqlRetention
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.sql_sums import SqlSums
 from aggregator.blob_place import open_blobs
-from aggregator.buffer_report import buffer_facts, print_buffer_facts, staleness_of, where_buffered
+from aggregator.buffer_report import ages_in, buffer_facts, print_buffer_facts, where_buffered
 from aggregator.config import load_config
 from aggregator.core.gates import statuses
 from aggregator.created_tasks import with_created
@@ -200,7 +200,7 @@ class Desk:
 
     def _buffer(self, task: str) -> dict[str, Any] | None:
         settings = self._settings.get(task)
-        return None if settings is None else buffer_facts(settings, self._store)
+        return None if settings is None else buffer_facts(settings, self._store, self._statuses(task))
 
     def _ledger(self, task: str) -> dict[str, Any]:
         settings = self._settings.get(task)
@@ -220,7 +220,7 @@ class Desk:
             "state": round_.state,
             **dataclasses.asdict(self._store.summary(round_.task, round_.round)),
             "seconds": seconds,
-            **({"staleness": staleness_of(round_, self._store)} if self._is_async(round_.task) else {}),
+            **({"staleness": ages_in(round_, self._store)} if self._is_async(round_.task) else {}),
         }
 
     def _is_async(self, task: str) -> bool:

@@ -104,7 +104,7 @@ class Retention:
         task = settings.id
         latest = self._store.latest_round(task)
         since = min(latest.round, self._rows.mark(task).updates_since) if self._keeps_updates else latest.round
-        oldest = oldest_welcome(settings, version=latest.version)
+        oldest = oldest_welcome(settings, version=latest.version, rejected=self._store.rejected(task))
         if oldest is None:
             return since
         welcome = [one.round for one in self._store.rounds_from(task, version=oldest)]

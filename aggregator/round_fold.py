@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from aggregator.core.buffer import staleness_of
 from aggregator.core.folding import ADAPTER, canonical_order
+from aggregator.core.partial_sums import CHUNK
 from aggregator.core.privacy.ledger import PrivateFold
 from aggregator.privacy import fold_privately
 from aggregator.stored_fold import StoredRound
@@ -16,11 +18,12 @@ from aggregator.sum_round import fold_sum
 from host.logs import event
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from aggregator.core.buffer import Buffered
     from aggregator.core.folding import State
     from aggregator.core.records import RoundRecord, UpdateRecord, VersionRecord
+    from aggregator.fold_engine import FoldEngine
     from aggregator.ports import BlobStore
     from aggregator.privacy import TaskPrivacy
     from aggregator.task_setup import TaskSetup, World
@@ -74,19 +77,49 @@ def fold_buffer(setup: TaskSetup, world: World, buffer: RoundRecord, state: Stat
     """Return what a buffer makes of ``state``; errors as in ``fold_round``."""
     within = world.store.buffered(setup.settings.id, buffer.round)
     fleet = world.conversation.fleet
-    stored = stored_buffer(setup, buffer, within, blobs=world.blobs, fleet=fleet, workers=world.fold_workers)
+    rejected = world.store.rejected(setup.settings.id)
+    stored = stored_buffer(
+        setup,
+        buffer,
+        within,
+        rejected=rejected,
+        blobs=world.blobs,
+        fleet=fleet,
+        workers=world.fold_workers,
+        engine=world.fold_engine,
+    )
     updates = [one.update for one in within]
-    staleness = tuple(one.staleness(folded_on=buffer.version) for one in within)
+    staleness = tuple(staleness_of(one.version, folded_on=buffer.version, rejected=rejected) for one in within)
     return Folded(state=stored.fold_into(state), updates=updates, n_updates=len(updates), staleness=staleness)
 
 
-def stored_buffer(
-    setup: TaskSetup, buffer: RoundRecord, within: Sequence[Buffered], *, blobs: BlobStore, fleet: str, workers: int = 0
+def stored_buffer(  # noqa: PLR0913 - a buffer and where its parts are
+    setup: TaskSetup,
+    buffer: RoundRecord,
+    within: Sequence[Buffered],
+    *,
+    rejected: Collection[int],
+    blobs: BlobStore,
+    fleet: str,
+    workers: int = 0,
+    engine: FoldEngine | None = None,
+    chunk: int = CHUNK,
 ) -> StoredRound:
-    """Return a buffer's updates in their canonical order, ready to be folded."""
+    """Return a buffer's updates in their canonical order, ready to be folded; ``rejected`` versions make none stale."""
     updates = canonical_order(one.update for one in within)
     based_on = {one.update.update_id: one.version for one in within}
-    return StoredRound(setup, buffer, updates, blobs=blobs, fleet=fleet, workers=workers, based_on=based_on)
+    return StoredRound(
+        setup,
+        buffer,
+        updates,
+        blobs=blobs,
+        fleet=fleet,
+        workers=workers,
+        based_on=based_on,
+        rejected=rejected,
+        engine=engine,
+        chunk=chunk,
+    )
 
 
 def log_fold(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -12,63 +13,69 @@ from typing import TYPE_CHECKING, Final
 
 from aggregator.app import TICK_S, Parts, Service
 from aggregator.brokers import make_brokers
+from aggregator.ingest_settings import service_filters
 from aggregator.pulse import Pulse
 from aggregator.setup import Workshop
 from aggregator.trust_setup import make_trust
 from host import logs
 from host.allocator import keep_freed_memory
 from host.mqtt_link import MqttLink
-from protocol import topics
 from protocol.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import FrameType
 
     from aggregator.brokers import Brokers
     from aggregator.config import Config
+    from aggregator.ports import Supervisor
     from host.link import BrokerAddress
 
-__all__ = ["FREED_BYTES", "run_broker", "run_service"]
+__all__ = ["FREED_BYTES", "run_broker", "run_service", "stop_on_signals"]
 
 FREED_BYTES: Final = 128 << 20  # kept between updates: four of 5 million parameters, as they come, opened and unpacked
 
 # At the end of all tasks: the last receipts and announcements reach the broker and the devices that are there.
 _LINGER_S: Final = 1.0
+_WORKERS_POLL_S: Final = 0.05
 
 
-def run_service(config: Config, *, exit_when_done: bool = False) -> None:
-    """Serve until SIGTERM, SIGINT or, if asked for, the end of all tasks.
+def run_service(config: Config, config_path: Path, *, exit_when_done: bool = False) -> None:
+    """Serve until SIGTERM, SIGINT or, if asked for, the end of all tasks; ``config_path`` is where ``config`` is from.
 
     Raises:
         ConfigError, TrustError, StorageError, TransportError: it cannot begin, or cannot go on.
     """
     logs.configure(level=config.service.log_level)
     keep_freed_memory(FREED_BYTES)
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     fleet = config.service.fleet
     with Workshop(config) as workshop:
         brokers = workshop.start_brokers()
-        link = MqttLink(
-            brokers.fleet, client_id=f"edgefold-{fleet}-service", filters=[topics.all_up(fleet)], tls=brokers.tls
-        )
+        filters, dropped = service_filters(fleet, has_workers=workshop.staged is not None)
+        client_id = f"edgefold-{fleet}-service"
+        link = MqttLink(brokers.fleet, client_id=client_id, filters=filters, dropped=dropped, tls=brokers.tls)
         pulse = Pulse()
+        workers = workshop.start_workers(brokers, config_path)
         parts = Parts(
             world=workshop.world,
             link=link,
             devices=workshop.devices,
             runners=workshop.runners,
             evaluations=workshop.evaluations,
-            supervisors=brokers.supervisors,
+            supervisors=(*brokers.supervisors, *workers),
             trust=make_trust(workshop, brokers),
             steering=workshop.steering,
             retention=workshop.retention,
             outage=workshop.outage,
             uploads=workshop.uploads,
+            staged=workshop.staged,
             pulse=pulse,
         )
         service = Service(parts)
         with _web(workshop, brokers, pulse), _bundles(workshop, brokers), contextlib.closing(service):
             service.start()
+            _await_workers(workshop, workers, stop)
             _await_broker(service, stop, brokers.fleet, deadline_s=config.broker.connect_deadline_s)
             key = workshop.world.conversation.public_key
             logs.event("service-ready", fleet=fleet, pid=os.getpid(), public_key=key)
@@ -85,7 +92,7 @@ def run_broker(config: Config) -> None:
         ConfigError, TransportError: it cannot begin.
     """
     logs.configure(level=config.service.log_level)
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     folder = Path(config.service.folder)
     brokers = make_brokers(config, folder, max_packet_bytes=config.broker.max_packet_bytes)
     try:
@@ -114,7 +121,8 @@ def _bundles(workshop: Workshop, brokers: Brokers) -> contextlib.AbstractContext
     return BundleServer(settings, workshop.shelf, brokers.authority)
 
 
-def _stop_on_signals() -> threading.Event:
+def stop_on_signals() -> threading.Event:
+    """Return what SIGTERM and SIGINT set."""
     stop = threading.Event()
 
     def end(_number: int, _frame: FrameType | None) -> None:
@@ -123,6 +131,22 @@ def _stop_on_signals() -> threading.Event:
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     return stop
+
+
+def _await_workers(workshop: Workshop, workers: Sequence[Supervisor], stop: threading.Event) -> None:
+    """Let our ingest workers subscribe before a device hears of us: what nobody subscribes to, a broker forgets."""
+    config, staging = workshop.config, workshop.staging
+    if staging is None or not workers:
+        return
+    since_unix_s, deadline_s = time.time(), time.monotonic() + config.broker.connect_deadline_s
+    while not stop.is_set() and time.monotonic() < deadline_s:
+        for one in workers:
+            one.tick(time.monotonic())
+        up = {one.worker for one in staging.workers() if one.seen_unix_s >= since_unix_s}
+        if up.issuperset(config.ingest.local):
+            return
+        stop.wait(_WORKERS_POLL_S)
+    logs.event("ingest-workers-late", level=logging.WARNING)  # devices send again
 
 
 def _await_broker(service: Service, stop: threading.Event, address: BrokerAddress, *, deadline_s: float) -> None:

@@ -14,6 +14,7 @@ from aggregator.adapters.accountant import ProcessAccountant
 from aggregator.adapters.clock import SystemClock
 from aggregator.adapters.engines import PostgresDatabase, open_engine
 from aggregator.adapters.evaluator import ProcessEvaluator
+from aggregator.adapters.ingest_processes import IngestProcesses
 from aggregator.adapters.introductions import DeviceDirectory, chain_source
 from aggregator.adapters.registry import DeviceRegistry, EnrolledDevices
 from aggregator.adapters.spent_file import SpentFile
@@ -23,6 +24,7 @@ from aggregator.adapters.sql_facts import SqlFacts
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_pruning import SqlPruning
 from aggregator.adapters.sql_retention import SqlRetention
+from aggregator.adapters.sql_staging import SqlStaging
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.sql_sums import SqlSums
 from aggregator.adapters.sql_uploads import SqlUploads
@@ -44,6 +46,7 @@ from aggregator.retention import Retention
 from aggregator.runner import make_runner
 from aggregator.service_key import service_key
 from aggregator.sole_service import hold_folder
+from aggregator.staged_desk import StagedDesk
 from aggregator.steering import Steering
 from aggregator.sum_round import SumParts, check_terms
 from aggregator.task_setup import TaskSetup, World
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
     from aggregator.adapters.engines import Database
     from aggregator.config import Config, TaskSettings
     from aggregator.fold_engine import FoldEngine
+    from aggregator.ports import Supervisor
     from aggregator.runner import Runner
     from host.bundle_folder import Bundle
 
@@ -121,7 +125,8 @@ class Workshop:
         sums = self._stack.enter_context(closing(SqlSums(database, engine=engine)))
         with closing(SqlFacts(database, engine=engine)) as facts:
             facts.own(blobs)
-        blobs.keep_only(store.blobs_in_use(keep_folded=service.keep_folded_updates))
+        with closing(SqlStaging(database)) as staging, staging.sweeping():  # not while a worker puts one
+            blobs.keep_only(store.blobs_in_use(keep_folded=service.keep_folded_updates))
         self.world = World(
             store=store,
             lifecycle=self._lifecycle,
@@ -155,6 +160,12 @@ class Workshop:
         self.uploads = UploadDesk(
             self.config.uploads, store=uploads, conversation=world.conversation, clock=world.clock
         )
+        self.staged: StagedDesk | None = None
+        self.staging: SqlStaging | None = None
+        if self.config.ingest.names:
+            self.staging = staging = self._stack.enter_context(closing(SqlStaging(database, engine=engine)))
+            staging.forget_workers(but=self.config.ingest.names)
+            self.staged = StagedDesk(staging, world.blobs, keep_folded_updates=service.keep_folded_updates)
         retention = self._stack.enter_context(closing(SqlRetention(database, engine=engine)))
         self.retention = Retention(
             retention,
@@ -205,6 +216,15 @@ class Workshop:
         for supervisor in made.supervisors:
             self._stack.callback(supervisor.close)
         return made
+
+    def start_workers(self, brokers: Brokers, config_path: Path) -> tuple[Supervisor, ...]:
+        """Return what keeps the ingest workers of this machine alive, if there are to be any; ``tick`` starts them."""
+        names = self.config.ingest.local
+        if not names:
+            return ()
+        workers = IngestProcesses(config_path, names, broker=brokers.fleet)
+        self._stack.callback(workers.close)
+        return (workers,)
 
 
 def open_task(settings: TaskSettings, folders: Folders, *, make_key: bool) -> TaskSetup:

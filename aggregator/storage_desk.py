@@ -14,6 +14,7 @@ import click
 from aggregator.adapters.sql_facts import SqlFacts
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_retention import SqlRetention
+from aggregator.adapters.sql_staging import SqlStaging
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.blob_place import open_blobs
 from aggregator.created_tasks import with_created
@@ -38,6 +39,7 @@ class _Desk:
         stack.callback(lifecycle.close)
         rows = SqlRetention(folders.database)
         stack.callback(rows.close)
+        self._staging = stack.enter_context(closing(SqlStaging(folders.database)))
         self._keeps_updates = config.service.keep_folded_updates
         self.blobs = stack.enter_context(closing(open_blobs(folders.blobs)))
         self._tasks: tuple[TaskSettings, ...] = with_created(config.task, lifecycle.created())
@@ -63,7 +65,8 @@ class _Desk:
         for one in self._tasks:
             while self._retention.tidy(one):
                 pass
-        return self.blobs.keep_only(self._store.blobs_in_use(keep_folded=self._keeps_updates))
+        with self._staging.sweeping():  # not while an ingest worker puts one
+            return self.blobs.keep_only(self._store.blobs_in_use(keep_folded=self._keeps_updates))
 
     def _facts(self, settings: TaskSettings) -> dict[str, Any]:
         task = settings.id

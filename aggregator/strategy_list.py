@@ -26,7 +26,7 @@ def print_strategies(*, as_json: bool) -> None:
         click.echo(json.dumps({"strategies": found}, indent=2))
         return
     table = Table(box=None, pad_edge=False)
-    for head in ("strategy", "needs of devices", "bundle", "secure sum", "central dp", "source"):
+    for head in ("strategy", "needs of devices", "bundle", "secure sum", "central dp", "engine adds", "source"):
         table.add_column(head, overflow="fold")
     for name, strategy in STRATEGIES.items():
         facts = described(strategy)
@@ -37,6 +37,7 @@ def print_strategies(*, as_json: bool) -> None:
             facts["layout"],
             "yes" if facts["secure_sum"] else "no",
             "yes" if facts["central_dp"] else "no",
+            facts["engine"],
             facts["source"],
         )
     console = Console()

@@ -3,14 +3,15 @@
 Laws: a decision is one transaction (``LifecycleStore.apply``), after which the runner reads the store again; version
 numbers only go up, so going back to an older version is a new version with the older one's content (devices
 refuse older numbers); a round always starts from the newest version, and with a gate none opens before the newest
-version is promoted. Memory: the records of the task's versions.
+version is promoted; a buffer starts from the newest promoted one, so that a refused candidate needs no copy of the
+version before it. Memory: the records of the task's versions.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aggregator.core.gates import VersionStatus, judge, promoted_before, statuses
+from aggregator.core.gates import VersionStatus, judge, promoted_before, published, statuses
 from aggregator.core.lifecycle import refusal
 from aggregator.core.records import Change, Standing, VersionRecord
 from aggregator.core.rounds import SUM_STATES
@@ -40,15 +41,21 @@ class TaskControl:
 
     def may_open_round(self) -> bool:
         """Return whether the newest version is promoted."""
-        known = self._statuses()
-        return known[max(known)] == "promoted"
+        return self._newest_status() == "promoted"
+
+    def published(self, *, opened_on: int) -> tuple[int, bool]:
+        """Return ``core.gates.published`` of this task."""
+        return published(self._statuses(), opened_on=opened_on)
 
     def can_judge(self) -> bool:
         """Return whether the newest version waits for its verdict and was measured, as was the one before it."""
         return self._case() is not None
 
-    def pass_verdict(self) -> bool:
-        """Judge the newest version if it waits for that and was measured; return whether anything was decided."""
+    def pass_verdict(self, *, restores: bool = True) -> bool:
+        """Judge the newest version if it waits for that and was measured; return whether anything was decided.
+
+        ``restores``: a refused version is followed by a copy of the one before it.
+        """
         gate, case = self._settings.gate, self._case()
         if gate is None or case is None:
             return False
@@ -57,16 +64,15 @@ class TaskControl:
             figures[new.version], figures[old.version], metric=gate.metric, margin=gate.margin, sets=gate.sets
         )
         verdict = self._standing(new.version, "promoted" if is_good else "rejected", why)
-        if is_good:
+        if is_good or not restores:
             self._world.lifecycle.apply(self._change(standings=(verdict,)))
-            event("version-promoted", task=self._task, version=new.version, why=why)
-        else:
-            event("version-rejected", task=self._task, version=new.version, why=why)
+        event("version-promoted" if is_good else "version-rejected", task=self._task, version=new.version, why=why)
+        if restores and not is_good:
             self._restore(old, why=f"version {new.version} was rejected", also=verdict)
         return True
 
     def _case(self) -> tuple[VersionRecord, VersionRecord, Mapping[int, Evaluation]] | None:
-        if self._settings.gate is None or self.may_open_round():
+        if self._settings.gate is None or self._newest_status() != "candidate":
             return None
         store = self._world.store
         versions, standings = store.versions(self._task), self._world.lifecycle.standings(self._task)
@@ -159,6 +165,10 @@ class TaskControl:
     def _statuses(self) -> dict[int, VersionStatus]:
         versions, standings = self._world.store.versions(self._task), self._world.lifecycle.standings(self._task)
         return statuses(versions, standings, has_gate=self._settings.gate is not None)
+
+    def _newest_status(self) -> VersionStatus:
+        known = self._statuses()
+        return known[max(known)]
 
     def _open_round(self) -> int | None:
         latest = self._world.store.latest_round(self._task)

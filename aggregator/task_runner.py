@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Final, Literal
 
-from aggregator.core.intake import TaskView
 from aggregator.core.records import Change, RoundRecord
 from aggregator.core.rounds import FINAL_STATES, SUM_STATES, RoundEvent, RoundProgress, due_event
 from aggregator.handover import Handover
@@ -21,6 +20,7 @@ from aggregator.round_members import RoundMembers
 from aggregator.sum_round import SumRound
 from aggregator.task_control import TaskControl
 from aggregator.task_versions import TaskVersions
+from aggregator.task_view import task_view
 from host.logs import event
 from protocol.errors import RemoteProtocolError
 from protocol.messages import Announce
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from aggregator.conversation import Outgoing
-    from aggregator.core.intake import Admitted, Stepped, Taken
+    from aggregator.core.intake import Admitted, Stepped, Taken, TaskView
     from aggregator.core.privacy.sampling import PoissonSampling
     from aggregator.core.records import CommandRecord, TaskRecord, TaskState, UpdateRecord
     from aggregator.task_setup import TaskSetup, World
@@ -161,24 +161,8 @@ class TaskRunner:
 
     def view(self) -> TaskView:
         """Return what the intake rules must know."""
-        settings, round_ = self.setup.settings, self._round
-        return TaskView(
-            task=self.task,
-            state=self._state,
-            bundle_id=self.setup.bundle.id,
-            n_params=self.setup.n_params,
-            plan=settings.plan,
-            max_examples=settings.max_examples,
-            n_places=self._members.n_places if self._sampling is None else MAX_SAMPLED,
-            key=self.setup.keys.of_round(round_.round),
-            round=round_.round,
-            round_state=round_.state,
-            version=round_.version,
-            seal_adapter=settings.privacy.seal_adapter,
-            n_values_of=lambda device: self.setup.shape(device, version=round_.version).n_values,
-            max_step_bytes=self.setup.max_step_bytes,
-            sampling=self._sampling,
-        )
+        n_places = self._members.n_places if self._sampling is None else MAX_SAMPLED
+        return task_view(self.setup, self._round, state=self._state, n_places=n_places, sampling=self._sampling)
 
     @property
     def _sampling(self) -> PoissonSampling | None:

@@ -112,12 +112,10 @@ def _check(  # noqa: PLR0913 - one version and its surroundings
         is_provable = mark is None or mark.versions_since == 0  # else the older one may have been retired
         return None if is_copy or not is_provable else "it is no fold, and no older version has its content"
     round_ = rounds[this.round]
+    if setup.settings.mode == "async":
+        return _check_buffer(setup, store, blobs, fleet=fleet, before=before, this=this, kept=kept, buffer=round_)
     if round_.version != before.version or this.version != before.version + 1:
         return f"round {this.round} was on version {round_.version}, expected {before.version}"
-    if setup.settings.mode == "async":
-        within = store.buffered(setup.settings.id, this.round)
-        buffer = stored_buffer(setup, round_, within, blobs=blobs, fleet=fleet)
-        return _difference(this, kept, buffer.fold_into(load_state(before.state, blobs)), n_updates=len(within))
     updates = canonical_order(store.updates(setup.settings.id, this.round))
     summed = None if sums is None else sums.state(setup.settings.id, this.round)
     entry = next((one for one in store.ledger(setup.settings.id) if one.round == this.round), None)
@@ -132,6 +130,35 @@ def _check(  # noqa: PLR0913 - one version and its surroundings
             if _difference(this, kept, again, n_updates=n_updates) is None:
                 break
     return _difference(this, kept, again, n_updates=n_updates)
+
+
+def _check_buffer(  # noqa: PLR0913 - one version and its surroundings
+    setup: TaskSetup,
+    store: SqlStore,
+    blobs: BlobStore,
+    *,
+    fleet: str,
+    before: VersionRecord,
+    this: VersionRecord,
+    kept: State,
+    buffer: RoundRecord,
+) -> str | None:
+    """Fold a buffer again: it is on the version before, or on an older one if all since then were refused."""
+    task, rejected = setup.settings.id, store.rejected(setup.settings.id)
+    between = set(range(buffer.version + 1, this.version))
+    if this.version != before.version + 1 or not between <= rejected:
+        return f"buffer {buffer.round} was on version {buffer.version}, expected {before.version}"
+    base = next((one for one in store.versions(task) if one.version == buffer.version), None)
+    if base is None:
+        return f"buffer {buffer.round} was on version {buffer.version}, which is gone"
+    within = store.buffered(task, buffer.round)
+    problem = None
+    for chunk in _chunkings(len(within)):
+        stored = stored_buffer(setup, buffer, within, rejected=rejected, blobs=blobs, fleet=fleet, chunk=chunk)
+        problem = _difference(this, kept, stored.fold_into(load_state(base.state, blobs)), n_updates=len(within))
+        if problem is None:
+            break
+    return problem
 
 
 def _chunkings(n_updates: int) -> tuple[int, ...]:

@@ -1,10 +1,11 @@
 """How fast are sealed updates folded, beside what the machine could do at most?
 
 The real path of a round that closes: each blob is read and checked against its name, opened with HPKE, decoded, checked
-and added in float64, by one thread, by threads, and by the processes of ``fold.engine = "workers"``, which take 64
-updates each at a time. Beside it, in turn in the same run, on the same bytes: a memory copy, AES-GCM, SHA-256, a broker
-that only passes them on. The peer is Flower's rule (weight, reduce, divide) in numpy on plain float32 vectors:
-``flwr`` itself is not started. ``--sizes 75268`` does one.
+and added in float64, by one thread, by threads, by the processes of ``fold.engine = "workers"``, which take 64 updates
+each at a time, and by what a service chooses that was told nothing (``fold.engine = "auto"``). Beside it, in turn in
+the same run, on the same bytes: a memory copy, AES-GCM, SHA-256, a broker that only passes them on. The peer is
+Flower's rule (weight, reduce, divide) in numpy on plain float32 vectors: ``flwr`` itself is not started.
+``--sizes 75268`` does one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import socket
 import tempfile
 import threading
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -29,6 +30,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from aggregator.adapters.fold_processes import ProcessFoldEngine
 from aggregator.core.partial_sums import CHUNK
 from aggregator.fold_pool import n_cores
+from aggregator.fold_settings import FoldSettings, make_engine
 from aggregator.serve import FREED_BYTES
 from benchmarks.record import Benchmark, Peer
 from deploy.supervised import Supervised
@@ -95,7 +97,7 @@ def _measure(folder: Path, size: int, repeats: int) -> Times:
     folds: dict[str, Callable[[], NDArray[np.float32]]] = {
         "fold_1_worker": lambda: stored.fold(workers=1),
         "fold_all_cores": lambda: stored.fold(workers=n_cores()),
-        "fold_default": lambda: stored.fold(workers=0),
+        "fold_default": lambda: stored.fold(workers=0, engine=default),
         "fold_processes": lambda: stored.fold(workers=0, engine=processes),
     }
     limits: dict[str, Callable[[], object]] = {
@@ -104,7 +106,11 @@ def _measure(folder: Path, size: int, repeats: int) -> Times:
         "sha256": lambda: [hashlib.sha256(one).digest() for one in sealed],
         "flower_rule": lambda: _flower_rule(vectors),
     }
-    with closing(ProcessFoldEngine(folder / "blobs", workers=n_cores())) as processes:
+    with ExitStack() as stack:
+        processes = stack.enter_context(closing(ProcessFoldEngine(folder / "blobs", workers=n_cores())))
+        default = make_engine(FoldSettings(), folder / "blobs")
+        if default is not None:
+            stack.callback(default.close)
         right = stored.reference().tobytes()
         if any(fold().tobytes() != right for fold in folds.values()):
             raise AssertionError("a fold gave other bytes")  # a wrong fold has no speed

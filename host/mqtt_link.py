@@ -58,6 +58,9 @@ class MqttLink:
         tls: Callable[[], ssl.SSLContext] | None = None,
         is_lasting: bool = True,
         fallback: BrokerAddress | None = None,
+        dropped: Sequence[str] = (),
+        expiry_s: int = _SESSION_EXPIRY_S,
+        max_unacknowledged: int | None = None,
     ) -> None:
         """Start connecting in the background.
 
@@ -69,6 +72,9 @@ class MqttLink:
             tls: makes the context of each connection, for an address with TLS.
             fallback: another way to the same broker, tried in turn with ``address`` while no connection comes up.
             is_lasting: the broker keeps the session and its messages while this party is away.
+            dropped: filters that a former life of this session may have subscribed to, and that hold no longer.
+            expiry_s: for how long the session is kept (MQTT 5).
+            max_unacknowledged: messages that the broker may send before it waits for us (MQTT 5).
 
         Raises:
             LocalProtocolError: an address with TLS and no ``tls``, or the reverse (the caller's fault).
@@ -78,7 +84,8 @@ class MqttLink:
                 raise LocalProtocolError(f"{one.host}:{one.port}: TLS is of both address and link, or of none")
         self._tls, self._is_lasting = tls, is_lasting
         self._address, self._other = address, fallback or address
-        self._client_id, self._filters = client_id, list(filters)
+        self._client_id, self._filters, self._dropped = client_id, list(filters), list(dropped)
+        self._expiry_s, self._max_unacknowledged = expiry_s, max_unacknowledged
         self._mqtt: Literal["5", "3.1.1"] = "3.1.1" if mqtt == "3.1.1" else "5"
         self._may_fall_back = mqtt == "auto"
         self._events: queue.Queue[LinkEvent | None] = queue.Queue(MAX_QUEUED_EVENTS)
@@ -204,7 +211,9 @@ class MqttLink:
         if self._mqtt == "3.1.1":
             return {}
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's is untyped
-        properties.SessionExpiryInterval = _SESSION_EXPIRY_S if self._is_lasting else 0
+        properties.SessionExpiryInterval = self._expiry_s if self._is_lasting else 0
+        if self._max_unacknowledged is not None:
+            properties.ReceiveMaximum = self._max_unacknowledged
         return {"clean_start": not self._is_lasting, "properties": properties}
 
     def _make_client(self) -> paho.Client:
@@ -233,6 +242,8 @@ class MqttLink:
             self._why = str(reason)  # paho ends the loop
         else:
             self._max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
+            if self._dropped:
+                client.unsubscribe(self._dropped)
             if self._filters:
                 client.subscribe([(one, 1) for one in self._filters])
             else:

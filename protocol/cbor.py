@@ -8,21 +8,30 @@ are equal bytes.
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import cbor2
 
 from protocol.errors import MalformedMessageError, MessageTooLargeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["MAX_DEPTH", "MAX_ITEMS", "dumps", "loads"]
 
 MAX_DEPTH: Final = 8  # our deepest message has four levels; the rest is room to grow
 MAX_ITEMS: Final = 1024  # our largest message has 60; an empty array takes one byte here and 56 in memory
 
-_LONG_BYTES: Final = 1 << 16  # from here on a copy costs more than calls of Python's
+# A byte string from here on is copied once, out of the message: decoding it and encoding it again to compare, as is
+# done with all the rest, would be three trips through memory, and there is nothing in it to compare. At least 256 and
+# at most 2^16, since its head is one of two kinds.
+_LONG_BYTES: Final = 1 << 12
+_EMPTY: Final = b"\x40"
 
 # Major types and additional information of RFC 8949, section 3.
-_STRINGS: Final = (2, 3)
+_BYTE_STRING: Final = 2
+_STRINGS: Final = (_BYTE_STRING, 3)
 _TAG: Final = 6
 _SIMPLE: Final = 7
 _PLAIN_SIMPLE: Final = (20, 21, 22, 25, 26, 27)  # false, true, null and the three floats
@@ -45,49 +54,74 @@ def loads(data: bytes, *, max_bytes: int) -> Any:  # noqa: ANN401 - whatever a s
         raise MessageTooLargeError(
             f"message of {len(data)} bytes, at most {max_bytes} are taken", n_bytes=len(data), max_bytes=max_bytes
         )
-    _check_heads(data)
+    long = _check_heads(data)
+    short = _without(data, long) if long else data
     try:
         value = cbor2.loads(
-            data, max_depth=MAX_DEPTH, allow_indefinite=False, allow_duplicate_keys=False, strict_hashable_types=True
+            short, max_depth=MAX_DEPTH, allow_indefinite=False, allow_duplicate_keys=False, strict_hashable_types=True
         )
-        is_deterministic = _is_encoding_of(value, data)
+        is_deterministic = dumps(value) == short
     except (cbor2.CBORError, ValueError, TypeError, OverflowError, MemoryError, RecursionError, EOFError) as error:
         raise MalformedMessageError(f"not a CBOR message of this protocol: {type(error).__name__}") from error
     if not is_deterministic:
         raise MalformedMessageError("CBOR is not in deterministic encoding, or bytes follow it")
-    return value
+    return _Filling(data, long).filled(value) if long else value
 
 
-def _is_encoding_of(value: object, data: bytes) -> bool:
-    """Return whether ``data`` is the deterministic encoding of ``value``; a long one is not held a second time."""
-    if len(data) < _LONG_BYTES:
-        return dumps(value) == data
-    compared = _Compared(data)
-    cbor2.CBOREncoder(cast("Any", compared), canonical=True).encode(value)
-    return compared.is_same and compared.at == len(data)
+@dataclass(frozen=True, slots=True)
+class _Long:
+    """A byte string of at least ``_LONG_BYTES``: its place among all, and where its head and content lie."""
+
+    place: int
+    head: int
+    first: int
+    end: int
 
 
-class _Compared:
-    """A file that holds what is written to it against ``data``."""
-
-    def __init__(self, data: bytes) -> None:
-        """Begin at the first byte."""
-        self._data, self.at, self.is_same = data, 0, True
-
-    def writable(self) -> bool:
-        """Return True, as the encoder asks."""
-        return True
-
-    def write(self, part: Any) -> int:  # noqa: ANN401 - what a file takes
-        """Look at the next bytes."""
-        self.is_same = self.is_same and self._data.startswith(part, self.at)
-        self.at += len(part)
-        return len(part)
+def _without(data: bytes, long: Sequence[_Long]) -> bytes:
+    """Return ``data`` with an empty byte string in the place of each long one."""
+    parts, at = [], 0
+    for one in long:
+        parts.append(data[at : one.head])
+        at = one.end
+    return _EMPTY.join([*parts, data[at:]])
 
 
-def _check_heads(data: bytes) -> None:
-    """Walk over the heads of all items, building nothing; nesting needs no attention, since heads lie in one row."""
-    at = n_items = 0
+class _Filling:
+    """Puts the long byte strings back: values are met in the order of the data."""
+
+    def __init__(self, data: bytes, long: Sequence[_Long]) -> None:
+        self._data, self._long = data, {one.place: one for one in long}
+        self._n_met = 0
+
+    def filled(self, value: Any) -> Any:  # noqa: ANN401 - plain values
+        match value:
+            case bytes():
+                one = self._long.get(self._n_met)
+                self._n_met += 1
+                return value if one is None else self._data[one.first : one.end]
+            case dict():
+                return {self._key(key): self.filled(item) for key, item in value.items()}
+            case list():
+                return [self.filled(item) for item in value]
+            case _:
+                return value
+
+    def _key(self, key: object) -> object:
+        if isinstance(key, bytes):  # the only keys beside text
+            if self._n_met in self._long:
+                raise MalformedMessageError(f"a key of at least {_LONG_BYTES} bytes")
+            self._n_met += 1
+        return key
+
+
+def _check_heads(data: bytes) -> list[_Long]:
+    """Walk over the heads of all items, building nothing; return the long byte strings.
+
+    Nesting needs no attention, since heads lie in one row.
+    """
+    at = n_items = n_byte_strings = 0
+    long = []
     while at < len(data):
         n_items += 1
         if n_items > MAX_ITEMS:
@@ -99,6 +133,14 @@ def _check_heads(data: bytes) -> None:
             )
         n_argument = _ARGUMENT_BYTES.get(low, 0)
         argument = int.from_bytes(data[at + 1 : at + 1 + n_argument]) if n_argument else low
-        at += 1 + n_argument + (argument if major in _STRINGS else 0)
+        first = at + 1 + n_argument
+        end = first + (argument if major in _STRINGS else 0)
+        if major == _BYTE_STRING:
+            # One whose head is longer than it needs stays where it is, for the comparison to find.
+            if argument >= _LONG_BYTES and n_argument == _ARGUMENT_BYTES[25 if argument < 1 << 16 else 26]:
+                long.append(_Long(n_byte_strings, at, first, end))
+            n_byte_strings += 1
+        at = end
     if at != len(data):
         raise MalformedMessageError("the CBOR item ends before its stated length")
+    return long

@@ -131,6 +131,7 @@ _GRADIENTS: Final = frozenset(
         "LogSoftmaxGrad_13",
         "SliceGrad",
         "SoftmaxGrad_13",
+        "SplitTraining",
         "TanhGrad",
     }
 )

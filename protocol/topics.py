@@ -28,6 +28,7 @@ __all__ = [
     "down",
     "matches",
     "my_down",
+    "shared",
     "up",
     "welcome",
 ]
@@ -53,6 +54,11 @@ def up(fleet: str, device: str, kind: str) -> str:
 def all_up(fleet: str) -> str:
     """Filter that the service subscribes to."""
     return up(fleet, "+", "+")
+
+
+def shared(group: str, topic_filter: str) -> str:
+    """Filter of which each message goes to one of the ``group`` alone (MQTT 5, section 4.8.2)."""
+    return f"$share/{group}/{topic_filter}"
 
 
 def down(fleet: str, device: str, kind: str) -> str:

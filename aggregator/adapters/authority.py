@@ -6,6 +6,7 @@
     ca.pem                      issuing certificates and root together, for the broker
     server.key, server.pem      the broker's, with its issuer
     service.key, service.pem    the aggregator's own as a client of the broker, with its issuer
+    ingest-NAME.key and .pem    of an ingest worker, which may read updates and nothing else
     claim.key                   HPKE: what devices seal their claims to
     crl.pem                     who was revoked: one list for each issuing key, old and new
 
@@ -154,8 +155,10 @@ class Authority:
         issuer = x509.load_der_x509_certificate(der).issuer
         return der, *der_of([one.certificate for one in self._keys if one.certificate.subject == issuer])
 
-    def renew_own(self, host: str, *, now: datetime) -> bool:
+    def renew_own(self, host: str, *, now: datetime, workers: Iterable[str] = ()) -> bool:
         """Make the broker's and the service's certificates if missing, old, for another host or by a former key.
+
+        So are those of ingest workers: of those that have one, and of ``workers``.
 
         Returns:
             Whether the broker has a new one to read.
@@ -163,8 +166,10 @@ class Authority:
         Raises:
             ConfigError: the issuing certificate has ended (the operator's fault).
         """
+        names = {f"ingest-{one}" for one in workers} | {path.stem for path in self._folder.glob("ingest-*.pem")}
+        more = {"service": SERVICE, **{file: f"_{file}" for file in sorted(names)}}
         is_changed = False
-        for name, builder in (("server", _server(host)), ("service", _client(SERVICE))):
+        for name, builder in (("server", _server(host)), *((file, _client(one)) for file, one in more.items())):
             if not self._is_fresh(name, builder, now):
                 key = make_key(self.file(f"{name}.key"))
                 certificate = self._sign(builder, key.public_key(), life=_SERVER_LIFE, now=now)

@@ -18,17 +18,17 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import Future
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, BinaryIO, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
-from aggregator.adapters.mosquitto_files import MAX_INFLIGHT, BrokerTls, mosquitto_config, write_access
+from aggregator.adapters.bound_child import BoundChild
+from aggregator.adapters.broker_probe import accepts, answers_connect, settle_port
+from aggregator.adapters.mosquitto_files import BrokerTls, mosquitto_config, write_access
+from aggregator.adapters.rumqttd_files import rumqttd_config
 from protocol.errors import ConfigError, LocalProtocolError, StorageError, TransportError
 
 if TYPE_CHECKING:
@@ -55,32 +55,7 @@ SEARCH_PATH_EXTRA = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")  # pa
 START_DEADLINE_S = 15.0  # measured 0.03 to 0.2 s; the rest is for a small board that trains on every core
 STOP_GRACE_S = 5.0  # measured 2 to 100 ms; Mosquitto writes its whole database then; SIGKILL after it
 POLL_S = 0.02  # between two tries to connect while the broker starts
-CONNECT_TIMEOUT_S = 2.0  # for one try
 LOG_TAIL_BYTES = 2_000  # of the broker's log, quoted when it fails to start
-MAX_OLD_LOG_BYTES = 1 << 20  # a longer log of earlier runs is dropped at the next start
-MIN_SEGMENT_BYTES = 1 << 20  # rumqttd drops whole segments, so small ones keep the bound on its queue close
-N_SEGMENTS = 8  # rumqttd keeps the newest of them for each filter; 8 loses at most an eighth of the queue at once
-
-# MQTT 5, section 3.1: CONNECT, level 5, clean start, keep-alive 5 s, no properties. The answer that accepts it (3.2) is
-# a CONNACK (0x20) of one length byte, flags without a session, reason 0. Section 3.14: DISCONNECT, reason 0.
-PROBE_CLIENT_ID = b"edgefold-probe"
-PROBE_BODY = b"\x00\x04MQTT\x05\x02\x00\x05\x00" + len(PROBE_CLIENT_ID).to_bytes(2) + PROBE_CLIENT_ID
-PROBE_CONNECT = b"\x10" + bytes([len(PROBE_BODY)]) + PROBE_BODY
-PROBE_ACCEPTED_TYPE, PROBE_ACCEPTED_TAIL = 0x20, b"\x00\x00"
-PROBE_CONNACK_BYTES = 4
-PROBE_DISCONNECT = b"\xe0\x00"
-
-# Ties a child's life to ours without ``preexec_fn``, which runs Python between fork and exec and may deadlock in a
-# threaded parent. The signal survives exec (prctl(2), PR_SET_PDEATHSIG = 1); a parent already dead is seen by its id.
-BIND_TO_PARENT = """
-import os, signal, sys
-if sys.platform == "linux":
-    import ctypes
-    ctypes.CDLL(None).prctl(1, int(signal.SIGTERM), 0, 0, 0)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit(0)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +213,7 @@ class BrokerProcess:
         self.config = config
         self._port = config.port
         self._mqtt311_port = config.mqtt311_port
-        self._child: _Child | None = None
+        self._child: BoundChild | None = None
 
     @property
     def kind(self) -> BrokerKind:
@@ -296,7 +271,7 @@ class BrokerProcess:
         choose_broker(self.kind)
         self._settle_ports()
         argv = self._write_config()
-        self._child = _Child(argv, log=self.config.folder / "broker.log")
+        self._child = BoundChild(argv, log=self.config.folder / "broker.log")
         try:
             self._await_answer()
         except BaseException:
@@ -324,9 +299,9 @@ class BrokerProcess:
 
     def _settle_ports(self) -> None:
         """Pick the ports that were left open, once, and see that each is free now."""
-        self._port = _settle_port("port", self._port)
+        self._port = settle_port("port", self._port)
         if self.facts.mqtt311_on_own_port:
-            self._mqtt311_port = _settle_port("mqtt311_port", self._mqtt311_port)
+            self._mqtt311_port = settle_port("mqtt311_port", self._mqtt311_port)
 
     def _write_config(self) -> list[str]:
         """Write the broker's own configuration file; return the command that starts it."""
@@ -364,8 +339,8 @@ class BrokerProcess:
         if self.config.tls is not None:
             host = LOOPBACK if self.host == ALL_INTERFACES else self.host
             ports = [self.port, self.config.tls.service_port] if self.config.tls.role == "claims" else [self.port]
-            return all(_accepts(host, port) for port in ports)
-        return _answers_connect(self.host, self.port) and _accepts(self.host, self.mqtt311_port)
+            return all(accepts(host, port) for port in ports)
+        return answers_connect(self.host, self.port) and accepts(self.host, self.mqtt311_port)
 
     def _log_tail(self) -> str:
         """Return the end of the broker's log on one line."""
@@ -375,102 +350,6 @@ class BrokerProcess:
         return "it left no log"
 
 
-class _Child:
-    """A process that ends with ours; the thread that made it waits for it.
-
-    Linux sends the parent-death signal when the *thread* that forked ends, so a child started from a short-lived
-    thread would die early: here that thread lives exactly as long as the child.
-    """
-
-    def __init__(self, argv: list[str], *, log: Path) -> None:
-        """Start the process; its output is appended to ``log``."""
-        self._argv = [sys.executable, "-I", "-S", "-c", BIND_TO_PARENT, str(os.getpid()), *argv]
-        self._log = log
-        self._ended = threading.Event()
-        spawned: Future[subprocess.Popen[bytes]] = Future()
-        threading.Thread(target=self._mind, args=(spawned,), name="broker-minder", daemon=True).start()
-        self._process = spawned.result()
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._process.pid
-
-    @property
-    def exit_code(self) -> int | None:
-        """``None`` while it runs; negative if a signal ended it."""
-        return self._process.returncode if self._ended.is_set() else None
-
-    def end(self, *, grace_s: float) -> None:
-        """Ask it to end, then make it, and return when it is gone."""
-        self.send(signal.SIGTERM)
-        if not self._ended.wait(grace_s):
-            self.send(signal.SIGKILL)
-            self._ended.wait()  # SIGKILL cannot be refused: no bound is needed
-
-    def send(self, signal_number: int) -> None:
-        """Signal it unless it has ended."""
-        if not self._ended.is_set():
-            self._process.send_signal(signal_number)
-
-    def _mind(self, spawned: Future[subprocess.Popen[bytes]]) -> None:
-        """Start it, hand it over, wait for its end."""
-        try:
-            with _open_log(self._log) as output:
-                process = subprocess.Popen(
-                    self._argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    process_group=0,  # Ctrl-C reaches us alone, and we end the broker last
-                )
-        except OSError as exc:
-            spawned.set_exception(StorageError(f"cannot start the broker: {exc}"))
-            return
-        spawned.set_result(process)
-        process.wait()
-        self._ended.set()
-
-
-def _open_log(path: Path) -> BinaryIO:
-    """Open the log to append, without what is left of a long one."""
-    is_long = path.exists() and path.stat().st_size > MAX_OLD_LOG_BYTES
-    return path.open("wb" if is_long else "ab")
-
-
-def rumqttd_config(config: BrokerConfig, *, port: int, mqtt311_port: int) -> str:
-    """Return ``rumqttd.toml``: an MQTT 5 and a 3.1.1 listener on loopback over one router, every bound set."""
-    segment_bytes = max(MIN_SEGMENT_BYTES, config.max_queued_bytes // N_SEGMENTS)
-    head = f"""\
-id = 0
-
-[router]
-id = 0
-max_connections = {config.max_connections}
-max_outgoing_packet_count = 200  # rumqttd's own default: how many packets one read of the log takes
-max_segment_size = {segment_bytes}
-max_segment_count = {N_SEGMENTS}
-"""
-    listeners = (("v5.1", port), ("v4.1", mqtt311_port))
-    return head + "".join(_rumqttd_listener(config, table=table, port=port) for table, port in listeners)
-
-
-def _rumqttd_listener(config: BrokerConfig, *, table: str, port: int) -> str:
-    """Return the table of one listener."""
-    return f"""
-[{table}]
-name = "{table}"
-listen = "{config.host}:{port}"
-next_connection_delay_ms = 1
-
-[{table}.connections]
-connection_timeout_ms = 10000  # for the CONNECT of a client that has connected
-max_payload_size = {config.max_packet_bytes}
-max_inflight_count = {MAX_INFLIGHT}
-dynamic_filters = true  # a client may publish to a topic that nobody subscribed to yet
-"""
-
-
 def _mosquitto_version() -> str:
     """Return what ``mosquitto -h`` calls itself; it exits with 3, so its status says nothing."""
     program = _find_mosquitto()
@@ -478,42 +357,3 @@ def _mosquitto_version() -> str:
         return "mosquitto (not installed)"
     said = subprocess.run([program, "-h"], capture_output=True, text=True, timeout=START_DEADLINE_S, check=False).stdout
     return said.partition("\n")[0].replace(" version", "") or "mosquitto"
-
-
-def _settle_port(key: str, port: int) -> int:
-    """Return ``port``, or a free one for 0.
-
-    Raises:
-        ConfigError: something listens there already (the user's fault).
-    """
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as brokers do: links in TIME_WAIT don't count
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError as exc:
-            raise ConfigError(
-                f"broker.{key} = {port}: {exc.strerror}; end what uses it or choose another port"
-            ) from exc
-        return int(probe.getsockname()[1])
-
-
-def _answers_connect(host: str, port: int) -> bool:
-    """Return whether an MQTT 5 CONNECT is accepted there; one bounded try."""
-    with contextlib.suppress(OSError), socket.create_connection((host, port), CONNECT_TIMEOUT_S) as link:
-        link.sendall(PROBE_CONNECT)
-        answer = b""
-        while len(answer) < PROBE_CONNACK_BYTES:
-            received = link.recv(PROBE_CONNACK_BYTES - len(answer))
-            if not received:
-                return False
-            answer += received
-        link.sendall(PROBE_DISCONNECT)
-        return answer[0] == PROBE_ACCEPTED_TYPE and answer[2:] == PROBE_ACCEPTED_TAIL
-    return False
-
-
-def _accepts(host: str, port: int) -> bool:
-    """Return whether a TCP connection is accepted there; one bounded try."""
-    with contextlib.suppress(OSError), socket.create_connection((host, port), CONNECT_TIMEOUT_S):
-        return True
-    return False

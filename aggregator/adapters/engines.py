@@ -8,6 +8,7 @@ only one: a connection that is lost takes the lock with it, and no write can go 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,6 @@ __all__ = ["PASSWORD_VARIABLE", "Database", "PostgresDatabase", "is_there", "ope
 
 PASSWORD_VARIABLE: Final = "EDGEFOLD_DATABASE_PASSWORD"  # noqa: S105 - its name
 _BUSY_TIMEOUT_MS: Final = 5000  # a reader never blocks us; only a checkpoint or a backup does, for milliseconds
-_SERVICE_LOCK: Final = 0x6564_6765_666F_6C64  # "edgefold" in ASCII: advisory locks are numbers, one space a database
 _CONNECT_DEADLINE_S: Final = 10
 _MAX_PASSWORD_BYTES: Final = 4096
 # A server that vanished without a word is noticed within half a minute, and its server drops our lock as soon.
@@ -43,6 +43,17 @@ class PostgresDatabase:
 
 
 Database: TypeAlias = Path | PostgresDatabase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lock:
+    """An advisory lock: a number, one space a database, and whose it is."""
+
+    number: int
+    holder: str
+
+
+_ONE_SERVICE: Final = _Lock(number=0x6564_6765_666F_6C64, holder="edgefold serve")  # "edgefold" in ASCII
 
 
 def postgres_of(url: str, *, password_file: str | None) -> PostgresDatabase:
@@ -78,7 +89,9 @@ def is_there(database: Database) -> bool:
     return isinstance(database, PostgresDatabase) or database.exists()
 
 
-def open_engine(database: Database, *, is_read_only: bool = False, is_service: bool = False) -> Engine:
+def open_engine(
+    database: Database, *, is_read_only: bool = False, is_service: bool = False, worker: str | None = None
+) -> Engine:
     """Return an engine on ``database``; nothing is connected yet.
 
     Args:
@@ -86,10 +99,12 @@ def open_engine(database: Database, *, is_read_only: bool = False, is_service: b
         is_read_only: refuse to write.
         is_service: of the one service that may write everything; on PostgreSQL its connection holds the lock, and
             connecting raises ``ConfigError`` while another service has it.
+        worker: of the one ingest worker of this name, in the same way.
     """
     if isinstance(database, Path):
         return _open_sqlite(database, is_read_only=is_read_only)
-    return _open_postgres(database, is_read_only=is_read_only, is_service=is_service)
+    lock = _worker_lock(worker) if worker is not None else _ONE_SERVICE if is_service else None
+    return _open_postgres(database, is_read_only=is_read_only, lock=lock)
 
 
 def _open_sqlite(database: Path, *, is_read_only: bool) -> Engine:
@@ -110,15 +125,15 @@ def _open_sqlite(database: Path, *, is_read_only: bool) -> Engine:
     return engine
 
 
-def _open_postgres(database: PostgresDatabase, *, is_read_only: bool, is_service: bool) -> Engine:
+def _open_postgres(database: PostgresDatabase, *, is_read_only: bool, lock: _Lock | None) -> Engine:
     try:
         import psycopg  # noqa: F401, PLC0415 - an extra
     except ModuleNotFoundError as error:
         raise ConfigError("PostgreSQL needs psycopg; run: pip install 'edgefold[postgres]'") from error
     url = database.url.set(password=database.password)
     arguments = {"connect_timeout": _CONNECT_DEADLINE_S, "application_name": "edgefold", **_KEEPALIVES}
-    pool = {"pool_size": 1, "max_overflow": 0} if is_service else {"pool_size": 2, "max_overflow": 3}
-    engine = create_engine(url, connect_args=arguments, pool_pre_ping=not is_service, hide_parameters=True, **pool)
+    pool = {"pool_size": 1, "max_overflow": 0} if lock else {"pool_size": 2, "max_overflow": 3}
+    engine = create_engine(url, connect_args=arguments, pool_pre_ping=lock is None, hide_parameters=True, **pool)
 
     @event.listens_for(engine, "connect")
     def _settle(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's connection
@@ -127,14 +142,19 @@ def _open_postgres(database: PostgresDatabase, *, is_read_only: bool, is_service
             cursor.execute("SET timezone = 'UTC'")
             if is_read_only:
                 cursor.execute("SET default_transaction_read_only = on")
-            if is_service:
-                _take_lock(cursor, database)
+            if lock is not None:
+                _take_lock(cursor, database, lock)
         connection.commit()
 
     return engine
 
 
-def _take_lock(cursor: Any, database: PostgresDatabase) -> None:  # noqa: ANN401 - the driver's cursor
-    cursor.execute("SELECT pg_try_advisory_lock(%s)", [_SERVICE_LOCK])
+def _worker_lock(worker: str) -> _Lock:
+    number = int.from_bytes(hashlib.sha256(f"edgefold ingest {worker}".encode()).digest()[:8], signed=True)
+    return _Lock(number=number, holder=f"ingest worker called {worker}")
+
+
+def _take_lock(cursor: Any, database: PostgresDatabase, lock: _Lock) -> None:  # noqa: ANN401 - the driver's cursor
+    cursor.execute("SELECT pg_try_advisory_lock(%s)", [lock.number])
     if not cursor.fetchone()[0]:
-        raise ConfigError(f"{database}: another edgefold serve runs on this database")
+        raise ConfigError(f"{database}: another {lock.holder} runs on this database")

@@ -48,9 +48,26 @@ class ProcessFoldEngine:
         """The workers' process ids."""
         return [one.pid for one in self._workers]
 
+    def takes(self, *, n_updates: int, n_values: int) -> bool:  # noqa: ARG002 - the port's
+        """Return True: the operator asked for it."""
+        return True
+
+    def start(self) -> None:
+        """Start the workers, unless they run.
+
+        Raises:
+            FoldEngineError: the machine has no room for them.
+        """
+        while len(self._workers) < self._n_workers:
+            try:
+                self._workers.append(_Worker(self._command))
+            except OSError as error:
+                raise FoldEngineError(f"a fold worker cannot be started: {error}") from error
+            self._free.put(self._workers[-1])
+
     def sums(self, jobs: Sequence[ChunkJob]) -> Iterator[ChunkSum]:
         """Yield the jobs' sums in their order; errors as in the port."""
-        self._start()
+        self.start()
         return in_order(self._do, jobs, workers=self._n_workers)
 
     def close(self) -> None:
@@ -59,11 +76,6 @@ class ProcessFoldEngine:
             self._workers.pop().end()
         self._free = queue.SimpleQueue()
 
-    def _start(self) -> None:
-        while len(self._workers) < self._n_workers:
-            self._workers.append(_Worker(self._command))
-            self._free.put(self._workers[-1])
-
     def _do(self, job: ChunkJob) -> ChunkSum:
         worker = self._free.get()
         try:
@@ -71,13 +83,20 @@ class ProcessFoldEngine:
                 try:
                     kind, data = worker.ask(job.pack(), max_bytes=16 + 8 * job.n_values)
                 except (OSError, EOFError):
-                    worker.restart()
+                    _restart(worker)
                     continue
                 raise_unless_sum(kind, data)
                 return unpack_sum(data, n_values=job.n_values)
         finally:
             self._free.put(worker)
         raise FoldEngineError(f"{TRIES} fold workers died over one chunk of {len(job.updates)} updates")
+
+
+def _restart(worker: _Worker) -> None:
+    try:
+        worker.restart()
+    except OSError as error:
+        raise FoldEngineError(f"a fold worker cannot be started again: {error}") from error
 
 
 class _Worker:

@@ -69,6 +69,10 @@ class RayFoldEngine:
         """The driver's process id."""
         return None if self._driver is None else self._driver.pid
 
+    def takes(self, *, n_updates: int, n_values: int) -> bool:  # noqa: ARG002 - the port's
+        """Return True: the operator asked for it."""
+        return True
+
     def sums(self, jobs: Sequence[ChunkJob]) -> Iterator[ChunkSum]:
         """Yield the jobs' sums in their order; errors as in the port."""
         if time.monotonic() < self._rests_until_s:

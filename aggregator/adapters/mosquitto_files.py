@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from protocol.signing import SERVICE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from aggregator.adapters.broker import BrokerConfig
@@ -41,12 +42,14 @@ class BrokerTls:
         role: ``fleet`` for devices with certificates, ``claims`` for devices that want one.
         authority: the folder of ``adapters.authority``: root, server certificate and revocation list.
         service_port: of the claim broker's second listener, for the service alone.
+        workers: names of the certificates that may read updates and nothing else.
     """
 
     fleet: str
     role: Literal["fleet", "claims"]
     authority: Path
     service_port: int = 0
+    workers: tuple[str, ...] = ()
 
 
 def write_access(config: BrokerConfig) -> None:
@@ -57,8 +60,9 @@ def write_access(config: BrokerConfig) -> None:
     """
     if config.tls is None:
         return
-    devices = fleet_access if config.tls.role == "fleet" else claim_access
-    files = {"service.acl": _service_access(config.tls.fleet), "devices.acl": devices(config.tls.fleet)}
+    fleet, is_fleet = config.tls.fleet, config.tls.role == "fleet"
+    devices = fleet_access(fleet, workers=config.tls.workers) if is_fleet else claim_access(fleet)
+    files = {"service.acl": _service_access(fleet), "devices.acl": devices}
     for name, text in files.items():
         path = config.folder / name
         path.unlink(missing_ok=True)
@@ -91,11 +95,12 @@ def mosquitto_config(config: BrokerConfig, *, port: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def fleet_access(fleet: str) -> str:
+def fleet_access(fleet: str, *, workers: Iterable[str] = ()) -> str:
     """Return the fleet broker's access list; %u is the certificate's name. What is not allowed is denied."""
     root = f"ef/1/{fleet}"
+    readers = "".join(f"user {name}\ntopic read {root}/dev/+/up/update\n" for name in workers)
     return (
-        f"{_service_access(fleet)}\n"
+        f"{_service_access(fleet)}{readers}\n"
         f"pattern write {root}/dev/%u/up/+\n"
         f"pattern read {root}/dev/%u/down/+\n"
         f"pattern read {root}/task/+/announce\n"

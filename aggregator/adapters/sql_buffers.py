@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 
-from aggregator.adapters.tables import BUFFERED, PARTICIPANTS, ROUNDS, UPDATES, VERSIONS
+from aggregator.adapters.tables import BUFFERED, PARTICIPANTS, ROUNDS, STANDINGS, UPDATES, VERSIONS
 from aggregator.core.buffer import Buffered
 from aggregator.core.records import RoundRecord, UpdateRecord
 
@@ -28,6 +28,7 @@ __all__ = [
     "forget",
     "is_folded_in",
     "oldest_work_in",
+    "rejected_in",
     "restored_in",
     "rounds_from",
 ]
@@ -105,6 +106,12 @@ def restored_in(connection: Connection, task: str) -> int:
     """Return the newest version that is no fold: the bundle's own, or what an operator went back to."""
     query = select(func.max(VERSIONS.c.version)).where(VERSIONS.c.task == task, VERSIONS.c.round.is_(None))
     return int(connection.execute(query).scalar() or 0)
+
+
+def rejected_in(connection: Connection, task: str) -> frozenset[int]:
+    """Return the versions that a gate refused."""
+    query = select(STANDINGS.c.version).where(STANDINGS.c.task == task, STANDINGS.c.status == "rejected")
+    return frozenset(connection.execute(query).scalars())
 
 
 def _of(task: str, buffer: int) -> ColumnElement[bool]:

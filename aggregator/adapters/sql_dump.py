@@ -2,8 +2,8 @@
 
 Laws: all tables are read in one snapshot beside a running service, so they agree with each other; noise seeds leave
 only if asked for; commands and bearer tokens stay behind, since what was asked for or taken back later must not come
-again, and unfinished uploads, which devices begin anew. Loading is one transaction on an empty database of the dump's
-own schema. Memory: a page of rows.
+again, and unfinished uploads and what ingest workers staged, which devices send anew. Loading is one transaction on an
+empty database of the dump's own schema. Memory: a page of rows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,18 @@ if TYPE_CHECKING:
 
 __all__ = ["LEFT_BEHIND", "Snapshot", "SqlDump", "is_empty", "load_table"]
 
-LEFT_BEHIND: Final = frozenset({"commands", "http_tokens", "service_facts", "uploads", "upload_chunks"})
+LEFT_BEHIND: Final = frozenset(
+    {
+        "commands",
+        "http_tokens",
+        "ingest_tasks",
+        "ingest_workers",
+        "service_facts",
+        "staged_updates",
+        "uploads",
+        "upload_chunks",
+    }
+)
 _SECRET_COLUMNS: Final = frozenset({("privacy_ledger", "noise_seed")})
 _PAGE_ROWS: Final = 500
 

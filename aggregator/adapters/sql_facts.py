@@ -46,3 +46,20 @@ class SqlFacts(SqlDatabase):
                 connection.execute(SERVICE_FACTS.insert().values(name=_NAME, value=known))
         if written is None:
             blobs.own(known)
+
+    def check_own(self, blobs: BlobPlace) -> str:
+        """Return the id that the database and its blobs carry, if it is one.
+
+        Raises:
+            ConfigError: they are another's or, so far, nobody's (the user's fault).
+            StorageError: either cannot be read.
+        """
+        query = select(SERVICE_FACTS.c.value).where(SERVICE_FACTS.c.name == _NAME)
+        with self._reading() as connection:
+            known = connection.execute(query).scalar()
+        if known is None or blobs.owner() != known:
+            raise ConfigError(
+                f"{blobs}: the service of {self._database} keeps its blobs elsewhere; service.blobs must be the same "
+                "place for both"
+            )
+        return str(known)

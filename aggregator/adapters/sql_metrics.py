@@ -5,6 +5,7 @@ Laws: a figure is of one update, kept with it or not at all; it goes when its ro
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +21,20 @@ if TYPE_CHECKING:
 
     from aggregator.core.records import UpdateRecord
 
-__all__ = ["NO_METRICS", "SqlMetrics", "add"]
+__all__ = ["NO_METRICS", "RoundFigure", "SqlMetrics", "add"]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundFigure:
+    """One figure over the devices that told it in one round."""
+
+    round: int
+    name: str
+    n_devices: int
+    mean: float
+    lowest: float
+    highest: float
+
 
 NO_METRICS: Final[Mapping[str, float]] = MappingProxyType({})
 
@@ -38,6 +52,19 @@ class SqlMetrics(SqlDatabase):
             for device, name, value in connection.execute(query.where(m.task == task).order_by(m.device, m.name)):
                 found.setdefault(device, {})[name] = value
         return found
+
+    def by_round(self, task: str, *, limit: int) -> list[RoundFigure]:
+        """Return what the devices of a task's newest ``limit`` told rounds said, newest first, then by name."""
+        m = DEVICE_METRICS.c
+        newest = select(m.round).where(m.task == task).distinct().order_by(m.round.desc()).limit(limit)
+        query = (
+            select(m.round, m.name, func.count(), func.avg(m.value), func.min(m.value), func.max(m.value))
+            .where(m.task == task, m.round.in_(newest))
+            .group_by(m.round, m.name)
+            .order_by(m.round.desc(), m.name)
+        )
+        with self._reading() as connection:
+            return [RoundFigure(*row) for row in connection.execute(query)]
 
 
 def add(connection: Connection, update: UpdateRecord, metrics: Mapping[str, float]) -> None:

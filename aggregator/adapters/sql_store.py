@@ -20,6 +20,7 @@ from aggregator.adapters.tables import (
     REFUSALS,
     RETENTION,
     ROUNDS,
+    STAGED_UPDATES,
     TASKS,
     UPDATES,
     VERSIONS,
@@ -184,6 +185,11 @@ class SqlStore(SqlDatabase):
         with self._reading() as connection:
             return sql_buffers.restored_in(connection, task)
 
+    def rejected(self, task: str) -> frozenset[int]:
+        """Return the versions that a gate refused."""
+        with self._reading() as connection:
+            return sql_buffers.rejected_in(connection, task)
+
     def summary(self, task: str, round_: int) -> RoundSummary:
         """Return the sums over a round's participants and updates."""
         p, u = PARTICIPANTS.c, UPDATES.c
@@ -234,8 +240,10 @@ class SqlStore(SqlDatabase):
     def blobs_in_use(self, *, keep_folded: bool) -> set[str]:
         """Return the names of the blobs that rows need."""
         accepted = select(UPDATES.c.blob).where(UPDATES.c.status == "accepted")
+        staged = select(STAGED_UPDATES.c.blob).where(STAGED_UPDATES.c.blob.is_not(None))
         with self._reading() as connection:
             names = set(connection.execute(accepted).scalars()) | state_blobs(connection)
+            names |= set(connection.execute(staged).scalars())
             return names | kept_blobs(connection) if keep_folded else names
 
     # -- transactions ------------------------------------------------------------------------------------------------
@@ -286,7 +294,8 @@ class SqlStore(SqlDatabase):
         with self._writing() as connection:
             counted = insert_into(connection, REFUSALS).values(task=task, reason=reason, count=1)
             connection.execute(counted.on_conflict_do_update(index_elements=["task", "reason"], set_=more))
-            count_traffic(connection, task, round_, device, traffic or Traffic())
+            if traffic is not None:
+                count_traffic(connection, task, round_, device, traffic)
 
     def start_closing(
         self, task: str, round_: int, round_event: RoundEvent, *, entry: LedgerEntry | None = None

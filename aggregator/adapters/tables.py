@@ -29,6 +29,8 @@ __all__ = [
     "DEVICE_METRICS",
     "EVALUATIONS",
     "HTTP_TOKENS",
+    "INGEST_TASKS",
+    "INGEST_WORKERS",
     "METADATA",
     "PARTICIPANTS",
     "PAST_DEVICES",
@@ -37,6 +39,7 @@ __all__ = [
     "RETENTION",
     "ROUNDS",
     "SERVICE_FACTS",
+    "STAGED_UPDATES",
     "STANDINGS",
     "SUMS",
     "SUM_MESSAGES",
@@ -264,6 +267,41 @@ UPLOAD_CHUNKS: Final = Table(
     Column("chunk", Integer, primary_key=True),
     Column("data", LargeBinary, nullable=False),
     ForeignKeyConstraint(["device"], ["uploads.device"]),
+)
+# What ingest workers found and the service has not decided on yet; ``core.staging.Staged`` says what the columns are.
+STAGED_UPDATES: Final = Table(
+    "staged_updates",
+    METADATA,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),  # counted up by the database
+    Column("worker", NAME, nullable=False),
+    Column("device", NAME, nullable=False),
+    Column("update_id", LargeBinary(16), nullable=False),
+    Column("task", NAME, nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("bundle_id", DIGEST, nullable=False),
+    Column("n_bytes", Integer, nullable=False),
+    Column("sealed_bytes", Integer, nullable=False),
+    Column("blob", DIGEST),
+    Column("figures", Text),  # JSON of core.opening.Figures
+    Column("reason", String(32)),
+    Column("detail", Text, nullable=False),
+    UniqueConstraint("device", "update_id", name="one_staging_per_update"),
+)
+INGEST_WORKERS: Final = Table(
+    "ingest_workers",
+    METADATA,
+    Column("worker", NAME, primary_key=True),
+    Column("since_unix_s", Float, nullable=False),
+    Column("seen_unix_s", Float, nullable=False),
+    Column("n_staged", BigInteger, nullable=False),  # since then
+)
+# Which settings the service decides by: a worker with others leaves its task's updates unopened.
+INGEST_TASKS: Final = Table(
+    "ingest_tasks",
+    METADATA,
+    Column("task", NAME, primary_key=True),
+    Column("terms", DIGEST, nullable=False),
 )
 # Tasks that came by command, beside those of the configuration file.
 CREATED_TASKS: Final = Table(

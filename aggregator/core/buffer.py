@@ -6,11 +6,15 @@
 
 A buffer opens on the newest version and has a number as a round has, so on the wire it is one: a device is handed work
 of the buffer that is open, at most once, and sends its update when it is done, into whichever buffer is open then. The
-update's *staleness* is the number of versions between the two. Laws: an update is in at most one buffer and, once its
+update's *staleness* is the number of versions between the two, not counting those that a gate refused, which no device
+ever had. With a gate a fold is a *candidate* until it was measured: the next buffer opens beside it on the version that
+devices have, takes updates and is not folded before the verdict; a promotion carries them over into a buffer on the new
+version. Laws: an update is in at most one buffer and, once its
 buffer is ``closing``, in that one for good; an accepted update leaves a buffer only by a fold, into the next buffer, or
-because its task's operator withdrew it; nothing older than ``oldest_version`` is taken; at most ``concurrency`` devices
-hold slots, and each for at most ``slot_s``. Does not know about: clocks, storage, adapters. Memory: O(concurrency) and
-the devices that wait, which are bounded.
+because its task's operator withdrew it; nothing older than ``oldest_version`` is taken; one candidate waits at a time,
+and beside it work is handed out until the buffer is full, to devices that had none of this version; at most
+``concurrency`` devices hold slots, and each for at most ``slot_s``. Does not know about: clocks, storage, adapters.
+Memory: O(concurrency) and the devices that wait, which are bounded.
 
 Source: Nguyen et al. 2022, arXiv:2106.06639, Algorithm 1; the bound on staleness as in Huba et al. 2022 (Papaya),
 arXiv:2111.04877. Departures: a device works at most once on one version, since the same examples from the same point
@@ -23,7 +27,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from aggregator.core.records import UpdateRecord
     from aggregator.core.rounds import RoundEvent, RoundState
@@ -38,6 +42,7 @@ __all__ = [
     "WorkOfBuffers",
     "due_buffer_event",
     "oldest_version",
+    "staleness_of",
 ]
 
 T = TypeVar("T")
@@ -51,10 +56,6 @@ class Buffered:
 
     update: UpdateRecord
     version: int
-
-    def staleness(self, *, folded_on: int) -> int:
-        """Return how many versions lie between its own and the one that its buffer is on."""
-        return folded_on - self.version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,7 @@ class BufferProgress:
         size: updates that make a version.
         least: updates that make one at the deadline.
         n_working: devices that hold slots.
+        has_candidate: whether the version before waits for its verdict; until then nothing else is folded.
         is_draining: whether its task pauses: nobody is handed work, and whoever has some is waited for.
     """
 
@@ -82,6 +84,7 @@ class BufferProgress:
     size: int
     least: int
     n_working: int
+    has_candidate: bool = False
     is_draining: bool = False
 
 
@@ -89,6 +92,10 @@ def due_buffer_event(progress: BufferProgress, *, is_past_deadline: bool) -> Rou
     """Return the event that is due now, or None; a closing buffer is due to be ``folded``."""
     if progress.state != "open":
         return "folded" if progress.state == "closing" else None
+    return None if progress.has_candidate else _way_out(progress, is_past_deadline=is_past_deadline)
+
+
+def _way_out(progress: BufferProgress, *, is_past_deadline: bool) -> RoundEvent | None:
     has_enough = progress.n_waiting >= progress.least
     if progress.is_draining:
         if progress.n_working > 0 and not is_past_deadline:
@@ -101,12 +108,21 @@ def due_buffer_event(progress: BufferProgress, *, is_past_deadline: bool) -> Rou
     return None
 
 
-def oldest_version(version: int, *, restored: int, max_staleness: int) -> int:
+def staleness_of(version: int, *, folded_on: int, rejected: Collection[int] = ()) -> int:
+    """Return how many versions lie between an update's own and its buffer's, ``rejected`` ones left out."""
+    return folded_on - version - sum(version < one <= folded_on for one in rejected)
+
+
+def oldest_version(version: int, *, restored: int, max_staleness: int, rejected: Collection[int] = ()) -> int:
     """Return the oldest version on which an update may be based while a buffer on ``version`` is open.
 
     ``restored`` is the newest version that is no fold: what was trained before an operator went back is not wanted.
     """
-    return max(restored, version - max_staleness)
+    oldest = version - max_staleness
+    for one in sorted(rejected, reverse=True):
+        if oldest <= one <= version:
+            oldest -= 1
+    return max(restored, oldest)
 
 
 class Slots:
@@ -170,12 +186,13 @@ class WaitingRoom(Generic[T]):
         self._said[device] = (now_s, said)
         return True
 
-    def next(self, now_s: float) -> T | None:
-        """Take out who came first of those that still call; None if nobody waits."""
-        while self._said:
-            device = next(iter(self._said))
-            heard_s, said = self._said.pop(device)
-            if now_s - heard_s < HEARD_S:
+    def next(self, now_s: float, may_work: Callable[[str], bool]) -> T | None:
+        """Take out who came first of those that still call and ``may_work``; None if nobody is there."""
+        for device, (heard_s, said) in list(self._said.items()):
+            if now_s - heard_s >= HEARD_S:
+                del self._said[device]
+            elif may_work(device):
+                del self._said[device]
                 return said
         return None
 

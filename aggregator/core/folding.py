@@ -105,6 +105,7 @@ class Needs:
     central_dp: bool  # the same for one noisy mean: noise on values that nobody sends would move what is frozen
     plain_sgd: bool = False  # the device's steps must be SGD without momentum, and its update unclipped
     memory: str = "O(adapter)"
+    engine: Literal["all", "mean", "nothing"] = "all"  # what a fold engine adds; the service does the rest
     refusal: str | None = None  # why no task can ask for it, where that is so
 
 

@@ -1,7 +1,7 @@
 """Whether a version is promoted: the comparison with the promoted version before it, and what each version's state is.
 
-Laws: pure; the newest version is the only one that can wait for a verdict, since no round opens before it; figures that
-are missing decide nothing.
+Laws: pure; the newest version is the only one that can wait for a verdict, since no round is folded before it; figures
+that are missing decide nothing; a version that devices were given is not taken back by a gate that came later.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from aggregator.core.records import Evaluation, SetScore, Standing, VersionRecord
 
-__all__ = ["VersionStatus", "judge", "promoted_before", "status_of", "statuses"]
+__all__ = ["VersionStatus", "judge", "promoted_before", "published", "status_of", "statuses"]
 
 VersionStatus: TypeAlias = Literal["promoted", "rejected", "candidate"]
 
@@ -65,6 +65,18 @@ def statuses(
     """Return what each version is, by number."""
     newest = versions[-1].version
     return {one.version: status_of(one, newest=newest, standings=standings, has_gate=has_gate) for one in versions}
+
+
+def published(known: Mapping[int, VersionStatus], *, opened_on: int) -> tuple[int, bool]:
+    """Return the version that devices are given, and whether a newer one waits for its verdict.
+
+    Args:
+        known: every version's status, by number.
+        opened_on: the version of the latest round or buffer, which devices were given whatever its status is.
+    """
+    newest = max(known)
+    given = max([opened_on, *(version for version, status in known.items() if status == "promoted")])
+    return given, known[newest] == "candidate" and newest > given
 
 
 def promoted_before(

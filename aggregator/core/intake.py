@@ -8,14 +8,13 @@ through ``Ledger``. Memory: the message and one decoded delta.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, Protocol, TypeAlias, cast
 
-from aggregator.core.blocked import squared_norm
-from aggregator.core.bounds import max_message_bytes, max_update_norm
+from aggregator.core.bounds import max_message_bytes
+from aggregator.core.opening import Figures, check_bounds, figures_of, open_delta
 from aggregator.core.rounds import SUM_STATES
-from protocol import codec, sealing, signing, topics
+from protocol import sealing, signing, topics
 from protocol.errors import RemoteProtocolError
 from protocol.messages import (
     Body,
@@ -26,8 +25,6 @@ from protocol.messages import (
     Renew,
     SumStep,
     Update,
-    UpdateContent,
-    unpack_content,
     unpack_envelope,
 )
 from protocol.uploads import Chunk, Upload
@@ -39,6 +36,7 @@ if TYPE_CHECKING:
     from aggregator.core.privacy.sampling import PoissonSampling
     from aggregator.core.records import TaskState, UpdateRecord
     from aggregator.core.rounds import RoundState
+    from aggregator.core.staging import Staged
     from protocol.sealing import TaskKey
     from protocol.signing import VerifyKey
 
@@ -59,8 +57,9 @@ __all__ = [
     "Uploading",
     "addressed",
     "decide",
+    "decide_update",
     "of_this_round",
-    "open_delta",
+    "welcome",
 ]
 
 
@@ -160,11 +159,11 @@ class Declined:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """The update is good and new."""
+    """The update is good and new; a ``Staged`` one has its blob already."""
 
     device: str
-    update: Update
-    content: UpdateContent
+    update: Update | Staged
+    figures: Figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +171,7 @@ class TakenBefore:
     """The device's own update came again: it is told so and nothing else happens."""
 
     device: str
-    update: Update | Upload
+    update: Update | Staged | Upload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +181,7 @@ class Refused:
     reason: Reason
     detail: str
     device: str | None
-    update: Update | SumStep | Upload | None = None
+    update: Update | Staged | SumStep | Upload | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,7 +231,7 @@ def decide(topic: str, payload: bytes, context: IntakeContext) -> Decision:  # n
         case Join():
             return _decide_join(device, body, context.ledger)
         case Update():
-            return _decide_update(device, body, context)
+            return decide_update(device, body, context)
         case SumStep():
             return _decide_step(device, body, context)
         case Renew():
@@ -244,28 +243,6 @@ def decide(topic: str, payload: bytes, context: IntakeContext) -> Decision:  # n
         case _:
             detail = "a device sends joins, updates, steps of a sum, uploads, fetches and renewals only"
             return Refused(reason="malformed", detail=detail, device=device)
-
-
-def open_delta(
-    update: Update, *, fleet: str, device: str, key: TaskKey, n_params: int, max_bytes: int
-) -> tuple[UpdateContent, codec.EncodedVector]:
-    """Return what a sealed update holds: its figures and the delta, float32 [n_params], checked and still encoded.
-
-    Raises:
-        RemoteProtocolError: ``bad-seal``, ``malformed``, ``oversize``, ``wrong-shape``, ``not-finite`` or
-            ``bad-encoding`` (the peer's fault).
-    """
-    info = sealing.binding(
-        fleet=fleet,
-        task=update.task,
-        bundle_id=update.bundle_id,
-        round_=update.round,
-        version=update.version,
-        device=device,
-        update_id=update.update_id,
-    )
-    content = unpack_content(key.open(update.sealed, info=info), max_bytes=max_bytes)
-    return content, codec.read(content.delta, n_values=n_params)
 
 
 def _verified(claimed: str | None, topic: str, payload: bytes, context: IntakeContext) -> tuple[str, Body]:
@@ -314,17 +291,12 @@ def _unwanted(device: str, join: Join, view: TaskView, ledger: Ledger, *, is_kno
     return "not-selected" if is_full and not is_known else None
 
 
-def _decide_update(device: str, update: Update, context: IntakeContext) -> Decision:
-    before = context.ledger.taken(update.update_id)
+def decide_update(device: str, update: Update, context: IntakeContext) -> Decision:
+    """Return what to do with an update whose signature held."""
     try:
-        view = addressed(update, context.ledger)
-        if before is not None:
-            if (before.task, before.round, before.device) == (update.task, update.round, device):
-                return TakenBefore(device=device, update=update)
-            _refuse("replayed", "this update id was taken before, for another round or of another device")
-        if view.max_step_bytes is not None:
-            _refuse("wrong-privacy", f"{update.task} takes no single updates")
-        _expected(device, update, view, context.ledger)
+        view = welcome(device, update, context, sealed_bytes=len(update.sealed))
+        if isinstance(view, TakenBefore):
+            return view
         content, delta = open_delta(
             update,
             fleet=context.fleet,
@@ -333,10 +305,30 @@ def _decide_update(device: str, update: Update, context: IntakeContext) -> Decis
             n_params=view.n_values(device),
             max_bytes=max_message_bytes(view.plan, view.n_values(device)),
         )
-        _within_bounds(content, delta, view)
+        check_bounds(content, delta, plan=view.plan, max_examples=view.max_examples)
     except RemoteProtocolError as error:
         return Refused(reason=_reason(error), detail=str(error), device=device, update=update)
-    return Taken(device=device, update=update, content=content)
+    return Taken(device=device, update=update, figures=figures_of(content))
+
+
+def welcome(
+    device: str, update: Update | Staged, context: IntakeContext, *, sealed_bytes: int
+) -> TaskView | TakenBefore:
+    """Return the task that takes this update, as far as can be told while it is sealed; or that it was taken before.
+
+    Raises:
+        RemoteProtocolError: it is not taken; ``reason`` says why (the peer's fault, or too late).
+    """
+    before = context.ledger.taken(update.update_id)
+    view = addressed(update, context.ledger)
+    if before is not None:
+        if (before.task, before.round, before.device) == (update.task, update.round, device):
+            return TakenBefore(device=device, update=update)
+        _refuse("replayed", "this update id was taken before, for another round or of another device")
+    if view.max_step_bytes is not None:
+        _refuse("wrong-privacy", f"{update.task} takes no single updates")
+    _expected(device, update, view, context.ledger, sealed_bytes)
+    return view
 
 
 def _decide_step(device: str, step: SumStep, context: IntakeContext) -> Decision:
@@ -355,7 +347,7 @@ def _decide_step(device: str, step: SumStep, context: IntakeContext) -> Decision
         return Refused(reason=_reason(error), detail=str(error), device=device, update=step)
 
 
-def addressed(update: Update | SumStep | Upload, ledger: Ledger) -> TaskView:
+def addressed(update: Update | Staged | SumStep | Upload, ledger: Ledger) -> TaskView:
     """Return the task that a message is for.
 
     Raises:
@@ -369,18 +361,18 @@ def addressed(update: Update | SumStep | Upload, ledger: Ledger) -> TaskView:
     return view
 
 
-def _expected(device: str, update: Update, view: TaskView, ledger: Ledger) -> None:
+def _expected(device: str, update: Update | Staged, view: TaskView, ledger: Ledger, n_bytes: int) -> None:
     of_this_round(device, update, view, ledger)
     if view.round_state != "open":
         _refuse("late", f"round {update.round} has closed")
     if ledger.taken_from(update.task, update.round, device) is not None:
         _refuse("duplicate", f"another update of {device} was taken for round {update.round}")
-    n_bytes, max_bytes = len(update.sealed), max_message_bytes(view.plan, view.n_values(device))
+    max_bytes = max_message_bytes(view.plan, view.n_values(device))
     if n_bytes > max_bytes:  # the bound before decoding was that of the largest task
         _refuse("oversize", f"a sealed update of {n_bytes} bytes, at most {max_bytes} are taken")
 
 
-def of_this_round(device: str, update: Update | SumStep | Upload, view: TaskView, ledger: Ledger) -> None:
+def of_this_round(device: str, update: Update | Staged | SumStep | Upload, view: TaskView, ledger: Ledger) -> None:
     """Return if a message is for a round that takes some, on its version, and of a device that was handed work.
 
     Raises:
@@ -397,15 +389,6 @@ def of_this_round(device: str, update: Update | SumStep | Upload, view: TaskView
         _refuse("wrong-version", f"round {update.round} is on version {version}, the update on {update.version}")
     if not ledger.is_joined(update.task, update.round, device):
         _refuse("not-joined", f"{device} was handed no work for round {update.round}")
-
-
-def _within_bounds(content: UpdateContent, delta: codec.EncodedVector, view: TaskView) -> None:
-    norm = math.sqrt(squared_norm(delta))
-    bound = max_update_norm(view.plan, delta.size)
-    if norm > bound:
-        _refuse("norm-exceeded", f"a delta of norm {norm:.4g}, at most {bound:.4g} is taken")
-    if content.n_examples > view.max_examples:
-        _refuse("bad-examples", f"{content.n_examples} examples, at most {view.max_examples} are taken")
 
 
 def _refuse(reason: Reason, message: str) -> NoReturn:

@@ -9,28 +9,35 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aggregator.core.partial_sums import PartlySummed, chunk_sums, total_of
+from aggregator.core.partial_sums import BY_EXAMPLES, PartlySummed, chunk_sums, total_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from aggregator.core.folding import Deltas
+    from aggregator.core.partial_sums import ChunkSum, Weights
 
-__all__ = ["mean_delta", "uniform_mean"]
+__all__ = ["mean_delta", "uniform_mean", "weighted_sum"]
+
+
+def weighted_sum(deltas: Deltas, n_values: int, weights: Weights = BY_EXAMPLES) -> ChunkSum:
+    """Return sum(w_i delta_i), float64 [n_values], and what it is divided by for a mean: 0 if nothing counted.
+
+    Raises:
+        ValueError: see ``partial_sums.chunk_sums`` (the caller's fault).
+    """
+    if isinstance(deltas, PartlySummed):
+        return total_of(deltas.chunk_sums(n_values, weights), n_values)
+    return total_of(chunk_sums(deltas, n_values, weights), n_values)
 
 
 def mean_delta(deltas: Deltas, n_values: int) -> NDArray[np.float64] | None:
-    """Return sum(n_i delta_i) / sum(n_i), float64 [n_values]; None if nothing came.
-
-    Raises:
-        ValueError: ``n_examples`` is not positive (the caller's fault).
-    """
-    sums = deltas.chunk_sums(n_values) if isinstance(deltas, PartlySummed) else chunk_sums(deltas, n_values)
-    summed = total_of(sums, n_values)
-    if summed.n_examples == 0:
+    """Return sum(n_i delta_i) / sum(n_i), float64 [n_values]; None if nothing came; errors as ``weighted_sum``."""
+    summed = weighted_sum(deltas, n_values)
+    if summed.count == 0:
         return None
     mean = summed.total  # [n_values]
-    mean /= summed.n_examples
+    mean /= summed.count
     return mean
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["UpdateShape", "shape_of"]
 
+F = TypeVar("F", np.float32, np.float64)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateShape:
@@ -31,12 +33,17 @@ class UpdateShape:
     has_controls: bool
     positions: NDArray[np.int64] | None  # in the adapter, of what was sent; None for all of it
 
-    def expand(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return what a strategy folds, float32 [n_params] or with controls [2 n_params], of the [n_values] sent."""
+    @property
+    def n_whole(self) -> int:
+        """How many values a strategy folds."""
+        return (2 if self.has_controls else 1) * self.n_params
+
+    def expand(self, values: NDArray[F]) -> NDArray[F]:
+        """Return what a strategy folds, [n_params] or with controls [2 n_params], of the [n_values] sent, or a sum."""
         if self.positions is None:
             return values
         width = 2 if self.has_controls else 1
-        full = np.zeros((width, self.n_params), np.float32)
+        full = np.zeros((width, self.n_params), values.dtype)
         full[:, self.positions] = values.reshape(width, -1)
         return full.reshape(-1)
 

@@ -1,7 +1,7 @@
 """``/metrics``: counted from the database when it is scraped, so that a restart of the service resets nothing.
 
-Labels are names that an operator chose (tasks, sets) or fixed words of ours, never devices: the number of series does
-not grow with the fleet.
+Labels are names that an operator chose (tasks, sets, workers) or fixed words of ours, never devices: the number of
+series does not grow with the fleet.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class _Counts(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._service()
         yield from self._counters()
+        yield from self._ingest()
         yield from self._tasks()
 
     def _service(self) -> Iterator[Metric]:
@@ -88,6 +89,19 @@ class _Counts(Collector):
             devices.add_metric([status], count)
         yield devices
         yield _gauge("edgefold_commands_waiting", "Not obeyed yet.", float(totals.n_waiting_commands))
+
+    def _ingest(self) -> Iterator[Metric]:
+        names = self._sources.config.ingest.names
+        if not names:
+            return
+        yield _gauge("edgefold_staged_updates", "That wait for the service.", float(self._sources.staging.n_waiting()))
+        seen = GaugeMetricFamily(
+            "edgefold_ingest_seen_seconds", "When a worker last had the broker.", labels=["worker"]
+        )
+        known = {one.worker: one.seen_unix_s for one in self._sources.staging.workers()}
+        for name in names:
+            seen.add_metric([name], known.get(name, 0.0))
+        yield seen
 
     def _tasks(self) -> Iterator[Metric]:
         sources = self._sources

@@ -63,6 +63,11 @@ class _Page:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Newest:
+    limit: Annotated[int, Range(1, _MAX_PAGE)] = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _DevicePage:
     limit: Annotated[int, Range(1, _MAX_PAGE)] = 100
     after: Annotated[str, Length(0, 64)] = ""
@@ -151,6 +156,15 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         schemas.REFUSALS,
         lambda c: views.refusals_view(c.sources, c.path.task),
         path=_Task,
+    ),
+    _get(
+        "listDeviceFigures",
+        "/tasks/{task}/device-figures",
+        "What devices tell of how they learn, over all that told it in a round, newest first",
+        schemas.DEVICE_FIGURES,
+        lambda c: views.device_figures_view(c.sources, c.path.task, **dataclasses.asdict(c.query)),
+        path=_Task,
+        query=_Newest,
     ),
     _get(
         "showPrivacy",

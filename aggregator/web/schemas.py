@@ -8,6 +8,7 @@ __all__ = [
     "COMMAND",
     "DEVICE",
     "DEVICES",
+    "DEVICE_FIGURES",
     "DEVICE_TOKENS",
     "ME",
     "PRIVACY",
@@ -148,6 +149,9 @@ DEVICE: Final = _object(
     signs_twice=_BOOL,
     certificate_serial=_or_null(_TEXT),
     certificate_ends_unix_s=_or_null(_NUMBER),
+)
+DEVICE_FIGURES: Final = _object(
+    figures=_list(_object(round=_COUNT, name=_TEXT, n_devices=_COUNT, mean=_NUMBER, lowest=_NUMBER, highest=_NUMBER))
 )
 DEVICE_TOKENS: Final = _object(tokens=_list(_TEXT), expires_unix_s=_NUMBER)
 PROBLEM: Final = _object(type=_TEXT, title=_TEXT, status={"type": "integer"}, detail=_TEXT)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from aggregator.adapters.sql_access import SqlAccess
 from aggregator.adapters.sql_devices import SqlDevices
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
+from aggregator.adapters.sql_metrics import SqlMetrics
 from aggregator.adapters.sql_reports import SqlReports
+from aggregator.adapters.sql_staging import SqlStaging
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.core.gates import statuses
 from aggregator.created_tasks import with_created
@@ -39,6 +41,8 @@ class Sources:
     devices: SqlDevices
     access: SqlAccess
     reports: SqlReports
+    metrics: SqlMetrics
+    staging: SqlStaging
     pulse: Pulse
     started_unix_s: float
 
@@ -75,8 +79,9 @@ def open_sources(config: Config, folders: Folders, pulse: Pulse) -> Iterator[Sou
     with ExitStack() as stack:
         store, lifecycle = SqlStore(folders.database), SqlLifecycle(folders.database)
         devices, access = SqlDevices(folders.database), SqlAccess(folders.database)
-        reports = SqlReports(folders.database)
-        for one in (store, lifecycle, devices, access, reports):
+        reports, metrics = SqlReports(folders.database), SqlMetrics(folders.database)
+        staging = SqlStaging(folders.database)
+        for one in (store, lifecycle, devices, access, reports, metrics, staging):
             stack.callback(one.close)
         yield Sources(
             config=config,
@@ -86,6 +91,8 @@ def open_sources(config: Config, folders: Folders, pulse: Pulse) -> Iterator[Sou
             devices=devices,
             access=access,
             reports=reports,
+            metrics=metrics,
+            staging=staging,
             pulse=pulse,
             started_unix_s=time.time(),
         )

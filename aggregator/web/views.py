@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "command_facts",
+    "device_figures_view",
     "device_view",
     "devices_view",
     "privacy_view",
@@ -112,6 +113,12 @@ def refusals_view(sources: Sources, task: str) -> dict[str, Any]:
     """Return how often each reason was counted for a task."""
     sources.known(task)
     return {"refusals": sources.store.refusals(task)}
+
+
+def device_figures_view(sources: Sources, task: str, *, limit: int) -> dict[str, Any]:
+    """Return what devices told of how they learn, over each of the newest ``limit`` rounds in which one did."""
+    sources.known(task)
+    return {"figures": [dataclasses.asdict(one) for one in sources.metrics.by_round(task, limit=limit)]}
 
 
 def privacy_view(sources: Sources, task: str) -> dict[str, Any]:

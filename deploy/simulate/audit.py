@@ -101,11 +101,9 @@ def _check_bytes(
             total = np.zeros(service.n_params, np.float64)  # [n_params]
             n_examples = sum(one.n_examples for one in own)
             ordered = sorted(own, key=lambda one: (one.device, one.round))
-            # A round is added in chunks of 64 (docs/adr/0025), a buffer from first to last.
-            chunk = len(ordered) if any(one["buffer"] for one in here) else 64
-            for first in range(0, len(ordered), max(1, chunk)):
+            for first in range(0, len(ordered), 64):  # in chunks (docs/adr/0025)
                 part = np.zeros(service.n_params, np.float64)  # [n_params]
-                for entry in ordered[first : first + chunk]:
+                for entry in ordered[first : first + 64]:
                     # FedBuff (arXiv:2106.06639, algorithm 1): 1 / sqrt(1 + tau); in a round tau is 0.
                     staleness = version["version"] - 1 - entry.version
                     weight = entry.n_examples * (1.0 / math.sqrt(1.0 + staleness))

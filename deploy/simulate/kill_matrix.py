@@ -65,6 +65,7 @@ class KillPlan:
     deadline_s: float = 3600.0
     storage: StorageKind = "files"
     fold: Literal["local", "workers"] = "local"
+    ingest: int = 0  # workers that take updates in
 
 
 class _Killer:
@@ -120,21 +121,26 @@ def run_kill_matrix(plan: KillPlan) -> dict[str, Any]:
         return _run_with(plan, settings, storage)
 
 
-class _FoldWorkers:
-    """The aggregator's fold workers, which it replaces by itself."""
+class _Children:
+    """Processes that the aggregator starts and replaces by itself."""
 
-    def __init__(self, fleet: LocalFleet) -> None:
-        self._fleet = fleet
+    def __init__(self, fleet: LocalFleet, command: str, *, one_by_one: bool) -> None:
+        self._fleet, self._command, self._one_by_one = fleet, command, one_by_one
+        self._n_kills = 0
 
     def kill(self) -> None:
+        """Kill all of them or, one by one, another each time and every third time all."""
         pid = self._fleet.processes["aggregator"].pid
-        for child in () if pid is None else children(pid):
-            if "aggregator.fold_worker" in command_of(child):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGKILL)
+        alive = [] if pid is None else sorted(one for one in children(pid) if self._command in command_of(one))
+        self._n_kills += 1
+        if self._one_by_one and self._n_kills % 3 and alive:
+            alive = [alive[self._n_kills % len(alive)]]
+        for one in alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
 
     def start(self) -> None:
-        """Do nothing: the next fold does."""
+        """Do nothing: the aggregator does."""
 
 
 def _run_with(plan: KillPlan, settings: Mapping[str, Any], storage: Mapping[str, Victim]) -> dict[str, Any]:
@@ -148,10 +154,14 @@ def _run_with(plan: KillPlan, settings: Mapping[str, Any], storage: Mapping[str,
         broker=plan.broker,
         is_async=plan.is_async,
         service_settings=settings,
-        more_tables={"fold": {"engine": plan.fold, "workers": 2}},
+        more_tables={"fold": {"engine": plan.fold, "workers": 2}, "ingest": {"workers": plan.ingest}},
     )
     fleet = local_fleet(spec)
-    victims = {**storage, "fold workers": _FoldWorkers(fleet)} if plan.fold == "workers" else storage
+    victims = dict(storage)
+    if plan.fold == "workers":
+        victims["fold workers"] = _Children(fleet, "aggregator.fold_worker", one_by_one=False)
+    if plan.ingest:
+        victims["ingest workers"] = _Children(fleet, "serve ingest", one_by_one=True)
     service = read_service(fleet.aggregator_config)
     identities = make_identities(plan.folder / "devices.secret", plan.devices)
     register(service.registry, identities)
@@ -175,6 +185,7 @@ def _run_with(plan: KillPlan, settings: Mapping[str, Any], storage: Mapping[str,
         "mode": "async" if plan.is_async else "sync",
         "storage": plan.storage,
         "fold": plan.fold,
+        "ingest": plan.ingest,
         "seed": plan.seed,
         "kills": dict(killer.killed),
         "seconds": time.monotonic() - started,
@@ -201,11 +212,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="default: a new one, printed")
     parser.add_argument("--devices", type=int, default=12)
     parser.add_argument("--mode", choices=["both", "sync", "async"], default="both", help="half of the kills each")
-    parser.add_argument("--chunk-kb", type=int, default=8, help="updates above it go in chunks; 256: none do")
+    parser.add_argument("--chunk-kb", type=int, help="updates above it go in chunks: 8, with --ingest 256: none do")
     parser.add_argument("--broker", choices=["auto", "mosquitto", "embedded"], default="auto")
     parser.add_argument("--storage", choices=["files", "servers"], default="files", help="servers: PostgreSQL and S3")
     parser.add_argument("--fold", choices=["local", "workers"], default="local", help="who adds, and is killed too")
+    parser.add_argument("--ingest", type=int, default=0, help="workers that take updates in, and are killed too")
     options = parser.parse_args()
+    if options.ingest and options.storage != "servers":
+        parser.error("--ingest: workers need a database server: --storage servers")
     seed = random.SystemRandom().randrange(2**31) if options.seed is None else options.seed
     sys.stdout.write(f"{options.kills} kills, seed {seed}\n")
     sys.stdout.flush()
@@ -222,11 +236,12 @@ def _run(options: argparse.Namespace, seed: int, *, is_async: bool, kills: int) 
             kills=kills,
             seed=seed,
             devices=options.devices,
-            chunk_bytes=options.chunk_kb * 1024,
+            chunk_bytes=1024 * (options.chunk_kb or (256 if options.ingest else 8)),
             broker=options.broker,
             is_async=is_async,
             storage=options.storage,
             fold=options.fold,
+            ingest=options.ingest,
         )
         found = run_kill_matrix(plan)
     sys.stdout.write(json.dumps(found, indent=2) + "\n")

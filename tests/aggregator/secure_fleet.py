@@ -35,11 +35,12 @@ MAX_PACKET_BYTES = 64 * 1024
 class SecureFleet:
     """An authority, its fleet broker (and claim broker, if asked for), and whoever connects."""
 
-    def __init__(self, folder: Path, *, role: str = "fleet") -> None:
+    def __init__(self, folder: Path, *, role: str = "fleet", workers: tuple[str, ...] = ()) -> None:
         self.folder = folder
         self.authority = make_authority(folder / "ca", fleet=FLEET, host="127.0.0.1", now=datetime.now(UTC))
         self.service_port = free_port()
-        tls = BrokerTls(fleet=FLEET, role=role, authority=folder / "ca", service_port=self.service_port)  # type: ignore[arg-type]
+        ca, port = folder / "ca", self.service_port
+        tls = BrokerTls(fleet=FLEET, role=role, authority=ca, service_port=port, workers=workers)  # type: ignore[arg-type]
         config = BrokerConfig(
             kind="mosquitto", folder=folder / role, tls=tls, max_packet_bytes=MAX_PACKET_BYTES, max_queued_bytes=1 << 20
         )
@@ -96,6 +97,10 @@ class SecureFleet:
         link = self.link("edgefold", filters or [f"ef/1/{FLEET}/dev/+/up/+"], files=own, port=port)
         assert isinstance(link.receive(WAIT_S), LinkUp)
         return link
+
+    def now(self) -> datetime:
+        """Return the time at which certificates are made."""
+        return datetime.now(UTC)
 
     def context(self, name: str) -> ssl.SSLContext:
         """Return a device's TLS context, to misuse."""

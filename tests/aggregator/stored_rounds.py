@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,18 +26,29 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from aggregator.fold_engine import FoldEngine
+    from protocol.layout import Layout
 
 FLEET = "fleet"
 
 
 class StoredUpdates:
-    """A round of ``n_updates`` int8 updates."""
+    """A round of ``n_updates`` int8 updates, by default of federated averaging."""
 
-    def __init__(self, folder: Path, *, n_params: int, n_updates: int) -> None:
-        self.bundle = open_bundle(make_bundle(folder / "bundle", n_params=n_params))
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        n_params: int = 0,
+        n_updates: int,
+        layout: Layout | None = None,
+        strategy: str = "fedavg",
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        self.bundle = open_bundle(make_bundle(folder / "bundle", n_params=n_params, layout=layout))
+        n_params = self.bundle.layout.n_params
         self.blobs = FolderBlobStore(folder / "blobs")
         self.keys = FolderTaskKeys(folder / "keys" / "task.taskkey", make=True)
-        settings = task_settings(folder / "bundle")
+        settings = task_settings(folder / "bundle", strategy=strategy, strategy_options=options or {})
         self.setup = TaskSetup(
             settings=settings, bundle=self.bundle, keys=self.keys, strategy=STRATEGIES[settings.strategy]
         )
@@ -46,7 +57,7 @@ class StoredUpdates:
         )
         rng = np.random.default_rng(0)
         self.payloads = [
-            codec.encode(rng.normal(0, 1e-3, n_params).astype(np.float32), Codec()) for _ in range(n_updates)
+            codec.encode(rng.normal(0, 1e-3, self.n_sent(i)).astype(np.float32), Codec()) for i in range(n_updates)
         ]
         self.updates = [self._put(i) for i in range(n_updates)]
         self.adapter = np.zeros(n_params, np.float32)
@@ -56,6 +67,10 @@ class StoredUpdates:
             self.setup, self.round, self.updates, blobs=self.blobs, fleet=FLEET, workers=workers, engine=engine
         )
         return stored.fold_into({ADAPTER: self.adapter})[ADAPTER]
+
+    def n_sent(self, i: int) -> int:
+        """Return how many values the update has."""
+        return self.setup.shape(f"device-{i:04}", version=0).n_values
 
     def delta(self, i: int) -> NDArray[np.float32]:
         return codec.decode(self.payloads[i], n_values=self.adapter.size)

@@ -13,7 +13,6 @@ from aggregator.adapters.sql_reports import SqlReports
 from aggregator.async_settings import AsyncSettings
 from aggregator.buffer_report import buffer_facts, print_buffer_facts, where_buffered
 from aggregator.dp_settings import DpSettings
-from aggregator.gate_settings import GateSettings
 from aggregator.privacy_settings import PrivacySettings
 from aggregator.retention_settings import RetentionSettings
 from aggregator.selection_settings import SelectionSettings
@@ -23,7 +22,7 @@ from protocol.errors import ConfigError, StorageError
 from protocol.fields import FieldError
 from protocol.messages import Announce, Decline, Receipt, Work
 from tests.aggregator.test_app import facts_of, joined
-from tests.aggregator.workbench import FLEET, N_PARAMS, TASK, Bench, Device, KilledError, evaluation_sets, task_settings
+from tests.aggregator.workbench import FLEET, N_PARAMS, TASK, Bench, Device, KilledError, task_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -360,11 +359,12 @@ def test_show_says_what_waits_who_works_and_how_stale_it_is(
     (slow, _lost) = joined(bench, "slow", "lost")
     fill(bench, "a", "b")
     send(slow)
-    facts = buffer_facts(bench.settings, bench.store)
+    facts = buffer_facts(bench.settings, bench.store, {0: "promoted", 1: "promoted"})
     assert facts == {
         "round": 2,
         "version": 1,
         "size": 2,
+        "candidate": None,
         "staleness": [1],
         "concurrency": 4,
         "at_work": ["lost"],
@@ -374,7 +374,7 @@ def test_show_says_what_waits_who_works_and_how_stale_it_is(
     assert "buffer 2 on version 1: 1 of 2 updates wait" in capsys.readouterr().out
     (update,) = bench.store.updates(TASK, 1)[-1:]
     assert where_buffered(TASK, bench.store)[update.update_id] == (2, 0)
-    assert buffer_facts(task_settings(bench.bundle), bench.store) is None
+    assert buffer_facts(task_settings(bench.bundle), bench.store, {0: "promoted"}) is None
     reports = SqlReports(bench.folders.database)
     assert [one.summary.n_updates for one in reports.rounds(TASK, limit=5)] == [1, 2]  # by buffer, newest first
     reports.close()
@@ -415,11 +415,6 @@ def test_retention_keeps_what_a_kept_buffer_or_work_that_is_still_out_needs(make
 def test_what_does_not_go_with_the_mode_is_one_line(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(FieldError, match=said):
         task_settings(tmp_path, **asynchronous() | {"cohort": 3, "min_cohort": 3} | changes)
-
-
-def test_a_gate_does_not_go_with_the_mode(tmp_path: Path) -> None:
-    with pytest.raises(FieldError, match="gate"):
-        task_settings(tmp_path, **asynchronous(), evaluation=evaluation_sets(tmp_path), gate=GateSettings())
 
 
 def test_a_privacy_budget_does_not_go_with_the_mode(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from aggregator.adapters import broker as subject
+from aggregator.adapters.mosquitto_files import MAX_INFLIGHT
 from protocol.errors import ConfigError, LocalProtocolError, StorageError, TransportError
 
 if TYPE_CHECKING:
@@ -410,13 +411,13 @@ def test_unacknowledged_messages_come_again_as_declared(target: Target) -> None:
 
 
 def test_a_session_holds_a_bounded_number_unacknowledged_and_the_rest_follows(target: Target) -> None:
-    topic, n_messages = fresh("inflight"), 3 * subject.MAX_INFLIGHT
+    topic, n_messages = fresh("inflight"), 3 * MAX_INFLIGHT
     with Peer(target) as sender, Peer(target, clean=False, manual_ack=True).subscribe(topic) as receiver:
         for info in [sender.client.publish(topic, str(i), qos=1) for i in range(n_messages)]:
             info.wait_for_publish(WAIT_S)
         received: list[int] = []
         while len(received) < n_messages:
-            batch = receiver.receive(subject.MAX_INFLIGHT)
+            batch = receiver.receive(MAX_INFLIGHT)
             for message in batch:
                 receiver.client.ack(message.mid, message.qos)
             received.extend(int(message.payload) for message in batch)

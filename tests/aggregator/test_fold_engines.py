@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -12,21 +13,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from aggregator import fold_settings
+from aggregator.adapters import fold_processes
+from aggregator.adapters.blob_store import FolderBlobStore
+from aggregator.adapters.fold_auto import LEAST_UPDATES, AutoFoldEngine
 from aggregator.adapters.fold_processes import ProcessFoldEngine
+from aggregator.async_settings import AsyncSettings
 from aggregator.blob_place import open_blobs
 from aggregator.chunk_job import MAX_JOB_BYTES, ChunkJob, JobUpdate, pack_sum, sum_chunk, unpack_sum
-from aggregator.core.folding import ADAPTER
+from aggregator.core.folding import ADAPTER, StrategyConfig
 from aggregator.core.partial_sums import CHUNK
+from aggregator.core.strategies import STRATEGIES
 from aggregator.fold_engine import FoldEngineError
+from aggregator.fold_pool import WORTH_VALUES
 from aggregator.fold_secret import FoldSecret
-from aggregator.fold_settings import FoldSettings
+from aggregator.fold_settings import FoldSettings, make_engine
 from aggregator.fold_worker import place_from, place_text
+from aggregator.privacy_settings import PrivacySettings
 from aggregator.stored_fold import StoredRound
 from aggregator.verification import verify_task
 from protocol.errors import ConfigError, LocalProtocolError, StorageError, TrustError
 from protocol.fields import FieldError
+from tests.aggregator.core.strategies.lora_fleet import LAYOUT
 from tests.aggregator.stored_rounds import FLEET, StoredUpdates
-from tests.aggregator.test_app import facts_of
+from tests.aggregator.test_app import facts_of, joined
+from tests.aggregator.test_async_runner import asynchronous, fill, is_proven, send
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -63,12 +74,11 @@ def job_of(stored: StoredUpdates, first: int = 0, n: int = CHUNK) -> ChunkJob:
     return ChunkJob(
         fleet=FLEET,
         task=stored.round.task,
-        round=1,
         bundle_id=stored.bundle.id,
         n_values=stored.adapter.size,
-        task_key=stored.keys.of_round(1).raw,
+        task_keys=(stored.keys.of_round(1).raw,),
         updates=tuple(
-            JobUpdate(device=one.device, update_id=one.update_id, blob=one.blob, version=0)
+            JobUpdate(device=one.device, update_id=one.update_id, blob=one.blob, round=1, version=0)
             for one in stored.updates[first : first + n]
         ),
     )
@@ -79,6 +89,9 @@ class Failing:
 
     def __init__(self, stored: StoredUpdates, *, after: int) -> None:
         self._stored, self._after = stored, after
+
+    def takes(self, *, n_updates: int, n_values: int) -> bool:
+        return n_updates > 0 < n_values
 
     def sums(self, jobs: Sequence[ChunkJob]) -> Iterator[ChunkSum]:
         for job in jobs[: self._after]:
@@ -126,6 +139,78 @@ def test_killed_workers_are_replaced_and_their_chunks_done_again(
     assert results == {expected}
 
 
+class Elsewhere:
+    """An engine whose jobs go through their bytes, and which counts what it added."""
+
+    def __init__(self, blobs: FolderBlobStore) -> None:
+        self._blobs, self.n_added = blobs, 0
+
+    def takes(self, *, n_updates: int, n_values: int) -> bool:
+        return n_updates > 0 < n_values
+
+    def sums(self, jobs: Sequence[ChunkJob]) -> Iterator[ChunkSum]:
+        for job in jobs:
+            self.n_added += len(job.updates)
+            summed = sum_chunk(ChunkJob.unpack(job.pack()), self._blobs)
+            yield unpack_sum(pack_sum(summed), n_values=job.n_values)
+
+    def close(self) -> None:
+        pass
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "scaffold": {"n_devices": 100},
+    "norm-bounding": {"max_norm": 0.004},
+    "fedbuff": {"max_staleness": 2},
+    "multi-krum": {"n_byzantine": 1},
+    "flexlora": {"default_rank": 1},
+}
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_what_an_engine_adds_of_each_strategy_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
+    n = CHUNK + 3
+    own = StoredUpdates(tmp_path, n_updates=n, layout=LAYOUT, strategy=name, options=OPTIONS.get(name))
+    strategy = STRATEGIES[name]
+    initial = np.linspace(-1, 1, LAYOUT.n_params).astype(np.float32)
+    state = strategy.init(LAYOUT, StrategyConfig(initial_adapter=initial, options=own.setup.options))
+
+    def folded(engine: Elsewhere | None, blobs: Any) -> Any:
+        more = {"blobs": blobs, "fleet": FLEET, "engine": engine}
+        return StoredRound(own.setup, own.round, own.updates, **more).fold_into(state)
+
+    here, engine = folded(None, own.blobs), Elsewhere(own.blobs)
+    nowhere = FolderBlobStore(tmp_path / "nowhere")  # the service itself has nothing to open
+    there = folded(engine, nowhere if strategy.needs.engine == "all" else own.blobs)
+    assert {key: one.tobytes() for key, one in there.items()} == {key: one.tobytes() for key, one in here.items()}
+    assert engine.n_added == (0 if strategy.needs.engine == "nothing" else n)
+    assert any(here[key].tobytes() != state[key].tobytes() for key in state)
+
+
+def test_an_engine_weighs_the_updates_of_a_buffer_by_their_age(
+    make_bench: Callable[..., Bench],
+) -> None:
+    adapters = []
+    for has_engine in (False, True):
+        bench = make_bench(
+            f"engine-{has_engine}",
+            **asynchronous(),
+            cohort=3,
+            min_cohort=3,
+            privacy=PrivacySettings(rotate_key_rounds=1),  # so that older work has another key
+        )
+        engine = Elsewhere(bench.blobs)
+        object.__setattr__(bench.world, "fold_engine", engine if has_engine else None)
+        (slow,) = joined(bench, "slow")
+        fill(bench, "a", "b", "c")
+        send(slow)
+        fill(bench, "d", "e")
+        assert (bench.version, engine.n_added) == (2, 6 if has_engine else 0)
+        assert is_proven(bench)
+        adapters.append(bench.adapter_bytes(2))
+    assert adapters[0] == adapters[1]
+
+
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_an_engine_that_gives_up_costs_nothing_but_a_line(
     stored: StoredUpdates, after: int, caplog: pytest.LogCaptureFixture
@@ -161,6 +246,42 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
+def test_processes_are_started_on_their_own_only_for_many_short_updates(stored: StoredUpdates) -> None:
+    with closing(ProcessFoldEngine(stored.blobs._folder, workers=1)) as processes:
+        auto = AutoFoldEngine(processes)
+        assert not auto.takes(n_updates=LEAST_UPDATES - 1, n_values=N_PARAMS)
+        assert not auto.takes(n_updates=LEAST_UPDATES, n_values=WORTH_VALUES)
+        assert processes.pids == []
+        assert not auto.takes(n_updates=LEAST_UPDATES, n_values=N_PARAMS)  # nobody waits for their start
+        assert len(processes.pids) == 1
+        assert auto.takes(n_updates=LEAST_UPDATES, n_values=N_PARAMS)
+        assert list(map(pack_sum, auto.sums([job_of(stored)]))) == [pack_sum(sum_chunk(job_of(stored), stored.blobs))]
+
+
+def test_without_being_told_a_service_helps_itself_to_processes_where_that_is_possible(
+    tmp_path: Path, object_place: ObjectPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fold_settings, "n_cores", lambda: 16)
+    assert isinstance(make_engine(FoldSettings(), tmp_path), AutoFoldEngine)
+    assert make_engine(FoldSettings(), object_place) is None
+    assert make_engine(FoldSettings(engine="local"), tmp_path) is None
+    monkeypatch.setattr(fold_settings, "n_cores", lambda: 1)
+    assert make_engine(FoldSettings(), tmp_path) is None
+
+
+def test_a_machine_without_room_for_processes_folds_by_itself(
+    stored: StoredUpdates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_room(*_args: Any, **_more: Any) -> Any:
+        raise OSError(errno.EAGAIN, "no room")
+
+    monkeypatch.setattr(fold_processes.subprocess, "Popen", no_room)
+    processes = ProcessFoldEngine(stored.blobs._folder, workers=1)
+    assert not AutoFoldEngine(processes).takes(n_updates=LEAST_UPDATES, n_values=N_PARAMS)
+    assert fold(stored, processes) == fold(stored)
+    assert ["no room" in one["why"] for one in facts_of(caplog, "fold-engine-failed")] == [True]
+
+
 def test_processes_read_object_storage(stored: StoredUpdates, object_place: ObjectPlace) -> None:
     with closing(open_blobs(object_place)) as blobs, closing(ProcessFoldEngine(object_place, workers=2)) as engine:
         for one in stored.updates:
@@ -171,15 +292,24 @@ def test_processes_read_object_storage(stored: StoredUpdates, object_place: Obje
     assert [pack_sum(one) for one in found] == [pack_sum(one) for one in expected]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"strategy": "norm-bounding", "strategy_options": {"max_norm": 0.2}},
+        {"strategy": "fedbuff", "mode": "async", "asynchronous": AsyncSettings(concurrency=200)},
+    ],
+    ids=["fedavg", "norm-bounding", "fedbuff"],
+)
 def test_a_history_that_was_folded_before_there_were_chunks_still_verifies(
-    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from aggregator.core import means, partial_sums
 
-    def of_old(deltas: Any, n_values: int) -> Any:
-        return partial_sums.chunk_sums(iter(deltas), n_values, chunk=10**9)
+    def of_old(deltas: Any, n_values: int, weights: Any) -> Any:
+        return partial_sums.chunk_sums(iter(deltas), n_values, weights, chunk=10**9)
 
-    bench = make_bench(cohort=70, min_cohort=70, rounds=3)
+    bench = make_bench(cohort=70, min_cohort=70, rounds=3, **settings)
     devices = [bench.device(f"d{i:02}") for i in range(70)]
     with monkeypatch.context() as patch:
         patch.setattr(means, "chunk_sums", of_old)
@@ -196,7 +326,7 @@ def test_a_job_survives_its_bytes_and_shows_no_key(stored: StoredUpdates) -> Non
     job = job_of(stored)
     assert ChunkJob.unpack(job.pack()) == job
     assert len(job.pack()) < MAX_JOB_BYTES
-    assert "task_key" not in repr(job)
+    assert "task_keys" not in repr(job)
     with pytest.raises(LocalProtocolError):
         ChunkJob.unpack(b"\x80")
 

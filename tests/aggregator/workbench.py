@@ -20,6 +20,7 @@ import numpy as np
 from aggregator.adapters.sql_database import upgrade_database
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_retention import SqlRetention
+from aggregator.adapters.sql_staging import SqlStaging
 from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.sql_sums import SqlSums
 from aggregator.adapters.sql_uploads import SqlUploads
@@ -31,10 +32,12 @@ from aggregator.core.privacy.accounting import epsilon_of, noise_for
 from aggregator.created_tasks import to_settings
 from aggregator.evaluations import Evaluations
 from aggregator.folders import Folders
+from aggregator.ingest_settings import service_filters
 from aggregator.retention import Retention
 from aggregator.retention_settings import RetentionSettings
 from aggregator.runner import make_runner
 from aggregator.setup import open_task
+from aggregator.staged_desk import StagedDesk
 from aggregator.steering import LOOK_EVERY_S, Steering
 from aggregator.sum_round import SumParts
 from aggregator.task_setup import World
@@ -351,6 +354,7 @@ STORE_EFFECTS = (
 RETENTION_EFFECTS = ("retire_versions", "retire_rounds", "retire_updates")
 SUM_EFFECTS = ("accept", "close_step", "forget")
 UPLOAD_EFFECTS = ("begin", "put", "drop", "expire")
+STAGING_EFFECTS = ("stage", "refuse", "done", "set_terms")
 BLOB_EFFECTS = ("put", "remove")
 LINK_EFFECTS = ("publish", "acknowledge")
 
@@ -365,6 +369,7 @@ class Bench:
         template: Path | None = None,
         server: PostgresDatabase | None = None,
         blobs: ObjectPlace | None = None,
+        has_workers: bool = False,
         **settings: Any,
     ) -> None:
         self.folder = folder
@@ -379,7 +384,8 @@ class Bench:
         self.broker, self.clock, self.evaluator, self.hooks = MemoryBroker(), ManualClock(), FakeEvaluator(), Hooks()
         self.devices = Devices()
         self.service_key = signing.SigningKey(bytes(32))
-        self.link = self.broker.link([topics.all_up(FLEET)])
+        self.has_workers = has_workers  # that take updates in: tests.aggregator.ingest_bench
+        self.link = self.broker.link(service_filters(FLEET, has_workers=has_workers)[0])
         self.keep_folded_updates = True
         self.retention = RetentionSettings()
         self.uploads = UploadSettings()
@@ -428,6 +434,9 @@ class Bench:
             default=self.retention,
             keep_folded_updates=self.keep_folded_updates,
         )
+        self.staging = SqlStaging(self.folders.database)
+        hooked_staging: Any = Hooked(self.staging, STAGING_EFFECTS, self.hooks)
+        staged = StagedDesk(hooked_staging, hooked_blobs, keep_folded_updates=self.keep_folded_updates)
         self.upload_rows = SqlUploads(self.folders.database)
         hooked_uploads: Any = Hooked(self.upload_rows, UPLOAD_EFFECTS, self.hooks)
         uploads = UploadDesk(self.uploads, store=hooked_uploads, conversation=world.conversation, clock=self.clock)
@@ -443,6 +452,7 @@ class Bench:
             steering=Steering(hooked_lifecycle, self.open_created),
             retention=retention,
             uploads=uploads,
+            staged=staged if self.has_workers else None,
         )
         self.service = Service(parts)
         self.service.start()
@@ -473,6 +483,7 @@ class Bench:
         self.lifecycle.close()
         self.retention_rows.close()
         self.upload_rows.close()
+        self.staging.close()
 
     def restart(self) -> None:
         """Kill the service and start it again on the same folder; unacknowledged messages come again."""

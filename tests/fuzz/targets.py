@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from aggregator.core.intake import open_delta
+from aggregator.core.opening import open_delta
 from host.certificates import check_chain, der_of, make_request, open_request
 from host.device_certificates import check_peers
 from host.link import parse_broker_url

@@ -188,7 +188,7 @@ MUTANTS: Final = (
     Mutant(
         name="norm",
         row="send NaN, a wrong shape, a huge message, a huge step",
-        file=_INTAKE,
+        file="aggregator/core/opening.py",
         old="if norm > bound:",
         new="if False:",
         tests=(f"{_COUNTED}[norm-exceeded]",),

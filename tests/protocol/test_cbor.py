@@ -108,3 +108,37 @@ def test_a_bomb_makes_no_more_objects_than_a_message_may_have() -> None:
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+LONG = 5000  # beyond what is decoded and encoded again
+
+
+@given(strategies.plain_values(), st.lists(st.binary(min_size=LONG, max_size=LONG + 5), max_size=3), st.binary())
+def test_long_byte_strings_come_back_where_they_were(value: object, long: list[bytes], short: bytes) -> None:
+    whole = {"a": short, "b": long, "c": {"d": [value, *long, short], "e": b""}, "f": b"x" * 70_000}
+    data = cbor.dumps(whole)
+    if is_loaded(data):
+        assert cbor.loads(data, max_bytes=MAX_BYTES) == cbor2.loads(data)
+
+
+@pytest.mark.parametrize(
+    ("what", "data"),
+    [
+        ("a longer head than needed", b"\x5a\x00\x00\x13\x88" + bytes(LONG)),
+        ("a head of eight bytes", b"\x5b\x00\x00\x00\x00\x00\x00\x13\x88" + bytes(LONG)),
+        ("a byte after it", b"\x59\x13\x88" + bytes(LONG + 1)),
+        ("a byte too few", b"\x59\x13\x88" + bytes(LONG - 1)),
+        ("unsorted keys beside it", b"\xa2\x61b\x59\x13\x88" + bytes(LONG) + b"\x61a\x02"),
+        ("it is a key", b"\xa1\x59\x13\x88" + bytes(LONG) + b"\x02"),
+        ("twice a key", b"\xa2\x59\x13\x88" + bytes(LONG) + b"\x02\x59\x13\x88" + bytes(LONG) + b"\x02"),
+    ],
+)
+def test_a_long_byte_string_has_one_encoding_and_is_no_key(what: str, data: bytes) -> None:
+    with pytest.raises(MalformedMessageError):
+        cbor.loads(data, max_bytes=MAX_BYTES)
+    assert what
+
+
+def test_short_keys_of_bytes_do_not_shift_long_byte_strings() -> None:
+    data = cbor.dumps({b"": 1, b"k": bytes(LONG), "t": [b"", b"y" * LONG]})
+    assert cbor.loads(data, max_bytes=MAX_BYTES) == cbor2.loads(data)

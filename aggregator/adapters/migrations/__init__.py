@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["HEAD", "begin_schema", "is_current", "upgrade"]
 
 _SCHEMA_LOCK: Final = 0x6564_6765_7363_6865  # "edgesche" in ASCII
-HEAD: Final = "0011"
+HEAD: Final = "0012"
 
 
 def is_current(database: Database) -> bool:

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["MEDIAN", "TRIMMED_MEAN", "TrimmedMeanOptions", "fold_median", "fold_trimmed_mean"]
 
 _NEEDS: Final = Needs(
-    secure_sum=False, central_dp=False, memory="64 MiB of all deltas at a time, read from disk again for the next"
+    secure_sum=False,
+    central_dp=False,
+    memory="64 MiB of all deltas at a time, read from disk again for the next",
+    engine="nothing",
 )
 
 

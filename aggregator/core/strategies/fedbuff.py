@@ -8,7 +8,7 @@ Source:
     federated averaging bit for bit; without it the divisor is K, as there. An update older than ``max_staleness`` is
     left out and not counted. ``staleness`` has two more weights beside the paper's.
 The divisor does not hold the staleness weights, so stale buffers take shorter steps. In synchronous rounds every
-staleness is 0. Memory: two float64 vectors of the adapter's size and one delta at a time.
+staleness is 0. Memory: three float64 vectors of the adapter's size and a few deltas (``partial_sums.AT_ONCE``).
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 import numpy as np
 
 from aggregator.core.folding import ADAPTER, Needs, Strategy
+from aggregator.core.means import weighted_sum
+from aggregator.core.partial_sums import Weights
 from aggregator.core.strategies.fedavg import init
 from protocol.fields import Range
 
@@ -63,17 +65,16 @@ def fold(state: State, deltas: Deltas, context: FoldContext) -> State:
         ValueError: not one member for each delta (the caller's fault).
     """
     options: Options = context.options or Options()
-    total = np.zeros(context.layout.n_params, np.float64)  # [n_params]
-    n_total = 0
-    for (delta, n_examples), member in zip(deltas, context.members, strict=True):
-        if member.staleness > options.max_staleness:
-            continue
-        weight = n_examples if options.weight_by_examples else 1
-        total += np.multiply(delta, weight * staleness_weight(member.staleness, options.staleness), dtype=np.float64)
-        n_total += weight
-    if n_total == 0:
+    factors = tuple(
+        staleness_weight(one.staleness, options.staleness) if one.staleness <= options.max_staleness else 0.0
+        for one in context.members
+    )
+    weights = Weights(by_examples=options.weight_by_examples, factors=factors)
+    summed = weighted_sum(deltas, context.layout.n_params, weights)
+    if summed.count == 0:
         return state
-    total /= n_total
+    total = summed.total  # [n_params]
+    total /= summed.count
     total *= options.server_learning_rate
     total += state[ADAPTER]
     return {ADAPTER: total.astype(np.float32)}

@@ -63,5 +63,6 @@ STRATEGY: Final = Strategy(
         secure_sum=False,
         central_dp=False,
         memory="dense products, at most 256 MiB at a time; two passes",
+        engine="mean",
     ),
 )

@@ -73,6 +73,7 @@ STRATEGY: Final = Strategy(
         secure_sum=False,
         central_dp=False,
         memory="dense products, at most 256 MiB at a time; two passes",
+        engine="mean",
     ),
     options=RankOptions,
     terms=rank_terms,

@@ -82,6 +82,7 @@ STRATEGY: Final = Strategy(
         secure_sum=False,
         central_dp=False,
         memory="dense weights of all adapted layers",
+        engine="mean",
         refusal="every round changes the base weights, which a bundle has frozen inside its graph",
     ),
 )

@@ -72,7 +72,7 @@ STRATEGY: Final = Strategy(
     fold=fold,
     title="LoRA of different ranks, padded and weighted by norm",
     source="Cho et al. 2024, arXiv:2401.06432",
-    needs=Needs(device="a rank for each device", layout="lora", secure_sum=False, central_dp=False),
+    needs=Needs(device="a rank for each device", layout="lora", secure_sum=False, central_dp=False, engine="nothing"),
     options=RankOptions,
     terms=rank_terms,
 )

@@ -69,7 +69,10 @@ STRATEGY: Final = Strategy(
     title="the mean of the deltas that lie close to most others",
     source="Blanchard et al. 2017, arXiv:1703.02757",
     needs=Needs(
-        secure_sum=False, central_dp=False, memory="64 MiB of all deltas at a time, read from disk again for the next"
+        secure_sum=False,
+        central_dp=False,
+        memory="64 MiB of all deltas at a time, read from disk again for the next",
+        engine="nothing",
     ),
     options=Options,
 )

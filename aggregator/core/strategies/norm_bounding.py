@@ -3,7 +3,7 @@
 Source:
     Sun, Kairouz, Suresh, McMahan: Can You Really Backdoor Federated Learning?, 2019, arXiv:1911.07963, section 4:
     ``w <- w + sum_k p_k delta_k / max(1, |delta_k| / M)``. Departures: weights are n_k / n.
-Memory: two float64 vectors of the adapter's size and one delta at a time.
+Memory: three float64 vectors of the adapter's size and a few deltas (``partial_sums.AT_ONCE``).
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import numpy as np
 
 from aggregator.core.folding import ADAPTER, Needs, Strategy
+from aggregator.core.means import weighted_sum
+from aggregator.core.partial_sums import Weights
 from aggregator.core.strategies.fedavg import init
 from protocol.fields import Range
 
@@ -33,15 +35,10 @@ class Options:
 def fold(state: State, deltas: Deltas, context: FoldContext) -> State:
     """Return the state after one round; ``state`` itself if no update came."""
     options: Options = context.options
-    total = np.zeros(context.layout.n_params, np.float64)  # [n_params]
-    n_total = 0
-    for delta, n_examples in deltas:
-        norm = float(np.square(delta, dtype=np.float64).sum()) ** 0.5
-        total += np.multiply(delta, n_examples / max(1.0, norm / options.max_norm), dtype=np.float64)
-        n_total += n_examples
-    if n_total == 0:
+    summed = weighted_sum(deltas, context.layout.n_params, Weights(max_norm=options.max_norm))
+    if summed.count == 0:
         return state
-    return {ADAPTER: (state[ADAPTER] + total / n_total).astype(np.float32)}
+    return {ADAPTER: (state[ADAPTER] + summed.total / summed.count).astype(np.float32)}
 
 
 STRATEGY: Final = Strategy(

@@ -7,7 +7,8 @@ Source:
     Departures: a device keeps the c_i whose change the service decoded, not the one that it computed, so that c stays
     the mean of all c_i whatever the codec rounds away.
 An update is [n_params] of delta followed by [n_params] of the control's change. The device's half is
-``edge_agent/trainer/controls.py``. Memory: four float64 vectors of the adapter's size and one update at a time.
+``edge_agent/trainer/controls.py``. Memory: six float64 vectors of the adapter's size and a few updates
+(``partial_sums.AT_ONCE``).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import numpy as np
 
 from aggregator.core.folding import ADAPTER, Needs, Strategy
-from aggregator.core.means import uniform_mean
+from aggregator.core.means import weighted_sum
+from aggregator.core.partial_sums import Weights
 from protocol.fields import Range
 from protocol.messages import DeviceTerms
 
@@ -50,9 +52,11 @@ def fold(state: State, deltas: Deltas, context: FoldContext) -> State:
     """Return the state after one round; ``deltas`` are float32 [2 n_params]; ``state`` itself if none came."""
     options: Options = context.options
     n_params = context.layout.n_params
-    mean, n_updates = uniform_mean(deltas, 2 * n_params)  # [2 n_params]
+    summed = weighted_sum(deltas, 2 * n_params, Weights(by_examples=False))
+    n_updates, mean = summed.count, summed.total  # [2 n_params]
     if n_updates == 0:
         return state
+    mean /= n_updates
     adapter = state[ADAPTER] + options.server_learning_rate * mean[:n_params]  # [n_params]
     control = state[CONTROL] + n_updates / options.n_devices * mean[n_params:]  # [n_params]
     return {ADAPTER: adapter.astype(np.float32), CONTROL: control.astype(np.float32)}

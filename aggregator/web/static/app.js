@@ -62,11 +62,12 @@ async function refresh() {
 
 async function drawChosen(now) {
   const name = state.task, path = `tasks/${encodeURIComponent(name)}`;
-  const [task, { rounds }, { versions }, { refusals }, privacy] = await Promise.all(
-    [path, `${path}/rounds?limit=${PAGE}`, `${path}/versions?limit=${PAGE}`, `${path}/refusals`, `${path}/privacy`].map((one) => ask(one)),
+  const lists = ["rounds", "versions", "device-figures"].map((one) => `${path}/${one}?limit=${PAGE}`);
+  const [task, { rounds }, { versions }, { figures }, { refusals }, privacy] = await Promise.all(
+    [path, ...lists, `${path}/refusals`, `${path}/privacy`].map((one) => ask(one)),
   );
   if (name !== state.task) return; // somebody chose another while we asked
-  const facts = { task, rounds, versions, refusals, privacy };
+  const facts = { task, rounds, versions, figures, refusals, privacy };
   const isMoving = rounds[0] && ["open", "closing"].includes(rounds[0].state);
   const print = JSON.stringify(facts);
   if (print === state.drawn && !isMoving) return;

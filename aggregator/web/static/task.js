@@ -9,7 +9,7 @@ const VERDICTS = { promoted: "good", rejected: "bad", candidate: "warn" };
 
 const tile = (name, value, note) => h("div", { class: "card tile" }, h("dt", {}, name), h("dd", {}, value, h("div", { class: "note" }, note)));
 
-export function drawTask({ task, rounds, versions, refusals, privacy }, { now, role, order }) {
+export function drawTask({ task, rounds, versions, figures, refusals, privacy }, { now, role, order }) {
   const oldestFirst = [...versions].reverse(), sets = [...new Set(versions.flatMap((one) => Object.keys(one.sets)))].sort();
   return [
     head(task, role, order),
@@ -17,6 +17,7 @@ export function drawTask({ task, rounds, versions, refusals, privacy }, { now, r
     liveRound(task, rounds[0], now),
     h("div", { class: "grid two" }, curves(oldestFirst, sets, rounds)),
     h("div", { class: "grid two" }, traffic(rounds), h("div", { class: "stack" }, promises(privacy, task), refused(refusals))),
+    told(figures),
     verdicts(versions, role, order),
     roundTable(rounds),
   ];
@@ -74,6 +75,27 @@ function curves(versions, sets, rounds) {
       series: [{ name: "held out, all sets", points: points((one) => one.loss) }, { name: "on devices, while training", points: trained }],
     }),
   ];
+}
+
+// What devices were asked to tell of how they learn, and their owners let them; nothing where no task asks.
+function told(figures) {
+  if (figures.length === 0) return null;
+  const names = [...new Set(figures.map((one) => one.name))].sort(), newest = figures[0].round;
+  const columns = [
+    ["figure", (one) => one.name],
+    ["devices", (one) => count(one.n_devices), "number"],
+    ["mean", (one) => percent(one.mean), "number"],
+    ["lowest", (one) => percent(one.lowest), "number"],
+    ["highest", (one) => percent(one.highest), "number"],
+  ];
+  return h(
+    "div", { class: "grid two" },
+    lineChart({
+      key: "told", title: "What devices tell, mean by round", xName: "round", format: (value) => percent(value),
+      series: names.map((name) => ({ name, points: figures.filter((one) => one.name === name).map((one) => [one.round, one.mean]).reverse() })),
+    }),
+    h("section", { class: "card", "aria-label": "What devices tell" }, h("h3", {}, `What devices tell, round ${newest}`), table("What devices tell", columns, figures.filter((one) => one.round === newest))),
+  );
 }
 
 function traffic(rounds) {

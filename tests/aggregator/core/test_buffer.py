@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,11 +16,16 @@ from aggregator.core.buffer import (
     WaitingRoom,
     due_buffer_event,
     oldest_version,
+    staleness_of,
 )
 from aggregator.core.rounds import TABLE
 
 if TYPE_CHECKING:
     from aggregator.core.rounds import RoundEvent, RoundState
+
+
+def anybody(_device: str) -> bool:
+    return True
 
 
 def progress(
@@ -56,6 +62,24 @@ def test_nothing_from_before_a_restored_version_is_welcome() -> None:
     assert oldest_version(9, restored=0, max_staleness=20) == 0
     assert oldest_version(9, restored=0, max_staleness=2) == 7
     assert oldest_version(9, restored=8, max_staleness=2) == 8
+
+
+def test_versions_that_a_gate_refused_make_no_update_older() -> None:
+    rejected = {3, 6, 7}
+    assert staleness_of(5, folded_on=8, rejected=rejected) == 1
+    assert staleness_of(2, folded_on=2, rejected=rejected) == 0
+    for max_staleness in range(5):
+        oldest = oldest_version(8, restored=0, max_staleness=max_staleness, rejected=rejected)
+        welcome = {one for one in range(9) if one not in rejected and one >= oldest}
+        young = {one for one in range(9) if staleness_of(one, folded_on=8, rejected=rejected) <= max_staleness}
+        assert welcome == young - rejected
+
+
+def test_nothing_is_folded_while_a_version_waits_for_its_verdict() -> None:
+    for at in (progress(9), progress(9, is_draining=True, n_working=0), progress(0)):
+        assert due_buffer_event(dataclasses.replace(at, has_candidate=True), is_past_deadline=True) is None
+    closing = dataclasses.replace(progress(2, state="closing"), has_candidate=True)
+    assert due_buffer_event(closing, is_past_deadline=False) == "folded"
 
 
 @given(
@@ -99,14 +123,24 @@ def test_who_waits_is_served_in_order_and_keeps_its_place_by_calling_again() -> 
     assert room.offer("b", "second", 1.0)
     assert not room.offer("c", "third", 2.0)
     assert room.offer("a", "first again", 3.0)
-    assert (len(room), room.next(4.0), room.next(4.0), room.next(4.0)) == (2, "first again", "second", None)
+    served = [room.next(4.0, anybody) for _ in range(3)]
+    assert served == ["first again", "second", None]
+
+
+def test_who_may_not_work_yet_waits_on_in_its_place() -> None:
+    room: WaitingRoom[str] = WaitingRoom(2)
+    room.offer("a", "a", 0.0)
+    room.offer("b", "b", 0.0)
+    assert room.next(1.0, lambda device: device != "a") == "b"
+    assert room.next(1.0, lambda device: device != "a") is None
+    assert room.next(1.0, anybody) == "a"
 
 
 def test_who_has_stopped_calling_is_passed_over() -> None:
     room: WaitingRoom[str] = WaitingRoom(3)
     room.offer("gone", "gone", 0.0)
     room.offer("there", "there", 10.0)
-    assert room.next(HEARD_S + 5.0) == "there"
+    assert room.next(HEARD_S + 5.0, anybody) == "there"
     room.offer("a", "a", 0.0)
     room.clear()
-    assert room.next(0.0) is None
+    assert room.next(0.0, anybody) is None

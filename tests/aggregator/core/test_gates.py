@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aggregator.core.gates import judge, promoted_before, status_of
+from aggregator.core.gates import judge, promoted_before, published, status_of
 from aggregator.core.records import Evaluation, SetScore, Standing, VersionRecord
 
 
@@ -74,3 +74,18 @@ def test_the_predecessor_is_the_newest_promoted_one() -> None:
     assert promoted_before(versions, {2: standing(2, "rejected")}, before=3).version == 1
     rejected = {number: standing(number, "rejected") for number in (1, 2)}
     assert promoted_before(versions, rejected, before=3).version == 0
+
+
+@pytest.mark.parametrize(
+    ("known", "opened_on", "expected"),
+    [
+        ({0: "promoted", 1: "candidate"}, 0, (0, True)),
+        ({0: "promoted", 1: "promoted"}, 0, (1, False)),
+        ({0: "promoted", 1: "rejected", 2: "rejected"}, 0, (0, False)),
+        ({0: "promoted", 1: "candidate"}, 1, (1, False)),  # the gate came when devices had version 1
+    ],
+)
+def test_devices_are_given_the_newest_promoted_version(
+    known: dict[int, Any], opened_on: int, expected: tuple[int, bool]
+) -> None:
+    assert published(known, opened_on=opened_on) == expected

@@ -35,13 +35,13 @@ def test_the_sum_is_that_of_the_chunks_in_order_and_up_to_one_chunk_the_plain_su
         expected += plain(deltas[first : first + CHUNK])
     found = total_of(chunk_sums(deltas, 7), 7)
     assert found.total.tobytes() == expected.tobytes()
-    assert found.n_examples == sum(k for _, k in deltas)
+    assert found.count == sum(k for _, k in deltas)
     if n <= CHUNK:
         assert found.total.tobytes() == plain(deltas).tobytes()
     mean = mean_delta(deltas, 7)
     assert (mean is None) == (n == 0)
     if mean is not None:
-        assert mean.tobytes() == (expected / found.n_examples).tobytes()
+        assert mean.tobytes() == (expected / found.count).tobytes()
 
 
 def test_beyond_one_chunk_the_plain_sum_has_other_bytes() -> None:

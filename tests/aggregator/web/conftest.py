@@ -93,7 +93,7 @@ def give_token(database: Path, name: str, role: Role, *, expires_s: float = 3600
 @pytest.fixture
 def site(make_bench: Callable[..., Bench], tmp_path: Path) -> Iterator[Site]:
     """A task with four rounds and two sets, one of them played by two devices, one message of a stranger refused."""
-    bench = make_bench(rounds=4, evaluation=evaluation_sets(tmp_path))
+    bench = make_bench(rounds=4, evaluation=evaluation_sets(tmp_path), metrics=("forgetting", "stream-accuracy"))
     bench.settle()
     bench.play(bench.device("kitchen"), bench.device("attic"))
     bench.settle()

@@ -65,14 +65,19 @@ def test_rounds_appear_as_they_happen_and_what_was_opened_stays_open(browser: Br
     kitchen.join()
     attic.join()
     site.bench.settle()
-    kitchen.update()
+    assert browser.run("document.querySelector('[aria-label=\"What devices tell\"]')") is None
+    kitchen.update(metrics={"stream-accuracy": 0.75, "forgetting": -0.125})
     site.bench.settle()
     browser.wait("document.body.innerText.includes('1 of 2 updates are in')")
-    attic.update()
+    attic.update(metrics={"stream-accuracy": 0.25})
     site.bench.settle()
     browser.wait("document.body.innerText.includes('2 of 4 rounds folded')")
     assert browser.run("document.querySelector('[data-key=accuracy]').open")
     assert browser.run("document.querySelectorAll('[aria-label=Rounds] tbody tr').length") == 3
+    told = browser.run("document.querySelector('[aria-label=\"What devices tell\"]').innerText").split()
+    assert told[-8:] == ["stream-accuracy", "2", "50.0", "%", "25.0", "%", "75.0", "%"]
+    assert "-12.5" in told
+    browser.picture(OUT / "told.png")
     assert browser.errors == []
 
 

@@ -10,10 +10,15 @@ from typing import Any
 import pytest
 
 from aggregator.adapters.sql_access import SqlAccess
+from aggregator.config import Config, DevicesSettings, ServiceSettings
 from aggregator.core.access import ROLES
+from aggregator.core.staging import WorkerRecord
+from aggregator.ingest_settings import IngestSettings
+from aggregator.web.metrics import Metrics
 from aggregator.web.operations import OPERATIONS
+from aggregator.web.sources import open_sources
 from tests.aggregator.web.conftest import Answer, Site, give_token
-from tests.aggregator.workbench import TASK
+from tests.aggregator.workbench import FLEET, TASK
 
 
 def is_problem(answer: Answer, status: int) -> bool:
@@ -48,6 +53,25 @@ def test_pages_are_bounded_and_continue(site: Site) -> None:
     rest = site.api(f"devices?limit=2&after={page['next']}").json
     assert [one["device"] for one in page["devices"] + rest["devices"]] == ["attic", "kitchen", "shed"]
     assert rest["next"] is None
+
+
+def test_what_devices_tell_is_shown_by_round(site: Site) -> None:
+    assert site.api(f"tasks/{TASK}/device-figures").json == {"figures": []}
+    kitchen, attic = (site.bench.device(name) for name in ("kitchen", "attic"))
+    for figures in ({"stream-accuracy": 0.75, "forgetting": -0.125}, {"stream-accuracy": 1.0}):
+        for device in (kitchen, attic):
+            device.join()
+        site.bench.settle()
+        kitchen.update(metrics=figures)
+        attic.update(metrics={"stream-accuracy": 0.25})
+        site.bench.settle()
+    newest, first, former = site.api(f"tasks/{TASK}/device-figures").json["figures"]
+    assert newest | {"round": 0} == {
+        "round": 0, "name": "stream-accuracy", "n_devices": 2, "mean": 0.625, "lowest": 0.25, "highest": 1.0
+    }  # fmt: skip
+    assert (first["name"], first["n_devices"], first["mean"]) == ("forgetting", 1, -0.125)
+    assert (former["name"], former["mean"], former["round"]) == ("stream-accuracy", 0.5, newest["round"] - 1)
+    assert site.api(f"tasks/{TASK}/device-figures?limit=1").json == {"figures": [newest]}
 
 
 def test_refusals_are_shown_by_reason(site: Site) -> None:
@@ -173,6 +197,22 @@ def test_probes_say_what_is_wrong(site: Site) -> None:
     assert "broker" in site.ask("readyz", role=None).json["detail"]
     site.pulse.beat_s = None
     assert is_problem(site.ask("healthz", role=None), 503)
+
+
+def test_metrics_have_the_ingest_workers_that_the_settings_name(site: Site) -> None:
+    folders = site.bench.folders
+    config = Config(
+        service=ServiceSettings(fleet=FLEET, folder=str(folders.root), key="unread", database="postgresql://u@h/d"),
+        devices=DevicesSettings(registry="unread"),
+        ingest=IngestSettings(workers=1, external=("big",)),
+    )
+    with open_sources(config, folders, site.pulse) as sources:
+        sources.staging.beat(WorkerRecord(worker="big", since_unix_s=1.0, seen_unix_s=77.0, n_staged=3))
+        text = Metrics(sources).render().decode()
+    assert "edgefold_staged_updates 0.0" in text
+    assert 'edgefold_ingest_seen_seconds{worker="local-1"} 0.0' in text
+    assert 'edgefold_ingest_seen_seconds{worker="big"} 77.0' in text
+    assert "edgefold_staged_updates" not in site.ask("metrics").body.decode()
 
 
 def test_metrics_need_a_token_and_count_from_the_database(site: Site) -> None:
