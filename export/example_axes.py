@@ -7,7 +7,6 @@ merely has the same number does not; nothing is computed here.
 from collections.abc import Collection, Iterable
 from typing import Any, cast
 
-import sympy
 import torch
 from torch.fx import GraphModule, Node
 
@@ -15,7 +14,7 @@ __all__ = ["ExampleAxes", "UnknownRuleError"]
 
 aten = torch.ops.aten
 _ZEROS = (aten.zeros.default, aten.new_zeros.default, aten.zeros_like.default)
-_FULL = {
+_FULL: dict[Any, int] = {
     aten.scalar_tensor.default: 0,
     aten.full.default: 1,
     aten.full_like.default: 1,
@@ -40,7 +39,7 @@ class ExampleAxes:
         placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
         given = placeholders[-n_batch:]
         self.batch: Node = given[0]
-        self._symbol = _expression(_shape(self.batch)[0])
+        self._symbol = _symbolic(_shape(self.batch)[0])
         dependent = set(given)
         for node in graph.graph.nodes:
             if _is_value(node) and any(one in dependent for one in node.all_input_nodes):
@@ -63,7 +62,7 @@ class ExampleAxes:
             node = left.pop()
             if node in found:
                 continue
-            if any(self._symbol in _expression(size).free_symbols for size in _shape(node)):
+            if any(self._is_of_examples(size) for size in _shape(node)):
                 raise UnknownRuleError(node, "it has an axis of examples where a gradient should be reduced over them")
             if node.target not in known:
                 raise UnknownRuleError(node, "there is no rule for it")
@@ -74,7 +73,7 @@ class ExampleAxes:
 
     def reduces(self, node: Node) -> bool:
         """Return whether this operation is what reduces over examples."""
-        first = cast("Node", node.args[0]) if node.args and isinstance(node.args[0], Node) else None
+        first = node.args[0] if node.args and isinstance(node.args[0], Node) else None
         if node.target is aten.mm.default and first is not None:
             return self._leads(node, _shape(first)[-1])
         if node.target is aten.sum.dim_IntList and first is not None:
@@ -102,12 +101,15 @@ class ExampleAxes:
             raise UnknownRuleError(node, "a part of the gradient that no example decides")
 
     def _leads(self, node: Node, size: int | torch.SymInt) -> bool:
-        expression = _expression(size)
-        if self._symbol not in expression.free_symbols:
+        if not self._is_of_examples(size):
             return False
-        if self._symbol in sympy.cancel(expression / self._symbol).free_symbols:
+        expression = _symbolic(size)
+        if self._symbol in (expression / self._symbol).cancel().free_symbols:
             raise UnknownRuleError(node, f"an axis of {expression} values is no multiple of the examples")
         return True
+
+    def _is_of_examples(self, size: int | torch.SymInt) -> bool:
+        return isinstance(size, torch.SymInt) and self._symbol in _symbolic(size).free_symbols
 
 
 def _is_value(node: Node) -> bool:
@@ -122,5 +124,5 @@ def _shape(node: Node) -> tuple[int | torch.SymInt, ...]:
     return tuple(value.shape)
 
 
-def _expression(size: int | torch.SymInt) -> sympy.Expr:
-    return size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(size)
+def _symbolic(size: int | torch.SymInt) -> Any:  # noqa: ANN401 - sympy's expression, which has no types
+    return cast("torch.SymInt", size).node.expr

@@ -204,7 +204,8 @@ def _where(run: _Rows, node: Node, value: Tensor) -> Tensor:
         run.aligned(cast("Node", one), value.dim()) if run.axes.depends(one) else run.of(cast("Node", one), value)
         for one in node.args[1:3]
     ]
-    return torch.where(run.value(node.args[0]), *sides)
+    rows: Tensor = torch.where(run.value(node.args[0]), sides[0], sides[1])
+    return rows
 
 
 def _cat(run: _Rows, node: Node, value: Tensor) -> Tensor:

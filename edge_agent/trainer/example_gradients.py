@@ -133,7 +133,7 @@ class InOneGraph:
         )
         _refuse_divergence(bool(np.isfinite(losses).all() and np.isfinite(norms).all()))
         wide = points.astype(np.int64)  # [n_params]
-        if l2_norm(wide) > RADIUS * float(counts.sum()):
+        if _length(wide) > RADIUS * float(counts.sum()):
             raise BundleError("the graph of single examples gives a sum beyond what it is to clip to")
         return losses, wide
 
@@ -148,7 +148,7 @@ class InOneGraph:
         counts[chosen] = 1
         losses, points = self._pass(theta, rows, counts)
         alone_losses, alone = self._alone.clipped_sum(theta, [rows[i] for i in chosen])
-        apart = l2_norm(points - alone) / RADIUS
+        apart = _length(points - alone) / RADIUS
         limit = _AGREE + 2 * len(chosen) * math.sqrt(theta.size) / RADIUS  # a point of the grid for each value
         if apart > limit or not np.allclose(losses[chosen], alone_losses, rtol=_AGREE, atol=_AGREE):
             raise BundleError(
@@ -156,6 +156,11 @@ class InOneGraph:
                 "is rounding: it computes something else"
             )
         self._is_checked = True
+
+
+def _length(points: NDArray[np.int64]) -> float:
+    """Return the L2 norm of points of the grid."""
+    return math.sqrt(float(np.square(points.astype(np.float64)).sum()))
 
 
 def most_rows(batch_size: int) -> int:
