@@ -86,10 +86,11 @@ class Evaluations:
             task=pending.runner.task,
             version=pending.version,
             bundle=pending.runner.setup.bundle.folder,
-            adapter=pending.runner.versions.adapter(pending.version),
+            adapter=pending.runner.versions.measured(pending.version),
             sets={name: Path(path) for name, path in settings.evaluation.sets.items()},
             batch_size=settings.evaluation.batch_size,
             max_tokens=settings.plan.max_tokens,
+            has_base_change=pending.runner.setup.strategy.needs.open_base,
         )
         self._running = pending
         try:

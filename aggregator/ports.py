@@ -334,10 +334,11 @@ class EvaluationRequest:
     task: str
     version: int
     bundle: Path
-    adapter: NDArray[np.float32]  # [n_params]
+    adapter: NDArray[np.float32]  # [n_params], and behind it the base change where there is one
     sets: Mapping[str, Path]
     batch_size: int
     max_tokens: int
+    has_base_change: bool = False
 
 
 class Evaluator(Protocol):

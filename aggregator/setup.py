@@ -51,10 +51,12 @@ from aggregator.steering import Steering
 from aggregator.sum_round import SumParts, check_terms
 from aggregator.task_setup import TaskSetup, World
 from aggregator.uploads import UploadDesk
+from host.base_change import open_base
 from host.bundle_folder import open_bundle
 from host.durable import make_folder
 from protocol.bundle import CONTRASTIVE
 from protocol.errors import ConfigError
+from protocol.open_base import OPEN_BASE
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -237,7 +239,10 @@ def open_task(settings: TaskSettings, folders: Folders, *, make_key: bool) -> Ta
     bundle = check_files(settings)
     strategy = STRATEGIES[settings.strategy]
     options = options_of(settings.strategy, settings.strategy_options)
-    refuse_unfit(settings.strategy, options, layout=bundle.layout, plan=settings.plan)
+    has_open_base = OPEN_BASE in bundle.manifest.files
+    refuse_unfit(settings.strategy, options, layout=bundle.layout, plan=settings.plan, has_open_base=has_open_base)
+    if strategy.needs.open_base:
+        open_base(bundle)  # it fits the bundle, or no device could use it
     terms = sum_terms_of(settings, n_params=bundle.layout.n_params)
     if terms is not None:
         check_terms(settings.id, terms)

@@ -30,9 +30,8 @@ def print_strategies(*, as_json: bool) -> None:
         table.add_column(head, overflow="fold")
     for name, strategy in STRATEGIES.items():
         facts = described(strategy)
-        is_here = facts["refusal"] is None
         table.add_row(
-            name if is_here else f"{name} (refused)",
+            name,
             facts["device"],
             facts["layout"],
             "yes" if facts["secure_sum"] else "no",
@@ -40,11 +39,7 @@ def print_strategies(*, as_json: bool) -> None:
             facts["engine"],
             facts["source"],
         )
-    console = Console()
-    console.print(table)
-    for name, strategy in STRATEGIES.items():
-        if strategy.needs.refusal is not None:
-            console.print(f"{name} is refused at the start of a task: {strategy.needs.refusal}", highlight=False)
+    Console().print(table)
 
 
 def described(strategy: Strategy) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from aggregator.core.strategy_choice import identity, options_of
 from aggregator.core.update_shape import shape_of
 from aggregator.noisy_terms import sum_terms_of
 from aggregator.sealed_adapter import SEAL_BYTES
+from protocol.lora_pairs import n_dense_values
 from protocol.secure_sum.messages import SumPlan
 from protocol.secure_sum.roster import quantiser_of
 
@@ -67,8 +68,9 @@ class TaskSetup:
 
     @property
     def max_answer_bytes(self) -> int:
-        """The longest message of ours: the adapter in work, or a sum's roster."""
-        adapter = 4 * self.max_values + SEAL_BYTES
+        """The longest message of ours: the adapter in work, a base change with it, or a sum's roster."""
+        n_dense = n_dense_values(self.bundle.layout) if self.strategy.needs.open_base else 0
+        adapter = 4 * (self.max_values + n_dense) + SEAL_BYTES
         return adapter if self.sum_terms is None else max(adapter, max_next_bytes(self.sum_terms.max_cohort))
 
     @property

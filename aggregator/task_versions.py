@@ -134,6 +134,11 @@ class TaskVersions:
         """Return the adapter of ``version``, float32 [n_params]."""
         return self.state(version)[ADAPTER]
 
+    def measured(self, version: int) -> NDArray[np.float32]:
+        """Return what an evaluation needs of ``version``: the adapter, float32 [n_params], and any base change."""
+        strategy, state = self._setup.strategy, self.state(version)
+        return strategy.broadcast(state) if strategy.needs.open_base else state[ADAPTER]
+
     def payload(self, version: int) -> bytes:
         """Return what devices are sent of ``version``, encoded."""
         if self._payload is None or self._payload[0] != version:

@@ -5,15 +5,22 @@ LoRA, each device with its own part of the same mixed texts, so that speed and d
 Two devices are quick, two take twice, two four times as long for a pass of forward and backward: their trainers wait
 (``[trainer] least_pass_s``), so the ratio holds whatever else the machine does; the computing itself is the same for
 all and fits its cores. Time is from the first round's opening to the version that is as accurate on held-out texts as
-the synchronous task's last one; versions are measured afterwards, so that measuring takes no core from training. Both
-tasks run for the same time, and the asynchronous one's history is folded again (``edgefold task verify``).
+the synchronous task's last one; versions are measured afterwards, so that measuring takes no core from training: the
+asynchronous ones in their order until one is as accurate, and the last. Both tasks run for the same time, and the
+asynchronous one's history is folded again (``edgefold task verify``).
 
-Settings: EDGEFOLD_ROUNDS (7 synchronous ones), EDGEFOLD_PASS_S (the quick devices' pass, 0.6 s), EDGEFOLD_EXAMPLES (192
-a device), EDGEFOLD_BUFFER (2 updates a version).
+When a curve first reaches a level near its plateau depends on luck, so all of it is done for several seeds (which text
+is on which device, and the order of training), and the goal is held against the mean. Buffers are half of the devices,
+and the server's learning rate is 1.5: at a staleness of about 2 the paper's weights shorten steps to 0.6.
+
+Settings: EDGEFOLD_SEEDS (3), EDGEFOLD_ROUNDS (7 synchronous ones), EDGEFOLD_PASS_S (the quick devices' pass, 0.6 s),
+EDGEFOLD_EXAMPLES (192 a device), EDGEFOLD_BUFFER (3 updates a version), EDGEFOLD_SERVER_RATE (1.5). About 10 minutes a
+seed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -22,7 +29,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from benchmarks.record import Benchmark, Peer
 from deploy.baselines import Scores
@@ -40,6 +50,7 @@ if TYPE_CHECKING:
 
     from deploy.supervised import FleetEvent
     from host.bundle_folder import Bundle
+    from protocol.messages import Plan
 
 FACTORS: Final = {"quick-1": 1, "quick-2": 1, "medium-1": 2, "medium-2": 2, "slow-1": 4, "slow-2": 4}
 DEADLINE_S: Final = 900.0
@@ -92,60 +103,120 @@ class Run:
         return [(self.folded_s.get(version, 0.0), self.accuracy[version]) for version in sorted(self.accuracy)]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What is run."""
+
+    n_rounds: int
+    pass_s: float
+    n_examples: int
+    buffer: int
+    server_rate: float
+
+    @classmethod
+    def read(cls) -> Options:
+        """Return what the environment says."""
+        given = os.environ.get
+        return cls(
+            n_rounds=int(given("EDGEFOLD_ROUNDS", "7")),
+            pass_s=float(given("EDGEFOLD_PASS_S", "0.6")),
+            n_examples=int(given("EDGEFOLD_EXAMPLES", "192")),
+            buffer=int(given("EDGEFOLD_BUFFER", "3")),
+            server_rate=float(given("EDGEFOLD_SERVER_RATE", "1.5")),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Both tasks with one seed."""
+
+    seed: int
+    sync: Run
+    buffered: Run
+
+    @property
+    def goal(self) -> float:
+        """The accuracy of the synchronous task's last version."""
+        return self.sync.accuracy[max(self.sync.folded_s)]
+
+    @property
+    def reached_s(self) -> float | None:
+        """When the asynchronous task was as accurate; None if it never was."""
+        version = self.buffered.first_at(self.goal)
+        return None if version is None else self.buffered.folded_s[version]
+
+    @property
+    def time_ratio(self) -> float:
+        """That time over the synchronous task's; at least what it would be if it is not reached."""
+        return (self.buffered.last_s if self.reached_s is None else self.reached_s) / self.sync.last_s
+
+
 def main() -> None:
     """Measure and report."""
-    n_rounds, pass_s = int(os.environ.get("EDGEFOLD_ROUNDS", "7")), float(os.environ.get("EDGEFOLD_PASS_S", "0.6"))
-    n_examples, size = int(os.environ.get("EDGEFOLD_EXAMPLES", "192")), int(os.environ.get("EDGEFOLD_BUFFER", "2"))
-    bundle = export_bundle(Path("out/bench/bundle"))
-    parts, sets = _data(n_examples)
-    sync, buffered = Run("synchronous"), Run("asynchronous")
-    spec = _spec(bundle, parts, pass_s, rounds=n_rounds, settings={"cohort": len(FACTORS)})
-    _run(sync, spec, is_over=lambda: n_rounds in sync.folded_s)
+    options, bundle = Options.read(), export_bundle(Path("out/bench/bundle"))
+    pairs = [_pair(options, bundle, seed) for seed in range(int(os.environ.get("EDGEFOLD_SEEDS", "3")))]
+    bench = Benchmark(
+        "async", "When is an asynchronous task as good as the synchronous one, at speeds 1 : 2 : 4?", peers=[FLARE]
+    )
+    _summarise(bench, options, pairs)
+    bench.finish(lambda figure: _draw(figure, pairs))
+
+
+def _pair(options: Options, bundle: Bundle, seed: int) -> Pair:
+    parts, sets = _data(options.n_examples, seed)
+    pair = Pair(seed=seed, sync=Run(f"synchronous, seed {seed}"), buffered=Run(f"asynchronous, seed {seed}"))
+    sync, buffered = pair.sync, pair.buffered
+    plan = dataclasses.replace(PLAN, seed=seed)
+    spec = _spec(bundle, parts, options, plan, rounds=options.n_rounds, settings={"cohort": len(FACTORS)})
+    _run(sync, spec, is_over=lambda: options.n_rounds in sync.folded_s)
     _measure(sync, spec, bundle, sets)
     settings = {
         "mode": "async",
         "strategy": "fedbuff",
-        "cohort": size,
+        "strategy_options": {"server_learning_rate": options.server_rate},
+        "cohort": options.buffer,
         "asynchronous": {"concurrency": len(FACTORS)},
     }
-    spec = _spec(bundle, parts, pass_s, rounds=ENDLESS, settings=settings)
+    spec = _spec(bundle, parts, options, plan, rounds=ENDLESS, settings=settings)
     _run(buffered, spec, is_over=lambda: buffered.last_s >= sync.last_s)
-    _measure(buffered, spec, bundle, sets)
-    bench = Benchmark(
-        "async", "When is an asynchronous task as good as the synchronous one, at speeds 1 : 2 : 4?", peers=[FLARE]
-    )
-    _summarise(bench, sync, buffered, n_rounds)
-    bench.finish(lambda figure: _draw(figure, sync, buffered, sync.accuracy[n_rounds]))
+    _measure(buffered, spec, bundle, sets, until=pair.goal)
+    print(f"seed {seed}: {pair.time_ratio:.3f} of the synchronous time", flush=True)
+    return pair
 
 
-def _data(n_examples: int) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Return each device's file and the held-out sets: a device has every sixth text of each domain."""
+def _data(n_examples: int, seed: int) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return each device's file and the held-out sets: a device has every sixth block of one text of each domain."""
     n_train = -(-n_examples * len(FACTORS) // len(DOMAINS))  # of a domain
     splits = prepare_data(n_train, N_TEST)
     lines = [splits.train[domain].read_bytes().splitlines(keepends=True) for domain in DOMAINS]
-    mixed = [line for together in zip(*lines, strict=True) for line in together]
-    folder = make_folder(Path(f"out/data/async-{n_examples}"))
+    blocks = list(zip(*lines, strict=True))
+    order = np.random.default_rng(seed).permutation(len(blocks)) if seed else range(len(blocks))
+    folder = make_folder(Path(f"out/data/async-{n_examples}-{seed}"))
     parts = {}
     for at, device in enumerate(FACTORS):
-        # Blocks of all domains go to the devices in turn.
-        blocks = [mixed[i : i + len(DOMAINS)] for i in range(0, len(mixed), len(DOMAINS))][at :: len(FACTORS)]
         parts[device] = folder / f"{device}.jsonl"
-        write_bytes(parts[device], b"".join(line for block in blocks for line in block))
+        write_bytes(parts[device], b"".join(line for i in order[at :: len(FACTORS)] for line in blocks[i]))
     return parts, dict(splits.test)
 
 
 def _spec(
-    bundle: Bundle, parts: Mapping[str, Path], pass_s: float, *, rounds: int, settings: Mapping[str, Any]
+    bundle: Bundle,
+    parts: Mapping[str, Path],
+    options: Options,
+    plan: Plan,
+    *,
+    rounds: int,
+    settings: Mapping[str, Any],
 ) -> FleetSpec:
     return FleetSpec(
         folder=Path("out/bench/async-fleet"),
         bundle=bundle.folder,
         devices=parts,
-        plan=PLAN,
+        plan=plan,
         rounds=rounds,
         keep_updates=True,
         task_settings=settings,
-        trainer_settings={device: {"least_pass_s": pass_s * factor} for device, factor in FACTORS.items()},
+        trainer_settings={device: {"least_pass_s": options.pass_s * factor} for device, factor in FACTORS.items()},
     )
 
 
@@ -158,8 +229,13 @@ def _run(run: Run, spec: FleetSpec, *, is_over: Callable[[], bool]) -> None:
     sys.exit(f"{run.name}: not over after {DEADLINE_S:.0f} s; see {spec.folder / 'logs'}")
 
 
-def _measure(run: Run, spec: FleetSpec, bundle: Bundle, sets: Mapping[str, Path]) -> None:
-    """Measure every version that the fleet left, two at a time, after its history was folded again."""
+def _measure(
+    run: Run, spec: FleetSpec, bundle: Bundle, sets: Mapping[str, Path], *, until: float | None = None
+) -> None:
+    """Measure the versions that the fleet left, two at a time, after its history was folded again.
+
+    With ``until`` only those up to the first that is at least so accurate, and the last.
+    """
     config = spec.folder / "aggregator" / "aggregator.toml"
     _ask("verify", spec.task, config)
     folder = make_folder(spec.folder / "measured")
@@ -173,9 +249,16 @@ def _measure(run: Run, spec: FleetSpec, bundle: Bundle, sets: Mapping[str, Path]
         job = EvaluateJob(bundle=str(bundle.folder), sets=paths, adapter=str(payload), max_tokens=PLAN.max_tokens)
         return Scores.of(run_job(job, deadline_s=DEADLINE_S).sets).pooled
 
-    versions = _ask("show", spec.task, config)["versions"]
+    # The newest may have been folded after the run's end: only what was seen counts.
+    versions = [one for one in _ask("show", spec.task, config)["versions"] if one["version"] in {0, *run.folded_s}]
     with ThreadPoolExecutor(2, thread_name_prefix="measure") as pool:
-        run.accuracy = dict(zip((one["version"] for one in versions), pool.map(accuracy, versions), strict=True))
+        for first in range(0, len(versions), 2):
+            two = versions[first : first + 2]
+            run.accuracy |= dict(zip((one["version"] for one in two), pool.map(accuracy, two), strict=True))
+            if until is not None and run.first_at(until) is not None:
+                break
+    if versions[-1]["version"] not in run.accuracy:
+        run.accuracy[versions[-1]["version"]] = accuracy(versions[-1])
 
 
 def _ask(verb: str, task: str, config: Path) -> dict[str, Any]:
@@ -187,37 +270,49 @@ def _ask(verb: str, task: str, config: Path) -> dict[str, Any]:
     return facts
 
 
-def _summarise(bench: Benchmark, sync: Run, buffered: Run, n_rounds: int) -> None:
-    goal = sync.accuracy[n_rounds]
-    reached = buffered.first_at(goal)
-    until_s = buffered.last_s if reached is None else buffered.folded_s[reached]  # not reached: at least so long
+def _summarise(bench: Benchmark, options: Options, pairs: list[Pair]) -> None:
+    ratios, staleness = [one.time_ratio for one in pairs], [age for one in pairs for age in one.buffered.staleness]
+    gains = [one.buffered.accuracy[max(one.buffered.accuracy)] - one.goal for one in pairs]
     bench.summary |= {
-        "synchronous_accuracy_fraction": goal,
-        "synchronous_s": sync.last_s,
-        "asynchronous_s_to_that_accuracy": until_s,
-        "is_reached": reached is not None,
-        "time_ratio": until_s / sync.last_s,
-        "synchronous_updates": sum(sync.n_updates.values()),
-        "asynchronous_updates_to_that_accuracy": sum(n for v, n in buffered.n_updates.items() if v <= (reached or 0)),
-        "asynchronous_accuracy_after_the_same_time_fraction": buffered.accuracy[max(buffered.folded_s)],
-        "mean_staleness": sum(buffered.staleness) / max(1, len(buffered.staleness)),
-        "most_stale": max(buffered.staleness, default=0),
+        "n_seeds": len(pairs),
+        "n_reached": sum(one.reached_s is not None for one in pairs),
+        "time_ratio": fmean(ratios),
+        "time_ratio_lowest": min(ratios),
+        "time_ratio_highest": max(ratios),
+        "time_ratio_standard_deviation": stdev(ratios) if len(ratios) > 1 else 0.0,
+        "synchronous_accuracy_fraction": fmean(one.goal for one in pairs),
+        "synchronous_s": fmean(one.sync.last_s for one in pairs),
+        "synchronous_updates": sum(pairs[0].sync.n_updates.values()),
+        "more_accurate_after_the_same_time_fraction": fmean(gains),
+        "mean_staleness": fmean(staleness or [0]),
+        "most_stale": max(staleness, default=0),
     }
     bench.goals["time_ratio"] = (0, 0.55)
     bench.details |= {
         "factors": FACTORS,
-        "synchronous": sync.points,
-        "asynchronous": buffered.points,
-        "staleness": buffered.staleness,
+        "options": dataclasses.asdict(options),
+        "seeds": [
+            {
+                "seed": one.seed,
+                "time_ratio": one.time_ratio,
+                "synchronous": one.sync.points,
+                "asynchronous": one.buffered.points,
+                "staleness": one.buffered.staleness,
+            }
+            for one in pairs
+        ],
     }
 
 
-def _draw(figure: Any, sync: Run, buffered: Run, goal: float) -> None:  # noqa: ANN401 - matplotlib ships no types we use
+def _draw(figure: Any, pairs: list[Pair]) -> None:  # noqa: ANN401 - matplotlib ships no types we use
     axes = figure.add_subplot()
-    for run, color in ((sync, "#2a6f97"), (buffered, "#e0a458")):
-        seconds, accuracy = zip(*run.points, strict=True)
-        axes.plot(seconds, [100 * one for one in accuracy], marker="o", markersize=4, color=color, label=run.name)
-    axes.axhline(100 * goal, color="grey", linewidth=0.8, linestyle="--")
+    for pair in pairs:
+        for run, color, what in ((pair.sync, "#2a6f97", "synchronous"), (pair.buffered, "#e0a458", "asynchronous")):
+            seconds, accuracy = zip(*run.points, strict=True)
+            label = what if pair is pairs[0] else None
+            axes.plot(seconds, [100 * one for one in accuracy], marker="o", markersize=3, color=color, label=label)
+        if pair.reached_s is not None:
+            axes.plot([pair.reached_s], [100 * pair.goal], marker="*", markersize=12, color="black")
     axes.set(xlabel="seconds since the first round opened", ylabel="accuracy on held-out texts, %")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

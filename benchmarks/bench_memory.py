@@ -1,19 +1,20 @@
 """Is a bundle's memory plan right? Predicted peaks of a trainer beside measured ones.
 
 MiniLM, LoRA r=8 and a head; for each precision, with and without checkpointing, trainer processes at several shapes on
-texts that fill them. Nothing is timed, so it needs no quiet machine. ``--precisions fp32,nb4`` does some.
+texts that fill them, a bundle's files in small pages (``benchmarks/residency.py``). Nothing is timed, so it needs no
+quiet machine. ``--precisions fp32,nb4`` does some.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import random
 import tempfile
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.full_texts import write_full_texts
 from benchmarks.record import Benchmark
+from benchmarks.residency import in_small_pages
 from export.adapt import Options
 from export.bundle import export_bundle
 from export.heavy import quiet
@@ -40,6 +41,7 @@ def main() -> None:
             for checkpoint in (False, True):
                 chosen = Options(n_labels=2, precision=precision, checkpoint=checkpoint, max_tokens=256)
                 bundle = export_bundle("minilm", chosen, Path(name) / f"{precision}-{checkpoint}")
+                in_small_pages(bundle.folder)
                 for peak in bundle.manifest.memory or ():
                     if (peak.batch, peak.seq) in SHAPES:
                         measured = _measured(bundle.folder, peak.batch, peak.seq or 1, Path(name))
@@ -67,17 +69,8 @@ def _row(precision: str, peak: Any, measured: int, *, is_checkpointed: bool) -> 
     return row
 
 
-def _words(bundle: Path) -> list[str]:
-    """Return words that are one token each, so that texts fill a shape and touch much of the table of embeddings."""
-    vocabulary = json.loads((bundle / "tokenizer.json").read_bytes())["model"]["vocab"]
-    return sorted(word for word in vocabulary if word.isascii() and word.isalnum() and len(word) > 2)
-
-
 def _measured(bundle: Path, batch: int, seq: int, scratch: Path) -> int:
-    data = scratch / "full.jsonl"
-    words, draw = _words(bundle), random.Random(0)  # noqa: S311 - texts, no secrets
-    lines = (json.dumps({"text": " ".join(draw.choices(words, k=seq)), "label": i % 2}) for i in range(STEPS * batch))
-    data.write_text("\n".join(lines))
+    data = write_full_texts(scratch / "full.jsonl", bundle=bundle, n_texts=STEPS * batch, seq=seq)
     job = TrainJob(bundle=str(bundle), data=str(data), out=str(scratch), plan=Plan(batch_size=batch, max_tokens=seq))
     return run_job(job, deadline_s=1200).peak_memory_bytes
 

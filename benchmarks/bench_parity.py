@@ -141,10 +141,9 @@ def _export(folder: Path, model: str, options: Options, engines: list[str]) -> d
         report = export_bundle(str(folder / model), options, folder / "bundle", engines=names).report
     except ParityError as error:
         report = error.report
-    except ConfigError as error:
-        return {engine: {"why_not": str(error)} for engine in engines}
-    except EdgefoldError as error:  # a converter or a reader that refuses what should be
-        return {engines[0]: {"failed": str(error)}} if len(engines) == 1 else {}
+    except EdgefoldError as error:  # other than ConfigError: a converter or a reader refuses what should be
+        kind = "why_not" if isinstance(error, ConfigError) else "failed"
+        return {engines[0]: {kind: str(error)}} if len(engines) == 1 else {}
     return {name: _cell(apart) for name, apart in report.by_engine.items() if name in engines}
 
 

@@ -1,145 +1,198 @@
 """What does a training step cost on a device, beside PyTorch?
 
-MiniLM, LoRA r=8 and a head, batch 16, 64 tokens, AdamW. Whole processes in turn: the trainer that agents start, PyTorch
-eager, PyTorch with fused attention; ratios are taken pair by pair, and the median is reported.
-
-``--precisions nb8,nb4`` holds bundles with frozen weights in few bits against float32 instead, the same way, on one
-thread.
+For each family one model (``benchmarks/train_cases.py``) with LoRA r=8, AdamW, on one thread: the trainer that agents
+start with every engine and precision, PyTorch eager, and torch.compile, whole processes in turn. A ratio is of two runs
+of one turn, and the median is reported; times leave out the first step, in which an engine loads and inductor compiles.
+What cannot be, or is not installed (``make engines``), is a gap with its reason. ``--families``, ``--engines``,
+``--precisions`` and ``--peers`` choose; sdpa (PyTorch's fused attention) is a peer by name, dinov2 and fracast are
+families by name. Bundles are kept in out/bench/train for the next run.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks.record import Benchmark, Peer
-from deploy.demo import PLAN, export_bundle
-from export.adapt import Options
-from export.bundle import export_bundle as export
-from host.trainer_process import run_job
-from protocol.jobs import TrainJob
+from benchmarks.record import Benchmark, print_table
+from benchmarks.train_cases import CASES, write_model
+from benchmarks.train_cells import PEERS, Gap, Way, export_cell, prepare, run_cell
 
-BATCH: Final = 16
-TOKENS: Final = 64
-STEPS: Final = 24
-PAIRS: Final = 5
-MB: Final = 2**20
+if TYPE_CHECKING:
+    from benchmarks.train_cells import Cell, Prepared
+
+FAMILIES: Final = ("bert", "gpt2", "llama", "vit", "clip", "patchtst")
+ENGINES: Final = ("portable", "ort-training", "litert")
+PRECISIONS: Final = ("fp32", "fp16", "int8", "nb8", "nb4")
+FEW: Final = ("fp32", "nb8", "nb4")  # of families other than the first, unless asked for
+FP32, EAGER, COMPILED = Way("portable"), Way("eager"), Way("compile")
+HEAD: Final = ("", "step ms", "of eager", "of compile", "of fp32", "peak MB", "of eager", "working set MB", "of fp32")
+MEMORY: Final = ("peak_mb", "working_set_mb")
+# What each ratio holds a way against, and by which figure.
+RATIOS: Final = {
+    "step_time_to_eager": (EAGER, "step_s"),
+    "step_time_to_compile": (COMPILED, "step_s"),
+    "step_time_to_fp32": (FP32, "step_s"),
+    "peak_memory_to_eager": (EAGER, "peak_mb"),
+    "working_set_to_fp32": (FP32, "working_set_mb"),
+}
+# The most that a ratio of the portable engine should be, by precision.
+GOALS: Final = {
+    ("fp32", "step_time_to_eager"): 0.6,
+    ("fp32", "peak_memory_to_eager"): 0.45,
+    **{(few, "step_time_to_fp32"): 1.0 for few in ("nb8", "nb4")},
+    **{(few, "working_set_to_fp32"): 0.75 for few in ("nb8", "nb4")},
+}
+
+Cells = dict[Way, list["Cell"]]
+Gaps = dict[Way, Gap]
 
 
 def main() -> None:
     """Measure and report."""
+    options = _options()
+    bench = Benchmark("train", "What does a training step cost beside PyTorch?")
+    families: list[str] = options.families.split(",")
+    ways = {name: _ways(name, options) for name in families}
+    cells: dict[str, Cells] = {}
+    with tempfile.TemporaryDirectory(prefix="edgefold-train-") as name:
+        models = {family: write_model(CASES[family], Path(name) / family) for family in families}
+        bundles, gaps = _export_all(ways, models, options.jobs)
+        for family in families:
+            if (family, FP32) in bundles:
+                ready = prepare(
+                    CASES[family],
+                    bundles[family, FP32],
+                    models[family],
+                    Path(name),
+                    n_steps=options.steps,
+                    threads=options.threads,
+                )
+                of_family = {way: bundles.get((family, way)) for way in ways[family]}
+                cells[family] = _turns(ready, of_family, gaps[family], options.turns)
+            _report(bench, family, cells.get(family, {}), gaps[family])
+    bench.details |= {
+        "threads": options.threads,
+        "cells": {family: {way.name: runs for way, runs in found.items()} for family, found in cells.items()},
+        "gaps": {family: {way.name: gap.why for way, gap in found.items()} for family, found in gaps.items()},
+    }
+    bench.finish(lambda figure: _draw(figure, cells))
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--precisions", default="", help="in place of PyTorch")
-    options = parser.parse_args()
-    bundle = export_bundle(Path("out/bench/bundle")).folder
-    if options.precisions:
-        _precisions(bundle, options.precisions.split(","))
-        return
-    bench = Benchmark("train", f"What does a training step at {BATCH} x {TOKENS} cost beside PyTorch?")
-    runs: dict[str, list[dict[str, float]]] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        data = _examples(Path(scratch))
-        for threads in (1, 2):
-            for _ in range(PAIRS):
-                for name, measured in _in_turn(bundle, data, Path(scratch), threads):
-                    runs.setdefault(f"{name}, {threads} threads", []).append(measured)
-    _summarise(bench, runs)
-    bench.details["runs"] = runs
-    bench.finish(lambda figure: _draw(figure, runs))
-
-
-def _precisions(fp32: Path, names: list[str]) -> None:
-    """Hold bundles of other precisions against float32's."""
-    bench = Benchmark("train-precisions", f"What does a step at {BATCH} x {TOKENS} cost with weights in few bits?")
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in ("fp32", *names)}
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        data, bundles = _examples(folder), {"fp32": fp32}
-        for name in names:
-            chosen = Options(n_labels=2, precision=name)  # type: ignore[arg-type]  # Options' caller is the shell
-            bundles[name] = export("minilm", chosen, folder / name).folder
-        for _ in range(PAIRS):
-            for name, bundle in bundles.items():
-                runs[name].append(_edgefold(bundle, data, folder, threads=1))
-    for name in names:
-        for key, what in (("train_s", "step_time"), ("peak_memory_bytes", "peak_memory")):
-            ratios = [a[key] / b[key] for a, b in zip(runs[name], runs["fp32"], strict=True)]
-            bench.summary[f"{name}_{what}_ratio_to_fp32"] = statistics.median(ratios)
-        bench.goals[f"{name}_step_time_ratio_to_fp32"] = (0, 1.0)
-        bench.goals[f"{name}_peak_memory_ratio_to_fp32"] = (0, 0.75)
-    bench.details["runs"] = runs
-    bench.finish(lambda figure: _draw(figure, runs))
-
-
-def _in_turn(bundle: Path, data: Path, out: Path, threads: int) -> list[tuple[str, dict[str, float]]]:
-    return [
-        ("edgefold", _edgefold(bundle, data, out, threads)),
-        ("eager", _torch("eager", threads)),
-        ("sdpa", _torch("sdpa", threads)),
-    ]
-
-
-def _edgefold(bundle: Path, data: Path, out: Path, threads: int) -> dict[str, float]:
-    job = TrainJob(bundle=str(bundle), data=str(data), out=str(out), plan=PLAN, threads=threads)
-    result = run_job(job, deadline_s=600)
-    return {"train_s": result.train_s, "peak_memory_bytes": result.peak_memory_bytes}
-
-
-def _torch(attention: str, threads: int) -> dict[str, float]:
-    options = {"attention": attention, "steps": STEPS, "batch": BATCH, "tokens": TOKENS, "threads": threads}
-    arguments = [f"--{name}={value}" for name, value in options.items()]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.torch_peer", *arguments], check=True, capture_output=True, text=True
+    parser.add_argument("--families", default=",".join(FAMILIES), help=f"of {', '.join(CASES)}")
+    parser.add_argument("--engines", default=",".join(ENGINES))
+    parser.add_argument(
+        "--precisions", help=f"of {', '.join(PRECISIONS)}; by default all of bert, {', '.join(FEW)} of the others"
     )
-    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return measured
+    parser.add_argument("--peers", default="eager,compile", help=f"of {', '.join(PEERS)}")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--jobs", type=int, default=2, help="exports at once")
+    options = parser.parse_args()
+    known = {"families": CASES, "engines": ENGINES, "precisions": PRECISIONS, "peers": PEERS}
+    for name, words in known.items():
+        wrong = [word for word in (getattr(options, name) or "").split(",") if word and word not in words]
+        if wrong:
+            parser.error(f"--{name}: no {wrong[0]!r}; there are {', '.join(words)}")
+    return options
 
 
-def _examples(folder: Path) -> Path:
-    """Write texts that are all longer than ``TOKENS``, so that every batch is full."""
-    path = folder / "full.jsonl"
-    lines = (json.dumps({"text": f"word {i} " * TOKENS, "label": i % 2}) for i in range(STEPS * BATCH))
-    path.write_text("\n".join(lines))
-    return path
+def _ways(family: str, options: argparse.Namespace) -> list[Way]:
+    """Return how a family is trained; the portable float32 always, since all others are held against it."""
+    chosen = options.precisions.split(",") if options.precisions else PRECISIONS if family == "bert" else FEW
+    engines = options.engines.split(",")
+    ours = [Way("portable", one) for one in chosen if one != "fp32" and "portable" in engines]
+    others = [Way(one) for one in engines if one != "portable"]
+    return [FP32, *ours, *others, *(Way(one) for one in options.peers.split(",") if one)]
 
 
-def _summarise(bench: Benchmark, runs: dict[str, list[dict[str, float]]]) -> None:
-    for threads in (1, 2):
-        ours = runs[f"edgefold, {threads} threads"]
-        for peer in ("eager", "sdpa"):
-            theirs = runs[f"{peer}, {threads} threads"]
-            for key, name in (("train_s", "step_time"), ("peak_memory_bytes", "peak_memory")):
-                ratios = [a[key] / b[key] for a, b in zip(ours, theirs, strict=True)]
-                bench.summary[f"{name}_ratio_to_{peer}_{threads}_threads"] = statistics.median(ratios)
-        bench.summary[f"trainer_peak_{threads}_threads_mb"] = max(one["peak_memory_bytes"] for one in ours) / MB
-        bench.goals[f"trainer_peak_{threads}_threads_mb"] = (0, 300)
-        bench.goals[f"step_time_ratio_to_eager_{threads}_threads"] = (0, 0.6)
-        bench.goals[f"peak_memory_ratio_to_eager_{threads}_threads"] = (0, 0.45)
-    for peer in ("eager", "sdpa"):
-        figures = {
-            "step_ms_2_threads": 1000 * statistics.median(one["train_s"] for one in runs[f"{peer}, 2 threads"]) / STEPS,
-            "peak_memory_mb": max(one["peak_memory_bytes"] for one in runs[f"{peer}, 2 threads"]) / MB,
-        }
-        bench.peers.append(Peer(f"PyTorch {peer}", "measured in this run, in turn", figures))
+def _export_all(
+    ways: dict[str, list[Way]], models: dict[str, str], n_jobs: int
+) -> tuple[dict[tuple[str, Way], Path], dict[str, Gaps]]:
+    """Return the bundles of all cells, and why some have none."""
+    wanted = [(family, way) for family, own in ways.items() for way in own if not way.is_peer]
+    gaps: dict[str, Gaps] = {family: {} for family in ways}
+    bundles = {}
+    with ThreadPoolExecutor(n_jobs) as pool:
+        done = pool.map(lambda one: export_cell(CASES[one[0]], one[1], models[one[0]]), wanted)
+        for (family, way), found in zip(wanted, done, strict=True):
+            if isinstance(found, Gap):
+                gaps[family][way] = found
+            else:
+                bundles[family, way] = found
+            print(f"{family}: {way.name}: {found.why if isinstance(found, Gap) else 'exported'}", flush=True)
+    return bundles, gaps
 
 
-def _draw(figure: Any, runs: dict[str, list[dict[str, float]]]) -> None:  # noqa: ANN401 - matplotlib ships no types we use
-    for axes, key, unit, scale in (
-        (figure.add_subplot(1, 2, 1), "train_s", "ms a step", 1000 / STEPS),
-        (figure.add_subplot(1, 2, 2), "peak_memory_bytes", "peak MB", 1 / MB),
-    ):
-        names = list(runs)
-        bars = axes.barh(names, [scale * statistics.median(one[key] for one in runs[name]) for name in names])
-        axes.bar_label(bars, fmt="%.0f", padding=3)
-        axes.invert_yaxis()
-        axes.set_xlabel(unit)
-        axes.margins(x=0.15)
+def _turns(ready: Prepared, bundles: dict[Way, Path | None], gaps: Gaps, n_turns: int) -> Cells:
+    """Run every way in turn; one that fails becomes a gap and is not tried again."""
+    cells: Cells = defaultdict(list)
+    for _ in range(n_turns):
+        for way, bundle in bundles.items():
+            if way in gaps:
+                continue
+            found = run_cell(ready, way, bundle)
+            if isinstance(found, Gap):
+                gaps[way] = found
+                cells.pop(way, None)
+            else:
+                cells[way].append(found)
+    return dict(cells)
+
+
+def _ratio(cells: Cells, way: Way, other: Way, key: str) -> float | None:
+    """Return the median over the turns of ``way`` by ``other``; None where one of them has a gap."""
+    if way not in cells or other not in cells:
+        return None
+    return statistics.median(a[key] / b[key] for a, b in zip(cells[way], cells[other], strict=True))
+
+
+def _report(bench: Benchmark, family: str, cells: Cells, gaps: Gaps) -> None:
+    """Print a family's table and add what it says to the summary."""
+    rows = []
+    for way, runs in cells.items():
+        ratios = {what: _ratio(cells, way, other, key) for what, (other, key) in RATIOS.items()}
+        for what, ratio in ratios.items():
+            if ratio is not None and RATIOS[what][0] != way and not (way.is_peer and RATIOS[what][0] == FP32):
+                _summarise(bench, family, way, what, ratio)
+        step, peak, working = (statistics.median(run[key] for run in runs) for key in ("step_s", *MEMORY))
+        shown = {what: "" if ratio is None else f"{ratio:.2f}" for what, ratio in ratios.items()}
+        times = [shown["step_time_to_eager"], shown["step_time_to_compile"], shown["step_time_to_fp32"]]
+        memory = [f"{peak:.0f}", shown["peak_memory_to_eager"], f"{working:.0f}", shown["working_set_to_fp32"]]
+        rows.append((way.name, f"{1000 * step:.1f}", *times, *memory))
+    print(f"\n{family}: {CASES[family].task}, {CASES[family].shape}")
+    print_table(HEAD, rows)
+    for way, gap in gaps.items():
+        print(f"{way.name}: none: {gap.why}")
+
+
+def _summarise(bench: Benchmark, family: str, way: Way, what: str, ratio: float) -> None:
+    name = f"{family}_{way.name.replace(' ', '_').replace('-', '_')}_{what}_ratio".lower()
+    bench.summary[name] = ratio
+    most = GOALS.get(("fp32" if way == FP32 else way.precision, what)) if way.engine == "portable" else None
+    if most is not None:
+        bench.goals[name] = (0, most)
+
+
+def _draw(figure: Any, cells: dict[str, Cells]) -> None:  # noqa: ANN401 - matplotlib ships no types we use
+    ways = list(dict.fromkeys(way for found in cells.values() for way in found if way != EAGER))
+    for place, (key, what) in enumerate((("step_s", "time of a step"), ("peak_mb", "peak memory")), start=1):
+        axes = figure.add_subplot(1, 2, place)
+        for number, way in enumerate(ways):
+            heights = [_ratio(found, way, EAGER, key) or 0.0 for found in cells.values()]
+            left = [row + (number - len(ways) / 2) * 0.8 / len(ways) for row in range(len(cells))]
+            axes.bar(left, heights, 0.8 / len(ways), label=way.name)
+        axes.axhline(1, color="grey", linestyle=":")
+        axes.set_xticks(range(len(cells)), list(cells))
+        axes.set_ylabel(f"{what}, of PyTorch eager's")
+    figure.axes[0].legend(fontsize=7)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ import matplotlib as mpl
 from host.durable import make_folder, write_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = ["FLOWER", "Benchmark", "Peer"]
+__all__ = ["FLOWER", "Benchmark", "Peer", "print_table"]
 
 OUT: Final = Path("out/bench")
 
@@ -102,3 +102,12 @@ class Benchmark:
             for key, value in peer.figures.items():
                 print(f"    {key:<42} {value:>12.4g}")
         print(f"  written: {OUT / self.name}.json, {OUT / self.name}.png")
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows below their head, the first column to the left and the others to the right."""
+    lines = [tuple(head), *(tuple(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    for first, *rest in lines:
+        cells = (f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True))
+        print(f"{first:<{widths[0]}}  {'  '.join(cells)}".rstrip())

@@ -164,6 +164,7 @@ class PersonalTraining:
             sets={_SET: str(view(self._store, "exam"))},
             adapter=str(self._out / "adapter.payload"),
             personal=None if personal is None else str(personal),
+            has_base_change=attempt.work.plan.terms is not None and bool(attempt.work.plan.terms.base_change),
             max_tokens=attempt.work.plan.max_tokens,
         )
 

@@ -16,10 +16,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from export.adapt import Adapted, Options, adapt
-from export.engines import Steps, default_bucket, refuse_impossible, write_engine
+from export.engines import Steps, default_bucket, refuse_impossible, refuse_tables, write_engine
 from export.load import Source, load
 from export.lower import OPSET, lower
 from export.memory_plan import plan_memory, sizes_for
+from export.open_base import base_tensors, holds, keys_of, open_weights
 from export.pack import pack
 from export.parity import (
     CLIP_GRAD_NORM,
@@ -36,6 +37,7 @@ from export.per_example import check_examples, refuse_large, trace_clipped
 from export.problems import Problem, make_problem
 from export.reference import run_torch
 from export.trace import Step, trace
+from host.bundle_folder import open_bundle
 from host.durable import TEMP_PREFIX
 from models.tasks import TASKS
 from protocol.bundle import (
@@ -56,6 +58,7 @@ from protocol.bundle import (
     bundle_id,
 )
 from protocol.errors import ConfigError, EngineError, StorageError
+from protocol.open_base import OPEN_BASE
 
 __all__ = ["Exported", "ParityError", "Watch", "export_bundle"]
 
@@ -135,6 +138,7 @@ def export_bundle(  # noqa: PLR0913 - what a person chooses, and who watches
     adapted = adapt(source, options)
     if options.per_example:
         refuse_large(adapted.layout.n_params)
+    refuse_tables(engines, adapted)
     announce(adapted)
     with _beside(out) as folder:
         steps, memory = _write_graphs(folder, adapted, options, watch)
@@ -150,6 +154,10 @@ def export_bundle(  # noqa: PLR0913 - what a person chooses, and who watches
         (folder / PARITY).write_bytes(b"{}\n")
         _write_manifest(folder, source, adapted, options, files, memory)
         watch("parity")
+        if (folder / OPEN_BASE).is_file() and not holds(
+            open_bundle(folder), adapted, base_tensors(adapted), seed=options.seed
+        ):
+            (folder / OPEN_BASE).unlink()
         report = _check(folder, adapted, options, engines)
         watch("seal")
         (folder / PARITY).write_bytes(report.to_bytes())
@@ -182,7 +190,11 @@ def _write_graphs(
     graphs = {folder / TRAIN: train_model, folder / EVALUATE: evaluate_model}
     graphs |= {} if single is None else {folder / PER_EXAMPLE: lower(single)}
     watch("pack")
-    pack(graphs, weights_path=folder / WEIGHTS, table=adapted.table)
+    tensors = base_tensors(adapted)
+    pack(graphs, weights_path=folder / WEIGHTS, table=adapted.table, outside=keys_of(tensors))
+    opened = open_weights(tensors, {"train": train_model, "evaluate": evaluate_model})
+    if opened is not None:
+        (folder / OPEN_BASE).write_bytes(opened.to_bytes())
     memory = plan_memory(
         train_model, sizes_for(options.max_tokens if options.is_text else None), n_params=adapted.layout.n_params
     )
@@ -249,6 +261,7 @@ def _write_manifest(
     inputs, is_text = adapted.inputs, adapted.inputs.vocabulary is not None
     tokens = TokenFacts(file=TOKENIZER, pad_id=adapted.pad_id, max_tokens=options.max_tokens)
     names = {WEIGHTS, LAYOUT, ADAPTER, PARITY, *([TOKENIZER] if is_text else [])}
+    names |= {OPEN_BASE} if (folder / OPEN_BASE).is_file() else set()
     names |= {
         name
         for one in engines.values()

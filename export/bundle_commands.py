@@ -125,16 +125,23 @@ def _memory_lines(peaks: "Sequence[MemoryPeak]") -> list[str]:
 @click.command(name="merge")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--adapter", type=click.Path(path_type=Path), required=True, help="The trained adapter, raw float32.")
+@click.option(
+    "--base-change",
+    type=click.Path(path_type=Path),
+    help="What the strategy added to the base weights, raw float32 (flora, fedex-lora).",
+)
 @click.option("--model", help="The model that the bundle was made of; by default what its manifest names.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The new folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def merge_command(*, bundle: Path, adapter: Path, model: str | None, out: Path, as_json: bool) -> None:
+def merge_command(
+    *, bundle: Path, adapter: Path, base_change: Path | None, model: str | None, out: Path, as_json: bool
+) -> None:
     """Merge an adapter into its base: a Hugging Face folder and an ONNX inference model of the same logits."""
     quiet()
     with named_extra():
         from export.merge import merge  # noqa: PLC0415 - torch takes seconds
 
-    done = merge(bundle, adapter, out, model=model)
+    done = merge(bundle, adapter, out, model=model, base_change=base_change)
     if as_json:
         click.echo(json.dumps(plain(done)))
         return

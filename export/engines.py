@@ -25,7 +25,7 @@ from host.engines import environment_of, interpreter_of, spec_of
 from protocol.bundle import Bucket, EngineFiles
 from protocol.errors import ConfigError, EngineError
 
-__all__ = ["Steps", "default_bucket", "read_buckets", "refuse_impossible", "write_engine"]
+__all__ = ["Steps", "default_bucket", "read_buckets", "refuse_impossible", "refuse_tables", "write_engine"]
 
 ORT_TRAIN, ORT_CHECKPOINT, LITERT_FILE = "train-ort.onnx", "train-ort.ckpt", "model.tflite"
 OPSET = 20
@@ -99,6 +99,34 @@ def refuse_impossible(engines: tuple[str, ...], *, task: str, precision: str, ha
             if found.state != "installed":
                 message = f"--engines {name}: {found.why}"
                 raise EngineError(message)
+
+
+def refuse_tables(engines: tuple[str, ...], adapted: Adapted) -> None:
+    """Refuse engines that cannot train one of the model's own embedding tables as PyTorch does.
+
+    LiteRT has no scatter that adds, which is a table's gradient. PyTorch never changes a table's padding row;
+    onnxruntime-training derives its backward from the forward, where nothing tells that row from the others.
+
+    Raises:
+        ConfigError: ``full`` on a model that reads tokens, and such an engine.
+    """
+    trained = {one.parameter for one in adapted.trainables if one.role == "base"}
+    tables = {name: one for name, one in adapted.model.named_modules() if isinstance(one, nn.Embedding)}
+    for name, table in tables.items():
+        if f"{name}.weight" not in trained:
+            continue
+        if "litert" in engines:
+            message = (
+                f"--engines: litert cannot train the embedding table {name}: it has no operation for its gradient; "
+                "leave out litert, or choose another --adapter than full"
+            )
+            raise ConfigError(message)
+        if "ort-training" in engines and table.padding_idx is not None:
+            message = (
+                f"--engines: ort-training cannot train the embedding table {name}: it would change the padding token's "
+                "row, which PyTorch never does; leave out ort-training, or choose another --adapter than full"
+            )
+            raise ConfigError(message)
 
 
 def write_engine(name: str, folder: Path, steps: Steps, adapted: Adapted) -> EngineFiles:

@@ -24,11 +24,13 @@ from transformers import PreTrainedModel
 
 from export.adapt import Adapted, Options, adapt, task_model
 from export.load import Source, load
+from export.open_base import add_change, base_tensors
 from export.problems import Batch, make_problem
 from export.quantise import PRECISIONS, Precision
 from export.runtime import Graph
 from export.trace import forward_program
 from host.arrays import load_vector
+from host.base_change import changed_base
 from host.bundle_folder import Bundle, open_bundle
 from host.durable import TEMP_PREFIX, read_bytes
 from models.adapters import named_trainables
@@ -37,6 +39,7 @@ from models.merge import fold_into
 from models.tasks import TASKS, task_name
 from protocol.bundle import PARITY
 from protocol.errors import BundleError, ConfigError, EngineError, StorageError
+from protocol.lora_pairs import n_dense_values
 
 __all__ = ["Merged", "merge"]
 
@@ -64,8 +67,12 @@ class Merged:
     no_folder_why: str | None
 
 
-def merge(bundle_folder: Path, adapter: Path, out: Path, *, model: str | None = None) -> Merged:
+def merge(
+    bundle_folder: Path, adapter: Path, out: Path, *, model: str | None = None, base_change: Path | None = None
+) -> Merged:
     """Write the bundle's base with ``adapter``, raw float32 [n_params], merged into it, to the new folder ``out``.
+
+    ``base_change``, raw float32 [n_dense], is first added to the base weights, where the strategy changes them.
 
     Raises:
         ConfigError: the base is not here, or ``out`` is taken.
@@ -80,9 +87,11 @@ def merge(bundle_folder: Path, adapter: Path, out: Path, *, model: str | None = 
     theta = load_vector(adapter, n_values=bundle.layout.n_params)
     options = _options(bundle)
     source = _source(bundle, options, model)
-    adapted = _adapted(source, options, bundle, theta)
+    adapted, change = _adapted(source, options, bundle, theta), _change(bundle, base_change)
+    if change is not None:
+        add_change(base_tensors(adapted), change)
     batches = make_problem(theta, adapted.layout, adapted.inputs, seed=options.seed, n_steps=N_BATCHES).batches
-    base_error = _check_base(bundle, adapted, theta, batches)
+    base_error = _check_base(bundle, adapted, theta, batches, change)
     expected = _logits(adapted.task.wrap(adapted.model), adapted, batches)
     sample = _Sample(source=source, options=options, adapted=adapted, batches=batches, expected=expected)
     try:
@@ -171,8 +180,19 @@ def _adapted(source: Source, options: Options, bundle: Bundle, theta: NDArray[np
     return adapted
 
 
-def _check_base(bundle: Bundle, adapted: Adapted, theta: NDArray[np.float32], batches: tuple[Batch, ...]) -> float:
-    graph = Graph(bundle.path(bundle.manifest.engines["portable"].evaluate))
+def _change(bundle: Bundle, path: Path | None) -> NDArray[np.float32] | None:
+    return None if path is None else load_vector(path, n_values=n_dense_values(bundle.layout))
+
+
+def _check_base(
+    bundle: Bundle,
+    adapted: Adapted,
+    theta: NDArray[np.float32],
+    batches: tuple[Batch, ...],
+    change: NDArray[np.float32] | None,
+) -> float:
+    weights = None if change is None else changed_base(bundle, change).evaluate
+    graph = Graph(bundle.path(bundle.manifest.engines["portable"].evaluate), weights)
     task, module = adapted.task, adapted.task.wrap(adapted.model)
     expected = [graph.run({"theta": theta, **batch}) for batch in batches]
     with torch.no_grad():

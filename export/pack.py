@@ -43,8 +43,7 @@ class _Weights:
 
     def put(self, tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
         """Store a tensor's bytes unless they are there; return the tensor that points at them."""
-        data = tensor.tobytes()
-        key = hashlib.sha256(data).digest()
+        data, key = tensor.tobytes(), _key(tensor)
         if key not in self._offsets:
             self._file.write(b"\0" * (-self._file.tell() % PAGE_BYTES))
             self._offsets[key] = self._file.tell()
@@ -66,11 +65,17 @@ class _Weights:
         return length
 
 
-def pack(models: Mapping[Path, ir.Model], *, weights_path: Path, table: Table | None = None) -> Packed:
+def pack(
+    models: Mapping[Path, ir.Model],
+    *,
+    weights_path: Path,
+    table: Table | None = None,
+    outside: frozenset[bytes] = frozenset(),
+) -> Packed:
     """Write each model to its path, beside one weights file; all of them in one folder.
 
     Requires: models as ``lower`` returns them, weights inside, the training graph first; ``table`` as ``quantise`` made
-    it.
+    it; ``outside`` has the SHA-256 of weights that go to the file however small they are.
     Ensures: the laws above; every 2-D product is a Gemm that reads its weight as stored; no notes of the exporter
     (source lines of this machine among them) are left.
     """
@@ -86,12 +91,17 @@ def pack(models: Mapping[Path, ir.Model], *, weights_path: Path, table: Table | 
                 if tensor is None:
                     message = f"{path.name}: the initializer {name} has no value"
                     raise LocalProtocolError(message)
-                if tensor.dtype in EXTERNAL and tensor.nbytes >= LEAST_EXTERNAL_BYTES:
+                is_large = tensor.nbytes >= LEAST_EXTERNAL_BYTES
+                if tensor.dtype in EXTERNAL and (is_large or _key(tensor) in outside):
                     value.const_value = weights.put(tensor, name)
             ir.save(model, path)
     finally:
         length = weights.close()
     return Packed(n_products=n_products, weights_bytes=length)
+
+
+def _key(tensor: ir.TensorProtocol) -> bytes:
+    return hashlib.sha256(tensor.tobytes()).digest()
 
 
 def _strip(model: ir.Model) -> None:

@@ -118,12 +118,13 @@ def check_examples(path: Path, adapted: Adapted, problem: Problem) -> ExampleErr
         clip = np.float32(max(float(norms.mean()), 1e-6))  # some are clipped, some are not
         counts = np.ones(len(losses), np.float32)
         counts[1::3] = 0
-        found = graph.run_all({**batch, "theta": problem.theta, COUNTS: counts, CLIP: np.array(clip)})
+        feeds = {**batch, "theta": problem.theta, COUNTS: counts, CLIP: np.array(clip)}
+        its_losses, its_norms, points = graph.outputs(feeds)
         scaled = gradients * (counts * RADIUS * SHRINK / np.maximum(norms, clip))[:, None]
         expected = np.trunc(scaled).sum(0)
-        pairs = ((found[LOSSES], losses), (found[NORMS], norms))
+        pairs = ((its_losses, losses), (its_norms, norms))
         errors = [float(np.abs(actual - right).max() / max(np.abs(right).max(), 1e-12)) for actual, right in pairs]
-        errors.append(float(np.linalg.norm(found[POINTS] - expected) / RADIUS / max(counts.sum(), 1)))
+        errors.append(float(np.linalg.norm(points - expected) / RADIUS / max(counts.sum(), 1)))
         worst = np.maximum(worst, errors)  # NaN stays
     if not (worst <= TOLERANCE).all():
         message = (

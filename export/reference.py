@@ -6,6 +6,7 @@ afterwards. With dropout both sides are given the same masks.
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.adapt import Adapted
@@ -15,21 +16,14 @@ from models.adapters import Trainable, flatten, named_trainables
 from models.dropout import Dropped
 from protocol.dropout import mask_name
 
-__all__ = ["run_torch"]
+__all__ = ["one_step", "run_torch"]
 
 
 def run_torch(adapted: Adapted, problem: Problem) -> Outcome:
     """Return what PyTorch makes of the problem with the model as it was before tracing."""
     task, parts = adapted.task, adapted.trainables
-    model = task.wrap(adapted.model)
-    n_inputs, facts_of_masks = len(task.inputs), adapted.inputs.dropout
-    batches = [_tensors(batch, (*task.inputs, *task.targets)) for batch in problem.batches]
-    masks: list[tuple[Tensor, ...]] = [() for _ in batches]
-    forward: nn.Module = model
-    if facts_of_masks is not None:
-        forward = Dropped(model, facts_of_masks, n_inputs=n_inputs)
-        names = tuple(mask_name(number) for number in range(len(facts_of_masks.shapes)))
-        masks = [_tensors(batch, names) for batch in problem.batches]
+    model, forward, n_inputs = task.wrap(adapted.model), _forward(adapted), len(task.inputs)
+    batches, masks = _inputs(adapted, problem)
     parameters = dict(adapted.model.named_parameters())
     trained = [parameters[part.parameter] for part in parts]
     _assign(parameters, torch.from_numpy(problem.theta), parts)
@@ -58,6 +52,35 @@ def run_torch(adapted: Adapted, problem: Problem) -> Outcome:
         _assign(parameters, torch.from_numpy(adapted.theta), parts)
         optimizer.zero_grad()
     return Outcome(losses=tuple(losses), theta=theta, logits=logits)
+
+
+def one_step(adapted: Adapted, problem: Problem) -> tuple[float, NDArray[np.float32], NDArray[np.float32]]:
+    """Return the loss of the problem's first batch, its gradient [n_params], and the scores, at the problem's theta."""
+    task, parts = adapted.task, adapted.trainables
+    (batch, *_), (kept, *_) = _inputs(adapted, problem)
+    parameters, own = dict(adapted.model.named_parameters()), batch[: len(task.inputs)]
+    _assign(parameters, torch.from_numpy(problem.theta), parts)
+    try:
+        loss = task.loss(_forward(adapted)(*own, *kept), *batch)
+        slopes = torch.autograd.grad(loss, [parameters[part.parameter] for part in parts])
+        with torch.no_grad():
+            scores = task.score(task.wrap(adapted.model)(*own), *own)[0].numpy()
+    finally:
+        _assign(parameters, torch.from_numpy(adapted.theta), parts)
+    return float(loss), torch.cat([slope.reshape(-1) for slope in slopes]).numpy(), scores
+
+
+def _forward(adapted: Adapted) -> nn.Module:
+    model, facts = adapted.task.wrap(adapted.model), adapted.inputs.dropout
+    return model if facts is None else Dropped(model, facts, n_inputs=len(adapted.task.inputs))
+
+
+def _inputs(adapted: Adapted, problem: Problem) -> tuple[list[tuple[Tensor, ...]], list[tuple[Tensor, ...]]]:
+    """Return each batch's inputs with its targets, and the masks of what it drops, of none without dropout."""
+    task, facts = adapted.task, adapted.inputs.dropout
+    names = () if facts is None else tuple(mask_name(number) for number in range(len(facts.shapes)))
+    batches = [_tensors(batch, (*task.inputs, *task.targets)) for batch in problem.batches]
+    return batches, [_tensors(batch, names) for batch in problem.batches]
 
 
 def _tensors(batch: Batch, names: tuple[str, ...]) -> tuple[Tensor, ...]:

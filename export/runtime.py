@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from host.base_change import Weights
 from protocol.errors import EngineError
 
 __all__ = ["Graph"]
@@ -15,8 +16,8 @@ __all__ = ["Graph"]
 class Graph:
     """A graph that was loaded."""
 
-    def __init__(self, path: Path) -> None:
-        """Load ``path``.
+    def __init__(self, path: Path, weights: Weights | None = None) -> None:
+        """Load ``path``, with ``weights`` in the place of its own of those names.
 
         Raises:
             EngineError: onnxruntime does not take it.
@@ -25,7 +26,11 @@ class Graph:
         options = ort.SessionOptions()
         # Beyond this level a product with few-bit weights is computed in int8, 1e-2 from what the graph says.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        self._weights = weights or {}  # the session reads them where they are
         try:
+            if self._weights:
+                values = [ort.OrtValue.ortvalue_from_numpy(one) for one in self._weights.values()]
+                options.add_external_initializers(list(self._weights), values)
             self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base of their own
             message = f"{path.name}: onnxruntime does not load it: {str(error).splitlines()[0][:200]}"
@@ -37,26 +42,16 @@ class Graph:
         Raises:
             EngineError: the graph cannot be run on these inputs.
         """
-        first = self._session.get_outputs()[0].name
-        result: NDArray[np.float32] = self._run([first], inputs)[0]
-        return result
+        return self.outputs(inputs, first=True)[0]
 
-    def run_all(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Return all outputs by name.
-
-        Raises:
-            EngineError: as ``run``.
-        """
-        names = [value.name for value in self._session.get_outputs()]
-        return dict(zip(names, self._run(names, inputs), strict=True))
-
-    def _run(self, outputs: list[str], inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def outputs(self, inputs: dict[str, NDArray[Any]], *, first: bool = False) -> list[NDArray[np.float32]]:
+        """Return all outputs in the graph's order, or the ``first`` alone; errors as ``run``."""
         names = {value.name for value in self._session.get_inputs()}
+        wanted = [value.name for value in self._session.get_outputs()][: 1 if first else None]
         try:
-            found: list[NDArray[Any]] = self._session.run(
-                outputs, {name: value for name, value in inputs.items() if name in names}
-            )
+            found = self._session.run(wanted, {name: value for name, value in inputs.items() if name in names})
         except Exception as error:
             message = f"{self._path.name}: onnxruntime does not run it: {str(error).splitlines()[0][:200]}"
             raise EngineError(message) from error
-        return found
+        results: list[NDArray[np.float32]] = found
+        return results

@@ -22,6 +22,7 @@ __all__ = [
     "IGNORED",
     "LAYOUT",
     "MANIFEST",
+    "MAX_FILE_BYTES",
     "MAX_MANIFEST_BYTES",
     "PARITY",
     "WEIGHTS",

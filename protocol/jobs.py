@@ -118,6 +118,7 @@ class EvaluateJob:
     sets: dict[Annotated[str, Length(1, 64)], _Path]
     adapter: _Path | None = None
     personal: _Path | None = None  # raw float32 [n_params], added to the adapter
+    has_base_change: bool = False  # follows the adapter in its payload, as in work with ``terms.base_change``
     batch_size: Annotated[int, Range(1, 4096)] = 32
     max_tokens: Annotated[int, Range(1, 8192)] = 64
     threads: _Threads = 1
@@ -189,6 +190,7 @@ class TrainResult:
     n_steps: int
     loss: float  # mean over the last epoch
     train_s: float  # in steps alone
+    first_step_s: float = 0.0  # of which this process's first, in which the engine loads; 0: not measured
     wall_s: float  # from the process's start
     peak_memory_bytes: int
     update_norm: float  # L2 of the delta before encoding

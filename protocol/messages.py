@@ -239,6 +239,8 @@ class DeviceTerms:
     lora_rank: Annotated[int, Range(1, 65536)] | None = (
         None  # of this device: the first so many rows of A, columns of B
     )
+    # The adapter is followed by what is added to the base weights of the LoRA pairs (``protocol.lora_pairs``: dense).
+    base_change: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

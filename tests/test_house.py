@@ -154,7 +154,7 @@ def test_only_the_codec_the_noise_and_the_secure_sum_of_the_protocol_need_numpy(
 
 
 def test_the_host_loads_no_runtime() -> None:
-    with_numpy = {"host.arrays", "host.dropout_masks"}
+    with_numpy = {"host.arrays", "host.base_change", "host.dropout_masks"}
     names = [name for name in MODULES.values() if name.startswith("host") and name not in with_numpy]
     assert loaded_by(f"import {', '.join(names)}", ML_RUNTIME + SERVICE_AND_TRAINING) == []
 

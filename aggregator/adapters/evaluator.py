@@ -49,6 +49,7 @@ class ProcessEvaluator:
             sets={name: str(data) for name, data in request.sets.items()},
             batch_size=request.batch_size,
             max_tokens=request.max_tokens,
+            has_base_change=request.has_base_change,
             threads=self._threads,
         )
         overran = threading.Event()

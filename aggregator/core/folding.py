@@ -106,7 +106,7 @@ class Needs:
     plain_sgd: bool = False  # the device's steps must be SGD without momentum, and its update unclipped
     memory: str = "O(adapter)"
     engine: Literal["all", "mean", "nothing"] = "all"  # what a fold engine adds; the service does the rest
-    refusal: str | None = None  # why no task can ask for it, where that is so
+    open_base: bool = False  # the bundle's base weights must be open to change: it comes behind the adapter
 
 
 def _no_terms(_options: Any, _context: TermsContext) -> DeviceTerms | None:  # noqa: ANN401 - a strategy's own class

@@ -11,11 +11,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from aggregator.core.folding import TermsContext
-from aggregator.core.lora_pairs import lora_pairs
 from aggregator.core.strategies import STRATEGIES
 from aggregator.core.update_shape import shape_of
 from protocol.errors import ConfigError
 from protocol.fields import FieldError, plain, structure
+from protocol.lora_pairs import lora_pairs, n_dense_values
+from protocol.messages import ENVELOPE_OVERHEAD_BYTES, MAX_MESSAGE_BYTES
+from protocol.open_base import OPEN_BASE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["identity", "options_of", "refuse_unfit"]
 
 _DIGEST_CHARACTERS = 8
+_VALUE_BYTES = 4  # a version is kept, and measured, in float32
 
 
 def options_of(strategy: str, given: Mapping[str, Any]) -> Any:  # noqa: ANN401 - each strategy has its own class
@@ -54,17 +57,17 @@ def identity(strategy: str, options: Any) -> str:  # noqa: ANN401 - each strateg
     return f"{strategy}#{hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_CHARACTERS]}"
 
 
-def refuse_unfit(strategy: str, options: Any, *, layout: Layout, plan: Plan) -> None:  # noqa: ANN401
-    """Return if the strategy can run with this bundle and this plan.
+def refuse_unfit(strategy: str, options: Any, *, layout: Layout, plan: Plan, has_open_base: bool) -> None:  # noqa: ANN401
+    """Return if the strategy can run with a bundle of this layout, whose base weights may change or not, and this plan.
 
     Raises:
         ConfigError: it cannot; the line says why (the user's fault).
     """
     needs = STRATEGIES[strategy].needs
-    if needs.refusal is not None:
-        raise ConfigError(f"strategy {strategy}: {needs.refusal}")
     if needs.layout == "lora" and not lora_pairs(layout):
         raise ConfigError(f"strategy {strategy}: it works on LoRA pairs, and the bundle's adapter has none")
+    if needs.open_base:
+        _refuse_closed_base(strategy, layout, plan, has_open_base=has_open_base)
     if needs.plain_sgd:
         _refuse_other_than_sgd(strategy, plan)
     for version in (0, 1):  # terms may alternate
@@ -73,6 +76,22 @@ def refuse_unfit(strategy: str, options: Any, *, layout: Layout, plan: Plan) -> 
             raise ConfigError(f"strategy {strategy}: what it asks of devices does not go with plan.dp yet")
         if shape_of(layout, terms).n_values == 0:
             raise ConfigError(f"strategy {strategy}: a device would have nothing to send of this bundle's adapter")
+
+
+def _refuse_closed_base(strategy: str, layout: Layout, plan: Plan, *, has_open_base: bool) -> None:
+    if not has_open_base:
+        raise ConfigError(
+            f"strategy {strategy}: it changes base weights, and this bundle's cannot be (no {OPEN_BASE}): export it "
+            "again, without --quantize or ia3"
+        )
+    if plan.continual is not None and plan.continual.needs_memory:
+        raise ConfigError(f"strategy {strategy}: ewc and lwf look back at parameters on other base weights; use replay")
+    n_bytes = _VALUE_BYTES * (layout.n_params + n_dense_values(layout)) + ENVELOPE_OVERHEAD_BYTES
+    if n_bytes > MAX_MESSAGE_BYTES:
+        raise ConfigError(
+            f"strategy {strategy}: adapter and base change have {n_bytes} bytes, a message at most "
+            f"{MAX_MESSAGE_BYTES}: adapt fewer layers (--targets)"
+        )
 
 
 def _refuse_other_than_sgd(strategy: str, plan: Plan) -> None:

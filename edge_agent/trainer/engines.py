@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from protocol.errors import BundleError, EngineError
+from protocol.errors import BundleError, ConfigError, EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_agent.trainer.batches import Batch
+    from host.base_change import ChangedBase
     from protocol.bundle import Manifest
 
 __all__ = ["PORTABLE", "Engine", "ExampleEngine", "open_engine"]
@@ -30,6 +31,7 @@ _MODULES: Final = {
     "ort-training": "edge_agent.trainer.ort_training",
     "litert": "edge_agent.trainer.litert",
 }
+_TAKES_BASE: Final = frozenset({"portable"})  # the other two have their weights in files of their own
 
 
 class Engine(Protocol):
@@ -76,17 +78,22 @@ class ExampleEngine(Protocol):
         """
 
 
-def open_engine(name: str, folder: Path, manifest: Manifest, *, threads: int) -> Engine:
-    """Return the engine ``name`` on a bundle whose files were checked.
+def open_engine(
+    name: str, folder: Path, manifest: Manifest, *, threads: int, base: ChangedBase | None = None
+) -> Engine:
+    """Return the engine ``name`` on a bundle whose files were checked, with ``base`` in the place of its own weights.
 
     Raises:
         BundleError: the bundle has no graphs for this engine.
+        ConfigError: this engine cannot change base weights.
         EngineError: this environment does not have the engine's runtime.
     """
     if name not in manifest.engines:
         raise BundleError(
             f"{folder}: the bundle has no graphs for the engine {name!r}; it has {', '.join(sorted(manifest.engines))}"
         )
+    if base is not None and name not in _TAKES_BASE:
+        raise ConfigError(f"the engine {name!r} cannot change base weights; {', '.join(sorted(_TAKES_BASE))} can")
     if name not in _MODULES:
         raise EngineError(f"no engine is called {name!r}; there are {', '.join(_MODULES)}")
     try:
@@ -95,4 +102,4 @@ def open_engine(name: str, folder: Path, manifest: Manifest, *, threads: int) ->
         why = " ".join(str(error).strip().splitlines()[-1:])  # numpy explains itself over a page
         raise EngineError(f"the engine {name!r} cannot be loaded, for want of it or of memory: {why}") from error
     open_ = cast("Callable[..., Engine]", module.open_engine)
-    return open_(folder, manifest, threads=threads)
+    return open_(folder, manifest, threads=threads, **({} if base is None else {"base": base}))

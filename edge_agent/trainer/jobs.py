@@ -25,16 +25,16 @@ from edge_agent.trainer.datasets import open_dataset
 from edge_agent.trainer.dropped import DroppedEngine
 from edge_agent.trainer.engines import PORTABLE, open_engine
 from edge_agent.trainer.example_gradients import InOneGraph, OneByOne
-from edge_agent.trainer.local_terms import LocalTerms, n_work_values
+from edge_agent.trainer.local_terms import LocalTerms
 from edge_agent.trainer.optimizers import clip_norm, l2_norm, make_optimizer
 from edge_agent.trainer.paced import PacedEngine
 from edge_agent.trainer.private_steps import PrivateEpochs, refuse_contrastive
+from edge_agent.trainer.received import Received, received
 from edge_agent.trainer.scores import Scores, judge
 from host.arrays import load_npz, load_vector, save_vector
 from host.bundle_folder import Bundle, open_bundle
 from host.durable import read_bytes, write_bytes
 from host.memory import peak_bytes
-from protocol import codec
 from protocol.bundle import ADAPTER
 from protocol.errors import ConfigError, EngineError
 from protocol.jobs import (
@@ -52,7 +52,7 @@ from protocol.jobs import (
     TrainJob,
     TrainResult,
 )
-from protocol.messages import MAX_MESSAGE_BYTES, Plan
+from protocol.messages import MAX_MESSAGE_BYTES, DeviceTerms, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,12 +85,12 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
         raise ConfigError("plan: sample-level privacy does not go with a strategy's terms yet")
     if dp is not None:
         refuse_contrastive(bundle.manifest.task.kind)
-    received = _adapter(bundle, job.adapter, n_values=n_work_values(job.plan, n_params))
+    given = _given(bundle, job.adapter, job.plan.terms)
     kept = None if job.kept is None else _vector(Path(job.kept), n_params)
-    terms = LocalTerms(job.plan, bundle.layout, received=received, kept=kept)
+    terms = LocalTerms(job.plan, bundle.layout, received=given.adapter, kept=kept)
     # A residual may be of training without dp, and would then tell of examples what no noise covers.
     residual = _residual(None if dp is not None else job.residual, n_params)
-    engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
+    engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads, base=given.base)
     if bundle.manifest.dropout is not None:
         engine = DroppedEngine(engine=engine, facts=bundle.manifest.dropout, seed=job.plan.seed)
     checkpoints = Checkpoints(job, bundle.id)
@@ -123,6 +123,7 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
         n_steps=epochs.n_steps,
         loss=epochs.last_loss,
         train_s=epochs.train_s,
+        first_step_s=0.0 if isinstance(epochs, PrivateEpochs) else epochs.first_step_s,
         wall_s=time.monotonic() - started,
         peak_memory_bytes=peak_bytes(),
         update_norm=l2_norm(delta),
@@ -137,10 +138,11 @@ def evaluate(job: EvaluateJob, report: Report, *, started: float) -> EvaluateRes
         BundleError, ConfigError, UpdateError, EngineError: by blame, see ``protocol.errors``.
     """
     bundle = open_bundle(Path(job.bundle))
-    theta = _adapter(bundle, job.adapter, n_values=bundle.layout.n_params)
+    given = _given(bundle, job.adapter, DeviceTerms(base_change=job.has_base_change or None))
+    theta = given.adapter
     if job.personal is not None:
         theta += _vector(Path(job.personal), bundle.layout.n_params)
-    engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads)
+    engine = open_engine(job.engine, bundle.folder, bundle.manifest, threads=job.threads, base=given.base)
     results = {}
     for done, (name, path) in enumerate(job.sets.items()):
         report(Progress(step=done, n_steps=len(job.sets)))
@@ -216,7 +218,7 @@ class _Epochs:
 
     def __init__(self, plan: Plan, data: Dataset, kind: str, report: Report) -> None:
         self._plan, self._data, self._kind, self._report = plan, data, kind, report
-        self.n_steps, self.train_s, self.last_loss = 0, 0.0, 0.0
+        self.n_steps, self.train_s, self.first_step_s, self.last_loss = 0, 0.0, 0.0, 0.0
 
     def run(self, engine: _Gradients, terms: LocalTerms, checkpoints: Checkpoints) -> NDArray[np.float32]:
         """Return the local adapter, float32 [n_params]; begins where ``checkpoints`` stands."""
@@ -241,6 +243,7 @@ class _Epochs:
                 terms.step(optimizer, theta, gradient)
                 now = time.monotonic()
                 self.train_s += now - began
+                self.first_step_s = self.first_step_s or now - began
                 self.n_steps += 1
                 losses.append(loss)
                 if now - reported > _REPORT_EVERY_S:
@@ -295,15 +298,16 @@ def _refuse_divergence(loss: float, gradient: NDArray[np.float32], step: int) ->
         raise EngineError(f"step {step}: loss or gradient is not finite; lower the learning rate or clip the gradient")
 
 
-def _adapter(bundle: Bundle, path: str | None, *, n_values: int) -> NDArray[np.float32]:
+def _given(bundle: Bundle, path: str | None, terms: DeviceTerms | None) -> Received:
     if path is None:
         initial = load_vector(bundle.path(ADAPTER), n_values=bundle.layout.n_params)
-        return np.pad(initial, (0, n_values - initial.size))  # before the first round every control variate is zero
+        n_controls = initial.size if terms is not None and terms.has_controls else 0
+        return Received(adapter=np.pad(initial, (0, n_controls)))  # before the first round every one is zero
     try:
         payload = read_bytes(Path(path), max_bytes=MAX_MESSAGE_BYTES)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such adapter") from error
-    return codec.decode(payload, n_values=n_values)
+    return received(bundle, payload, terms)
 
 
 def _first(scores: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ from edge_agent.trainer.optimizers import clip_norm
 from edge_agent.trainer.proximal import with_proximal_term
 from edge_agent.trainer.selected import Selection, starting_point
 from protocol import codec
+from protocol.lora_pairs import n_dense_values
 from protocol.messages import DeviceTerms
 
 if TYPE_CHECKING:
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
 __all__ = ["LocalTerms", "n_work_values"]
 
 
-def n_work_values(plan: Plan, n_params: int) -> int:
-    """Return how many values the adapter in a work message has: with control variates the service's follows it."""
-    return n_params * (2 if plan.terms is not None and plan.terms.has_controls else 1)
+def n_work_values(terms: DeviceTerms | None, layout: Layout) -> int:
+    """Return how many values the adapter in a work message has; the service's control, or a base change, follows it."""
+    terms = terms or DeviceTerms()
+    n_values = layout.n_params * (2 if terms.has_controls else 1)
+    return n_values + (n_dense_values(layout) if terms.base_change else 0)
 
 
 class LocalTerms:
@@ -44,7 +47,7 @@ class LocalTerms:
         Args:
             plan: what to do; its optimiser's learning rate scales the control's change.
             layout: the adapter's.
-            received: float32 ``[n_work_values]``.
+            received: float32 [n_params], and behind it the service's control where the terms have one.
             kept: float32 [n_params]: the own control variate or the own adapter; None in the first round.
         """
         self._plan, self._terms = plan, plan.terms or DeviceTerms()

@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from host.base_change import ChangedBase
 from protocol.errors import BundleError, ConfigError, EdgefoldError, EngineError
 from protocol.per_example import CLIP, COUNTS, LOSSES, NORMS, POINTS
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_agent.trainer.batches import Batch
+    from host.base_change import Weights
     from protocol.bundle import Manifest
 
 __all__ = ["ENGINE", "PortableEngine", "open_engine"]
@@ -60,23 +62,32 @@ _WHILE_RUNNING: Final[_Blame] = (
 )
 
 
-def open_engine(folder: Path, manifest: Manifest, *, threads: int) -> PortableEngine:
+def open_engine(folder: Path, manifest: Manifest, *, threads: int, base: ChangedBase | None = None) -> PortableEngine:
     """Return the engine of a bundle whose files were checked and whose manifest names this engine."""
     files = manifest.engines[ENGINE]
     single = None if files.per_example is None else folder / files.per_example
     return PortableEngine(
-        train=folder / files.train, evaluate=folder / files.evaluate, per_example=single, threads=threads
+        train=folder / files.train, evaluate=folder / files.evaluate, per_example=single, threads=threads, base=base
     )
 
 
 class PortableEngine:
     """Implements ``edge_agent.trainer.engines.Engine`` and ``ExampleEngine``."""
 
-    def __init__(self, *, train: Path, evaluate: Path, threads: int, per_example: Path | None = None) -> None:
-        """Keep the paths; nothing is loaded yet."""
+    def __init__(
+        self,
+        *,
+        train: Path,
+        evaluate: Path,
+        threads: int,
+        per_example: Path | None = None,
+        base: ChangedBase | None = None,
+    ) -> None:
+        """Keep the paths, and the weights that take the place of the bundle's own; nothing is loaded yet."""
         self._train_path, self._evaluate_path, self._threads = train, evaluate, threads
         self._per_example_path = per_example
         self._per_example: ort.InferenceSession | None = None
+        self._base = base or ChangedBase()  # a session reads these arrays where they are
         self._train: ort.InferenceSession | None = None
         self._evaluate: ort.InferenceSession | None = None
         self._weights: _MappedWeights | None = None
@@ -84,7 +95,7 @@ class PortableEngine:
     def loss_and_gradient(self, theta: NDArray[np.float32], batch: Batch) -> tuple[float, NDArray[np.float32]]:
         """Return the mean loss and its gradient, as the port says."""
         if self._train is None:
-            self._train, self._weights = _session(self._train_path, self._threads), None
+            self._train, self._weights = _session(self._train_path, self._threads, self._base.train), None
         loss, gradient = self._run(self._train, ["loss", "grad"], theta, batch)
         return float(loss), gradient
 
@@ -93,9 +104,9 @@ class PortableEngine:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
         """Return losses, norms and the clipped sum, as the port says."""
         if self._per_example is None:
-            if self._per_example_path is None:
-                raise BundleError("the bundle has no graph of single examples")
-            session, self._weights = _session(self._per_example_path, self._threads), None
+            if self._per_example_path is None or self._base.train:
+                raise BundleError("the bundle has no graph of single examples, or none for changed base weights")
+            session, self._weights = _session(self._per_example_path, self._threads, {}), None
             found = {value.name: value.type for value in session.get_outputs()}
             if found != _PER_EXAMPLE:
                 raise BundleError(f"{self._per_example_path.name}: its outputs are {found}, expected {_PER_EXAMPLE}")
@@ -109,7 +120,7 @@ class PortableEngine:
     def scores(self, theta: NDArray[np.float32], batch: Batch) -> dict[str, NDArray[np.float32]]:
         """Return what the evaluation graph gives, as the port says."""
         if self._evaluate is None:
-            self._evaluate, self._weights = _session(self._evaluate_path, self._threads), None
+            self._evaluate, self._weights = _session(self._evaluate_path, self._threads, self._base.evaluate), None
         names = [value.name for value in self._evaluate.get_outputs()]
         return dict(zip(names, self._run(self._evaluate, names, theta, batch), strict=True))
 
@@ -126,7 +137,7 @@ class PortableEngine:
         return result
 
 
-def _session(path: Path, threads: int) -> ort.InferenceSession:
+def _session(path: Path, threads: int, weights: Weights) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -145,7 +156,12 @@ def _session(path: Path, threads: int) -> ort.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     _share_arena()
     options.add_session_config_entry("session.use_env_allocators", "1")
+    # Of the code that ran until here little is run again; without it making the session was a small batch's peak.
+    _let_go(_clean_mappings("/", is_read_only=True))
     with _translated(path.name, _WHILE_LOADING):
+        if weights:  # of other names, shapes or types than the graph's it takes none
+            values = [ort.OrtValue.ortvalue_from_numpy(one) for one in weights.values()]
+            options.add_external_initializers(list(weights), values)
         session = ort.InferenceSession(str(path), options, providers=_PROVIDERS, disabled_optimizers=_NOT_WANTED)
     # Of the code that made the session little is run again: 17 MB of libraries, mapped anew where they are.
     # Only what nobody may write, so that no other thread can write it between the look and the letting go.

@@ -2,7 +2,8 @@
 
 Laws: immutable once made, so that a request which has it keeps it to its end while a newer one takes its place; the
 adapter is exactly what local training of that version would begin with (``selected.starting_point``), plus the personal
-delta. Memory: the runtime, the activations of one batch, and two adapters while one replaces the other.
+delta. Memory: the runtime, the activations of one batch, and two adapters (with a base change, the changed weights too)
+while one replaces the other.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edge_agent.trainer.engines import Engine, open_engine
 from edge_agent.trainer.inputs import InputReader
-from edge_agent.trainer.local_terms import n_work_values
 from edge_agent.trainer.predictions import tell
+from edge_agent.trainer.received import received
 from edge_agent.trainer.selected import starting_point
 from host.arrays import load_vector
 from host.bundle_folder import Bundle, open_bundle
-from protocol import codec
 from protocol.bundle import ADAPTER
 from protocol.errors import BundleError
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edge_agent.trainer.received import Received
     from protocol.messages import Work
 
 __all__ = ["ServedModel", "load_model"]
@@ -49,6 +50,7 @@ class ServedModel:
     task: str | None
     version: int
     is_personal: bool
+    has_base_change: bool  # its engine has weights of this version alone
     turn: threading.Lock  # one batch at a time: memory is that of one
 
     def answer(self, inputs: Sequence[Any], *, labels: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -96,11 +98,14 @@ def load_model(
     )
     if _ENGINE not in bundle.manifest.engines:
         raise BundleError(f"{folder}: no graphs for the engine {_ENGINE!r}; export the bundle again with it")
-    if known is not None and is_same:
+    given = None if work is None else received(bundle, work.adapter, work.plan.terms)
+    theta, is_personal = _theta(bundle, work, given, kept=kept, personal=personal)
+    base = None if given is None else given.base
+    if known is not None and is_same and base is None and not known.has_base_change:
         engine, turn = known.engine, known.turn
     else:
-        engine, turn = open_engine(_ENGINE, folder, bundle.manifest, threads=threads), threading.Lock()
-    theta, is_personal = _theta(bundle, work, kept=kept, personal=personal)
+        engine = open_engine(_ENGINE, folder, bundle.manifest, threads=threads, base=base)
+        turn = threading.Lock()
     keeps_reader = known is not None and is_same and known.max_tokens == max_tokens
     reader = known.reader if known is not None and keeps_reader else InputReader(bundle, max_tokens=max_tokens)
     return ServedModel(
@@ -112,20 +117,20 @@ def load_model(
         task=None if work is None else work.task,
         version=0 if work is None else work.version,
         is_personal=is_personal,
+        has_base_change=base is not None,
         turn=turn,
     )
 
 
 def _theta(
-    bundle: Bundle, work: Work | None, *, kept: Path | None, personal: Path | None
+    bundle: Bundle, work: Work | None, given: Received | None, *, kept: Path | None, personal: Path | None
 ) -> tuple[NDArray[np.float32], bool]:
     n_params = bundle.layout.n_params
-    if work is None:
+    if work is None or given is None:
         theta, is_kept = load_vector(bundle.path(ADAPTER), n_values=n_params), False
     else:
-        received = codec.decode(work.adapter, n_values=n_work_values(work.plan, n_params))
         own = None if kept is None else load_vector(kept, n_values=n_params)
-        theta = starting_point(received[:n_params], bundle.layout, work.plan.terms, kept=own)
+        theta = starting_point(given.adapter[:n_params], bundle.layout, work.plan.terms, kept=own)
         is_kept = own is not None and work.plan.terms is not None and bool(work.plan.terms.personal_roles)
     if personal is not None:
         theta = theta + load_vector(personal, n_values=n_params)

@@ -167,7 +167,9 @@ def test_the_strategies_are_listed_with_their_needs(run: Callable[..., Ran]) -> 
     listed = json.loads(done.out)["strategies"]
     assert listed["fedprox"]["options"] == {"mu": 0.01}
     assert listed["scaffold"]["options"]["n_devices"] is None
-    assert "frozen" in listed["flora"]["refusal"]
+    assert listed["flora"]["open_base"]
+    assert not listed["fedit"]["open_base"]
     table = run("strategies")
     assert table.code == 0
-    assert "fedex-lora is refused at the start of a task" in table.out
+    assert "fedex-lora" in table.out
+    assert "refused" not in table.out

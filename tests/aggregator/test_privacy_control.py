@@ -180,7 +180,7 @@ def runs_anywhere(strategy: Strategy) -> bool:
     """Whether it needs neither options nor an adapter or a plan of its own kind."""
     needs, options = strategy.needs, dataclasses.fields(strategy.options)
     has_defaults = all(one.default is not dataclasses.MISSING for one in options)
-    return has_defaults and needs.refusal is None and needs.layout == "any" and not needs.plain_sgd
+    return has_defaults and not needs.open_base and needs.layout == "any" and not needs.plain_sgd
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from aggregator.core.strategies import STRATEGIES
 from aggregator.gate_settings import GateSettings
 from aggregator.setup import open_task
 from aggregator.task_runner import TaskRunner
 from aggregator.verification import verify_task
+from edge_agent.trainer.local_terms import n_work_values
 from protocol import codec
 from protocol.errors import ConfigError
 from protocol.messages import Announce, Codec, DeviceTerms, Optimizer, Plan, SampleDp, Work
 from protocol.selection import n_update_values
-from tests.aggregator.core.strategies.lora_fleet import LAYOUT
+from tests.aggregator.core.strategies.lora_fleet import LAYOUT, effect
 from tests.aggregator.workbench import FLEET, N_PARAMS, TASK, Bench, Device, KilledError, evaluation_sets, make_bundle
 
 if TYPE_CHECKING:
@@ -39,13 +41,15 @@ TASKS: dict[str, dict[str, Any]] = {
     "hetlora": {"plan": PLAIN, "strategy_options": {"ranks": {"a": 1}}},
     "flexlora": {"plan": PLAIN, "strategy_options": {"ranks": {"a": 1}}},
     "multi-krum": {"plan": PLAIN},
+    "flora": {"plan": PLAIN, "strategy_options": {"ranks": {"a": 1}}},
+    "fedex-lora": {"plan": PLAIN},
 }
 
 
 def bench_for(folder: Path, strategy: str, **changes: Any) -> Bench:
     folder.mkdir()
-    make_bundle(folder / "bundle", layout=LAYOUT)
-    return Bench(folder, strategy=strategy, rounds=3, **{**TASKS[strategy], **changes})
+    make_bundle(folder / "bundle", layout=LAYOUT, has_open_base=STRATEGIES[strategy].needs.open_base)
+    return Bench(folder, strategy=strategy, **{"rounds": 3, **TASKS[strategy], **changes})
 
 
 def take_part(device: Device) -> None:
@@ -89,9 +93,9 @@ def test_killed_in_the_middle_of_a_fold_a_strategy_ends_with_the_same_state(stra
     play(undisturbed, [undisturbed.device("a"), undisturbed.device("b")])
     expected = states(undisturbed)
     assert len(expected) == 4
-    for effect, nth in (("fold", 2), ("put", 4), ("start_closing", 1)):
-        bench = bench_for(tmp_path / effect, strategy)
-        left = {effect: nth}
+    for doing, nth in (("fold", 2), ("put", 4), ("start_closing", 1)):
+        bench = bench_for(tmp_path / doing, strategy)
+        left = {doing: nth}
 
         def kill(name: str, left: dict[str, int] = left) -> None:
             left[name] = left.get(name, 0) - 1
@@ -100,7 +104,7 @@ def test_killed_in_the_middle_of_a_fold_a_strategy_ends_with_the_same_state(stra
 
         bench.hooks.before = kill
         play(bench, [bench.device("a"), bench.device("b")])
-        assert left[effect] <= 0  # it was killed
+        assert left[doing] <= 0  # it was killed
         assert states(bench) == expected
 
 
@@ -184,3 +188,61 @@ def test_sample_privacy_is_refused_where_a_loss_compares_examples(tmp_path: Path
     make_bundle(tmp_path / "bundle", kind="image-text")
     with pytest.raises(ConfigError, match="compares examples"):
         Bench(tmp_path, plan=Plan(dp=SampleDp(clip=1.0, noise_multiplier=1.0)))
+
+
+@pytest.mark.parametrize("strategy", ["flora", "fedex-lora"])
+def test_what_devices_are_handed_is_the_exact_mean_of_what_they_sent(strategy: str, tmp_path: Path) -> None:
+    bench = bench_for(tmp_path / "bench", strategy, strategy_options={}, broadcast="float32")
+    a, b = bench.device("a"), bench.device("b")
+    for device in (a, b) * 9:
+        take_part(device)
+        bench.settle()
+        first, second = (a.all(Work)[index] for index in (0, -1)) if a.all(Work) else (None, None)
+        if second is not None and second.round == 2:
+            break
+    assert first is not None
+    assert second is not None
+    before, after = (handed(work) for work in (first, second))
+    sent = {one.update_id: one.n_examples for one in bench.store.updates(TASK, 1)}
+    assert len(set(sent.values())) == 1
+    deltas = [np.random.default_rng([1, *name]).normal(0, 0.05, before[0].size) for name in (b"a", b"b")]
+    local = [effect(before[0] + delta.astype(np.float32)) for delta in deltas]
+    np.testing.assert_array_equal(before[1], 0)
+    np.testing.assert_allclose(after[1] + effect(after[0]), np.mean(local, axis=0), atol=1e-6)
+
+
+def handed(work: Work) -> tuple[np.ndarray, np.ndarray]:
+    """Return the adapter and the base change of a work message."""
+    n_values = n_work_values(work.plan.terms, LAYOUT)
+    vector = codec.decode(work.adapter, n_values=n_values)
+    return vector[: LAYOUT.n_params], vector[LAYOUT.n_params :]
+
+
+@pytest.mark.parametrize("strategy", ["flora", "fedex-lora"])
+def test_a_rollback_brings_the_base_back(strategy: str, tmp_path: Path) -> None:
+    bench = bench_for(tmp_path / "bench", strategy, rounds=9)
+    a, b = bench.device("a"), bench.device("b")
+    for device in (a, b) * 8:
+        take_part(device)
+        bench.settle()
+        if bench.version == 2:
+            break
+    assert bench.command("rollback", 1) == ("done", "")
+    versions = {one.version: dict(one.state) for one in bench.store.versions(TASK)}
+    assert versions[3] == versions[1] != versions[2]
+    np.testing.assert_array_equal(bench.runner.versions.measured(3), bench.runner.versions.measured(1))
+
+
+def test_a_version_is_measured_with_its_base(tmp_path: Path) -> None:
+    folder = tmp_path / "bench"
+    bench = bench_for(folder, "flora", evaluation=evaluation_sets(tmp_path))
+    bench.settle()
+    (request,) = bench.evaluator.requests
+    assert request.has_base_change
+    assert request.adapter.size == LAYOUT.n_params + 6 * 5 + 3 * 7
+
+
+def test_a_bundle_in_few_bits_is_refused_when_the_task_is_made(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "bundle", layout=LAYOUT)
+    with pytest.raises(ConfigError, match=r"no base\.json\): export it again, without --quantize"):
+        Bench(tmp_path, strategy="flora", plan=PLAIN)

@@ -75,6 +75,7 @@ from protocol.messages import (
     unpack_envelope,
 )
 from tests.protocol.onnx_bytes import GRAPH
+from tests.protocol.open_base_files import open_base_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -107,6 +108,7 @@ def make_bundle(
     seed: int = 0,
     layout: Layout | None = None,
     kind: str = "text-classification",
+    has_open_base: bool = False,
 ) -> Path:
     """Write a bundle that is valid except that its graphs compute nothing; without a layout it is a head."""
     folder.mkdir(parents=True)
@@ -122,6 +124,8 @@ def make_bundle(
         "train.onnx": GRAPH,
         "eval.onnx": GRAPH,
     }
+    if has_open_base:
+        contents |= open_base_files(layout)
     for name, data in contents.items():
         (folder / name).write_bytes(data)
     manifest = Manifest(
@@ -155,10 +159,12 @@ class FakeEvaluator:
 
     def __init__(self) -> None:
         self.versions: list[int] = []
+        self.requests: list[EvaluationRequest] = []
         self.fails: list[EdgefoldError] = []
 
     def start(self, request: EvaluationRequest, on_end: Callable[[EvaluateResult | EdgefoldError], None]) -> None:
         self.versions.append(request.version)
+        self.requests.append(request)
         if self.fails:
             on_end(self.fails.pop())
             return

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from aggregator.core.folding import ADAPTER, Needs, Strategy
-from aggregator.core.lora_pairs import lora_pairs, mean_products, product
+from aggregator.core.lora_pairs import mean_products, product
 from aggregator.core.strategies import fedavg
+from protocol.lora_pairs import lora_pairs
 
 if TYPE_CHECKING:
     from aggregator.core.folding import Deltas, FoldContext, State, StrategyConfig

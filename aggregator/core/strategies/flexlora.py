@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from aggregator.core.folding import ADAPTER, Needs, Strategy
-from aggregator.core.lora_pairs import lora_pairs, mean_products
+from aggregator.core.lora_pairs import mean_products
 from aggregator.core.ranks import RankOptions, rank_terms, truncated
 from aggregator.core.strategies import fedavg
 from aggregator.core.strategies.fedavg import init
+from protocol.lora_pairs import lora_pairs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -3,12 +3,12 @@
 Source:
     Wang et al.: FLoRA: Federated Fine-Tuning Large Language Models with Heterogeneous Low-Rank
     Adaptations, NeurIPS 2024, arXiv:2409.05976: ``[B_1 .. B_K] [p_1 A_1; ..; p_K A_K] = sum p_k B_k A_k``.
-    Departures: the scale s of each pair multiplies the sum (the authors' code leaves it out where alpha = 2 r for all);
+    Departures: the scale s of each pair multiplies the sum (the authors' code leaves it out where alpha = 2 r for all),
+    and is the layout's alpha / R at every rank, since the graph has it built in; the service adds the stack up and
+    hands out the sum, which does not grow with devices and shows no device's factors to another; LoRA begins
+    anew at the bundle's adapter, not at another draw, and what that does (nothing, with B zero) is taken off the base;
     tensors that are not LoRA are averaged.
-``base`` is the change of the base weights so far, each pair's [n_out, n_in] after the other, float32. A bundle's base
-is
-frozen inside its ONNX graph, so devices cannot apply it: the strategy is refused at the start of a task.
-Memory: the dense weights of all adapted layers.
+A device of rank r trains the first r rows of A and columns of B. See ``aggregator/core/base_change.py``.
 """
 
 from __future__ import annotations
@@ -17,21 +17,24 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
-from aggregator.core.folding import ADAPTER, Needs, Strategy
-from aggregator.core.lora_pairs import lora_pairs, mean_products, other_slots
+from aggregator.core.base_change import BASE, NEEDS, adapter_and_base, no_change
+from aggregator.core.folding import ADAPTER, Strategy
+from aggregator.core.lora_pairs import mean_products, other_slots, product
+from aggregator.core.ranks import RankOptions, truncated
 from aggregator.core.strategies import fedavg
+from protocol.lora_pairs import lora_pairs
+from protocol.messages import DeviceTerms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from aggregator.core.folding import Deltas, FoldContext, State, StrategyConfig
+    from aggregator.core.folding import Deltas, FoldContext, State, StrategyConfig, TermsContext
     from protocol.layout import Layout
 
-__all__ = ["BASE", "STRATEGY", "fold", "init", "stack"]
+__all__ = ["STRATEGY", "fold", "init", "stack", "terms"]
 
-BASE: Final = "base"
 _INITIAL: Final = "initial"
 
 F = TypeVar("F", bound=np.floating)
@@ -49,26 +52,37 @@ def stack(factors: Sequence[tuple[NDArray[F], NDArray[F]]], weights: Sequence[fl
 
 def init(layout: Layout, config: StrategyConfig) -> State:
     """Return the bundle's adapter, twice since LoRA returns to it, and no change of the base."""
-    n_dense = sum(pair.n_dense for pair in lora_pairs(layout))
     initial = config.initial_adapter
-    return {ADAPTER: initial, _INITIAL: initial, BASE: np.zeros(n_dense, np.float32)}
+    return {ADAPTER: initial, _INITIAL: initial, BASE: no_change(layout)}
 
 
 def fold(state: State, deltas: Deltas, context: FoldContext) -> State:
     """Return the base with the sum of all updates in it and a fresh LoRA; ``state`` itself if no update came."""
+    options: RankOptions = context.options or RankOptions()
     before = {ADAPTER: state[ADAPTER]}
     averaged = fedavg.fold(before, deltas, context)
     if averaged is before:
         return state
     adapter = state[_INITIAL].copy()
     for slot in other_slots(context.layout):
-        adapter[slot.offset : slot.offset + slot.n_values] = averaged[ADAPTER][
-            slot.offset : slot.offset + slot.n_values
-        ]
-    start = state[ADAPTER].astype(np.float64)
-    products = mean_products(deltas, lora_pairs(context.layout), lambda _, delta: start + delta)
-    change = np.concatenate([pair.scale * mean.reshape(-1) for pair, mean in products])
-    return {ADAPTER: adapter, _INITIAL: state[_INITIAL], BASE: (state[BASE] + change).astype(np.float32)}
+        here = slice(slot.offset, slot.offset + slot.n_values)
+        adapter[here] = averaged[ADAPTER][here]
+
+    def local(index: int, delta: NDArray[np.float32]) -> NDArray[np.float64]:
+        rank = options.rank_of(context.members[index].device)
+        return truncated(state[ADAPTER], context.layout, rank) + delta
+
+    learnt = [
+        pair.scale * (mean - product(pair.b_of(adapter), pair.a_of(adapter))).reshape(-1)
+        for pair, mean in mean_products(deltas, lora_pairs(context.layout), local)
+    ]
+    base = (state[BASE] + np.concatenate(learnt)).astype(np.float32)
+    return {ADAPTER: adapter, _INITIAL: state[_INITIAL], BASE: base}
+
+
+def terms(options: RankOptions, context: TermsContext) -> DeviceTerms:
+    """Return the device's rank, and that the base's change comes with the adapter."""
+    return DeviceTerms(lora_rank=options.rank_of(context.device), base_change=True)
 
 
 STRATEGY: Final = Strategy(
@@ -76,13 +90,8 @@ STRATEGY: Final = Strategy(
     fold=fold,
     title="LoRA's updates stacked into the base weights: exact at any ranks",
     source="Wang et al. 2024, arXiv:2409.05976",
-    needs=Needs(
-        device="base weights that change every round",
-        layout="lora",
-        secure_sum=False,
-        central_dp=False,
-        memory="dense weights of all adapted layers",
-        engine="mean",
-        refusal="every round changes the base weights, which a bundle has frozen inside its graph",
-    ),
+    needs=NEEDS,
+    options=RankOptions,
+    terms=terms,
+    broadcast=adapter_and_base,
 )

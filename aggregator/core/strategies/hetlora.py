@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from aggregator.core.folding import ADAPTER, Needs, Strategy
-from aggregator.core.lora_pairs import lora_pairs
 from aggregator.core.ranks import RankOptions, rank_terms, truncated
 from aggregator.core.strategies.fedavg import init
+from protocol.lora_pairs import lora_pairs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from aggregator.core.folding import Deltas, FoldContext, State
-    from aggregator.core.lora_pairs import LoraPair
+    from protocol.lora_pairs import LoraPair
 
 __all__ = ["STRATEGY", "fold", "product_norm"]
 

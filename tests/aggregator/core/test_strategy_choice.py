@@ -8,6 +8,7 @@ import pytest
 
 from aggregator.core.strategies import STRATEGIES
 from aggregator.core.strategy_choice import identity, options_of, refuse_unfit
+from protocol.continual import ContinualTerms
 from protocol.errors import ConfigError
 from protocol.fields import FieldError
 from protocol.layout import Layout, TensorSlot
@@ -51,8 +52,8 @@ def test_the_store_knows_a_strategy_by_its_name_and_other_options_by_a_digest() 
 @pytest.mark.parametrize(
     ("name", "given", "layout", "plan", "message"),
     [
-        ("flora", {}, LAYOUT, Plan(), "strategy flora: every round changes the base weights"),
-        ("fedex-lora", {}, LAYOUT, Plan(), "strategy fedex-lora: every round changes the base weights"),
+        ("flora", {}, LAYOUT, Plan(), "strategy flora: it changes base weights, and this bundle's cannot be"),
+        ("fedex-lora", {}, LAYOUT, Plan(), "strategy fedex-lora: it changes base weights"),
         ("rolora", {}, HEAD_ONLY, Plan(), "works on LoRA pairs, and the bundle's adapter has none"),
         ("scaffold", {"n_devices": 3}, LAYOUT, Plan(), r'needs plan\.optimizer\.name = "sgd"'),
         (
@@ -68,12 +69,32 @@ def test_a_strategy_that_cannot_run_says_why(
     name: str, given: dict[str, Any], layout: Layout, plan: Plan, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        refuse_unfit(name, options_of(name, given), layout=layout, plan=plan)
+        refuse_unfit(name, options_of(name, given), layout=layout, plan=plan, has_open_base=False)
+
+
+@pytest.mark.parametrize("name", ["flora", "fedex-lora"])
+def test_a_changing_base_goes_with_replay_and_not_with_looking_back(name: str) -> None:
+    replay, ewc = ContinualTerms(replay_fraction=0.5), ContinualTerms(ewc_strength=1.0)
+    refuse_unfit(name, options_of(name, {}), layout=LAYOUT, plan=Plan(continual=replay), has_open_base=True)
+    with pytest.raises(ConfigError, match="on other base weights"):
+        refuse_unfit(name, options_of(name, {}), layout=LAYOUT, plan=Plan(continual=ewc), has_open_base=True)
+
+
+@pytest.mark.parametrize("name", ["flora", "fedex-lora"])
+def test_a_base_change_beyond_a_message_is_refused_before_anybody_hears_of_it(name: str) -> None:
+    wide = Layout(
+        tensors=(
+            TensorSlot(name="q.lora_A", shape=(1, 4096), offset=0, role="lora_A"),
+            TensorSlot(name="q.lora_B", shape=(4097, 1), offset=4096, role="lora_B"),
+        )
+    )
+    with pytest.raises(ConfigError, match="a message at most 67108864: adapt fewer layers"):
+        refuse_unfit(name, options_of(name, {}), layout=wide, plan=Plan(), has_open_base=True)
 
 
 def test_all_others_run_on_a_lora_bundle() -> None:
     given: dict[str, dict[str, Any]] = {"scaffold": {"n_devices": 3}, "norm-bounding": {"max_norm": 1.0}}
     for name, strategy in STRATEGIES.items():
-        if strategy.needs.refusal is None:
-            plan = SGD if strategy.needs.plain_sgd else Plan()
-            refuse_unfit(name, options_of(name, given.get(name, {})), layout=LAYOUT, plan=plan)
+        plan = SGD if strategy.needs.plain_sgd else Plan()
+        options = options_of(name, given.get(name, {}))
+        refuse_unfit(name, options, layout=LAYOUT, plan=plan, has_open_base=True)

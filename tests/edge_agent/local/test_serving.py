@@ -94,6 +94,18 @@ def test_what_a_strategy_left_on_the_device_is_served_with_the_global_part(devic
     assert device.serving.served().is_personal  # type: ignore[union-attr]
 
 
+def test_a_base_change_that_cannot_be_made_leaves_the_version_before(device: Device) -> None:
+    device.bring(knowing(good=2.0), version=1)
+    assert device.label() == 1
+    device.bring(knowing(good=-2.0), version=2, terms=DeviceTerms(base_change=True))  # its bundle has no base.json
+    assert device.label() == 1
+    longer = np.append(knowing(good=-2.0), np.float32(1))
+    device.bring(longer, version=3, terms=DeviceTerms(base_change=True))
+    assert device.label() == 1
+    device.bring(knowing(good=-2.0), version=4)
+    assert device.label() == 0
+
+
 def test_the_locally_trained_part_is_added_and_can_be_taken_back(device: Device) -> None:
     device.bring(knowing(good=-1.0), version=1)
     assert device.label() == 0

@@ -94,6 +94,7 @@ def test_what_goes_on_ends_at_the_same_bytes(tmp_path: Path, optimizer: Optimize
     assert resumed == whole
     assert engine.n_steps == STEPS - cut
     assert (told_again.n_steps, told_again.last_loss) == (told.n_steps, told.last_loss) == (STEPS, told.last_loss)
+    assert 0 < told_again.first_step_s <= told_again.train_s
 
 
 def test_a_training_that_is_cut_again_and_again_ends_at_the_same_bytes(tmp_path: Path) -> None:

@@ -160,5 +160,6 @@ def test_the_device_keeps_the_control_that_the_service_decoded() -> None:
 
 
 def test_control_variates_come_behind_the_adapter() -> None:
-    assert n_work_values(Plan(), N) == N
-    assert n_work_values(Plan(terms=DeviceTerms(has_controls=True)), N) == 2 * N
+    assert n_work_values(None, LAYOUT) == N
+    assert n_work_values(DeviceTerms(has_controls=True), LAYOUT) == 2 * N
+    assert n_work_values(DeviceTerms(base_change=True), LAYOUT) == N + 2 * 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -29,10 +31,7 @@ def error(name: str, *, seed: int, n_devices: int, version: int = 0) -> float:
     state = first_state(name, seed=seed)
     fleet = fleet_for(name, seed=seed, n_devices=n_devices, version=version)
     after = folded(name, state, fleet, version=version)
-    if name == "flora":  # all of it is in the base, and a fresh LoRA (the bundle's, which does something here) beside
-        got = after["base"].astype(np.float64)
-    else:
-        got = effect(adapter_of(after)) + after.get("base", np.zeros(1))
+    got = effect(adapter_of(after)) + after.get("base", np.zeros(1))
     return float(np.linalg.norm(got - fleet.mean_effect(adapter_of(state))))
 
 
@@ -114,7 +113,18 @@ def test_flora_begins_lora_anew_and_keeps_adding_to_the_base() -> None:
     twice = folded("flora", once, fleet_for("flora", seed=2, n_devices=3))
     np.testing.assert_array_equal(adapter_of(twice)[:-4], adapter_of(state)[:-4])
     expected = once["base"] + fleet_for("flora", seed=2, n_devices=3).mean_effect(adapter_of(once))
-    np.testing.assert_allclose(twice["base"], expected, atol=EXACT)
+    np.testing.assert_allclose(twice["base"] + effect(adapter_of(twice)), expected, atol=EXACT)
+
+
+@given(seed=st.integers(0, 1000), ranks=st.lists(st.integers(1, 4), min_size=2, max_size=4))
+def test_flora_is_exact_for_devices_of_different_ranks(seed: int, ranks: list[int]) -> None:
+    state, fleet = first_state("flora", seed=seed), fleet_for("flora", seed=seed, n_devices=len(ranks))
+    deltas = tuple(masked(delta, rank) for delta, rank in zip(fleet.deltas, ranks, strict=True))
+    options = options_for("flora", ranks=dict(zip(fleet.names, ranks, strict=True)))
+    after = folded("flora", state, replace(fleet, deltas=deltas), options=options)
+    local = [effect(masked(adapter_of(state), rank) + delta) for rank, delta in zip(ranks, deltas, strict=True)]
+    got = effect(adapter_of(after)) + after["base"]
+    np.testing.assert_allclose(got, np.einsum("k,kn->n", fleet.shares, np.stack(local)), atol=EXACT)
 
 
 @given(seed=st.integers(0, 1000), rank=st.integers(1, 4))
