@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,8 +59,7 @@ def adapted(source: Source) -> Adapted:
 def exported(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        options = replace(OPTIONS, per_example=True)
-        return export_bundle(str(tiny_folder), options, tmp_path_factory.mktemp("out") / "bundle")
+        return export_bundle(str(tiny_folder), OPTIONS, tmp_path_factory.mktemp("out") / "bundle")
 
 
 @pytest.fixture

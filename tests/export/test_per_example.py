@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from edge_agent.trainer.example_gradients import clipped_points
 from edge_agent.trainer.jobs import train
 from edge_agent.trainer.portable import open_engine
 from export.adapt import Options
-from export.bundle import _facts
+from export.bundle import _facts, export_bundle
 from export.inspect import inspect
 from host.bundle_folder import open_bundle
 from protocol.bundle import MANIFEST, Manifest
@@ -36,6 +37,14 @@ GRAPH = "train-per-example.onnx"
 # Of a clip for each example, on the grid: rounding of float32 (1e-6) and a point of the grid for a part of 600 values.
 CLOSE = 3e-5
 MakeBatch = Callable[..., dict[str, np.ndarray]]
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_folder: Path, options: Options, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        own = replace(options, per_example=True)
+        return export_bundle(str(tiny_folder), own, tmp_path_factory.mktemp("single") / "bundle")
 
 
 @pytest.mark.parametrize(("n_examples", "n_tokens"), [(1, 20), (2, 1), (5, 11), (16, 7)])
