@@ -117,6 +117,7 @@ bench: $(STAMPS)/dev ## Run every benchmark, one after the other; results in out
 	@for name in $(BENCHES); do $(MAKE) --no-print-directory "$$name"; done
 
 bench-scale: $(STAMPS)/scale
+bench-train: export EDGEFOLD_ENGINES := $(or $(EDGEFOLD_ENGINES),$(if $(wildcard .cache/engines),$(CURDIR)/.cache/engines)) # by make engines
 $(BENCHES): bench-%: $(STAMPS)/dev
 	$(BIN)/python -m benchmarks.bench_$(subst -,_,$*)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.record import Benchmark, print_table
 from benchmarks.train_cases import CASES, write_model
-from benchmarks.train_cells import PEERS, Gap, Way, export_cell, prepare, run_cell
+from benchmarks.train_cells import PEERS, Gap, Way, export_cells, prepare, run_cell
 
 if TYPE_CHECKING:
     from benchmarks.train_cells import Cell, Prepared
@@ -92,8 +92,8 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--peers", default="eager,compile", help=f"of {', '.join(PEERS)}")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--jobs", type=int, default=2, help="exports at once")
     options = parser.parse_args()
     known = {"families": CASES, "engines": ENGINES, "precisions": PRECISIONS, "peers": PEERS}
@@ -116,18 +116,23 @@ def _ways(family: str, options: argparse.Namespace) -> list[Way]:
 def _export_all(
     ways: dict[str, list[Way]], models: dict[str, str], n_jobs: int
 ) -> tuple[dict[tuple[str, Way], Path], dict[str, Gaps]]:
-    """Return the bundles of all cells, and why some have none."""
-    wanted = [(family, way) for family, own in ways.items() for way in own if not way.is_peer]
+    """Return the bundles of all cells, and why some have none; the engines of one precision share an export."""
+    wanted = [
+        (family, [way for way in own if way.precision == precision and not way.is_peer])
+        for family, own in ways.items()
+        for precision in dict.fromkeys(way.precision for way in own)
+    ]
     gaps: dict[str, Gaps] = {family: {} for family in ways}
     bundles = {}
     with ThreadPoolExecutor(n_jobs) as pool:
-        done = pool.map(lambda one: export_cell(CASES[one[0]], one[1], models[one[0]]), wanted)
-        for (family, way), found in zip(wanted, done, strict=True):
-            if isinstance(found, Gap):
-                gaps[family][way] = found
-            else:
-                bundles[family, way] = found
-            print(f"{family}: {way.name}: {found.why if isinstance(found, Gap) else 'exported'}", flush=True)
+        done = pool.map(lambda one: export_cells(CASES[one[0]], one[1], models[one[0]]), wanted)
+        for (family, _), cells in zip(wanted, done, strict=True):
+            for way, found in cells.items():
+                if isinstance(found, Gap):
+                    gaps[family][way] = found
+                else:
+                    bundles[family, way] = found
+                print(f"{family}: {way.name}: {found.why if isinstance(found, Gap) else 'exported'}", flush=True)
     return bundles, gaps
 
 

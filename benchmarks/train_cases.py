@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["CASES", "Case", "write_examples", "write_model"]
 
 VOCABULARY: Final = 4000
-WIDTH, LAYERS, HEADS, INNER = 384, 4, 6, 1536
+# Few layers, as wide as BERT-base's: an export's time grows with the layers alone.
+WIDTH, LAYERS, HEADS, INNER = 768, 2, 12, 3072
 LABELS: Final = 3
 
 
@@ -61,8 +62,8 @@ def _llama() -> Any:  # noqa: ANN401
         hidden_size=WIDTH,
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
-        num_key_value_heads=2,
-        intermediate_size=1024,
+        num_key_value_heads=4,
+        intermediate_size=2048,
         max_position_embeddings=128,
         bos_token_id=None,
         eos_token_id=None,
@@ -80,8 +81,14 @@ def _vit() -> Any:  # noqa: ANN401
 def _clip() -> Any:  # noqa: ANN401
     from transformers import CLIPConfig, CLIPModel  # noqa: PLC0415
 
-    tower = {**_tower(), "num_hidden_layers": LAYERS // 2, "projection_dim": 128}
-    text = {"vocab_size": VOCABULARY, "max_position_embeddings": 32, "eos_token_id": 2, "pad_token_id": 0}
+    tower = {**_tower(), "projection_dim": 128}
+    text = {
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 32,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
     vision = {"image_size": 96, "patch_size": 16}
     config = CLIPConfig(text_config={**tower, **text}, vision_config={**tower, **vision}, projection_dim=128)
     return CLIPModel(config)

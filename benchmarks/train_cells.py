@@ -14,7 +14,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from benchmarks.residency import in_small_pages, train_watched
 from benchmarks.train_cases import LABELS, Case, write_examples
 from edge_agent.trainer.batches import batches_in_order
 from edge_agent.trainer.datasets import open_dataset
+from export.engines import LITERT_TASKS, NEEDS
 from host.bundle_folder import open_bundle
 from host.engines import environment_of
 from models.samples import sample_folder
@@ -29,13 +30,15 @@ from protocol.errors import BundleError, EdgefoldError
 from protocol.jobs import TrainJob
 from protocol.messages import Plan
 
-__all__ = ["PEERS", "Cell", "Gap", "Prepared", "Way", "export_cell", "prepare", "run_cell"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["PEERS", "Cell", "Gap", "Prepared", "Way", "export_cells", "prepare", "run_cell"]
 
 KEPT: Final = Path("out/bench/train")
 PEERS: Final = ("eager", "sdpa", "compile")
 DEADLINE_S: Final = 1800.0
 MB: Final = 2**20
-NEEDS: Final = {"portable": (), "ort-training": ("ort-training",), "litert": ("litert-export", "litert")}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -79,37 +82,50 @@ class Prepared:
     n_steps: int
 
 
-def export_cell(case: Case, way: Way, model: str) -> Path | Gap:
-    """Return the bundle of a cell, exported unless it is there from before; or why there is none.
+def export_cells(case: Case, ways: Sequence[Way], model: str) -> dict[Way, Path | Gap]:
+    """Return the bundle of each of ``ways``, which are engines of one precision, or why there is none.
 
-    ``model`` is what ``write_model`` said. Called by several threads at once: it starts a process and waits.
+    One bundle for all engines that can be; if its export fails, one for each. A bundle that is there from before is
+    used. ``model`` is what ``write_model`` said. Called by several threads at once: it starts processes and waits.
     """
-    for name in NEEDS[way.engine]:
-        found = environment_of(name)
-        if found.state != "installed":
-            return Gap(f"{found.why}; or make engines")
-    folder = KEPT / f"{case.name}-{way.engine}-{way.precision}-{_digest(case)}"
+    found: dict[Way, Path | Gap] = {}
+    for way in ways:
+        missing = [one.why for name in NEEDS[way.engine] if (one := environment_of(name)).state != "installed"]
+        if missing:
+            found[way] = Gap(f"{missing[0]}; or make engines")
+        elif way.engine == "litert" and case.task not in LITERT_TASKS:
+            found[way] = Gap(f"LiteRT's batches are filled up with examples that must not count; {case.task} cannot")
+    able = [way for way in ways if way not in found]
+    together = _exported(case, able, model)
+    if isinstance(together, Gap) and len(able) > 1:
+        return found | {way: _exported(case, [way], model) for way in able}
+    return found | dict.fromkeys(able, together)
+
+
+def _exported(case: Case, ways: Sequence[Way], model: str) -> Path | Gap:
+    """Return a bundle with the engines of ``ways``, exported unless it is there; or why there is none."""
+    engines = tuple(dict.fromkeys(("portable", *(way.engine for way in ways))))
+    folder = KEPT / f"{case.name}-{'-'.join(engines)}-{ways[0].precision}-{_digest(case)}"
     try:
         open_bundle(folder)
     except BundleError:
         shutil.rmtree(folder, ignore_errors=True)
         KEPT.mkdir(parents=True, exist_ok=True)
-        why = _export(case, way, folder, model)
+        why = _export(case, engines, ways[0].precision, folder, model)
         if why is not None:
             return Gap(why)
     in_small_pages(folder)
     return folder
 
 
-def _export(case: Case, way: Way, folder: Path, model: str) -> str | None:
+def _export(case: Case, engines: Sequence[str], precision: str, folder: Path, model: str) -> str | None:
     """Export a bundle in a process of its own; return why not, None if it is there."""
-    engines = "portable" if way.engine == "portable" else f"portable,{way.engine}"
-    options = ["--task", case.task, "--quantize", way.precision, "--engines", engines, "--out", str(folder)]
+    options = ["--task", case.task, "--quantize", precision, "--engines", ",".join(engines), "--out", str(folder)]
     if case.has_labels:
         options += ["--labels", str(LABELS)]
     if case.tokens:
         options += ["--max-tokens", str(case.tokens)]
-        if way.engine == "litert":
+        if "litert" in engines:
             options += ["--litert-shapes", f"{case.batch}x{case.tokens}"]
     command = [sys.executable, "-m", "edgefold", "export", model, *options, "--json"]
     try:

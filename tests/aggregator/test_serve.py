@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from protocol.signing import SigningKey
 
 ROOT = Path(__file__).parents[2]
-WAIT_S = 30.0  # a start takes 1 s idle and several on a machine that trains on all cores
+WAIT_S = 90.0  # a start takes 1 s idle, and 20 s and more where ten others want the same two cores
 MAX_RESIDENT_BYTES = 90e6  # 68 MB measured idle: Python 11, numpy 15, SQLAlchemy 13, cryptography and MQTT 22
 
 CONFIG = """
