@@ -32,6 +32,7 @@ from aggregator.core.intake import (
 from aggregator.core.records import Traffic
 from aggregator.latest import LatestDesk
 from aggregator.pulse import Pulse
+from aggregator.store_ledger import StoreLedger
 from aggregator.task_view import terms_of
 from aggregator.uploads import UploadDesk, Whole
 from host.link import LinkDown, LinkUp, Received
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aggregator.core.intake import Decision, Devices, TaskView
-    from aggregator.core.records import UpdateRecord
     from aggregator.core.staging import Staged
     from aggregator.evaluations import Evaluations
     from aggregator.issuance import ClaimDesk, Issuance
@@ -115,9 +115,13 @@ class Service:
         return IntakeContext(
             fleet=self._world.conversation.fleet,
             devices=self._parts.devices,
-            ledger=_StoreLedger(self._world, self._runners),
+            ledger=StoreLedger(self._world.store, self._view),
             max_bytes=max([ENVELOPE_OVERHEAD_BYTES, *sizes]),
         )
+
+    def _view(self, task: str) -> TaskView | None:
+        runner = self._runners.get(task)
+        return None if runner is None else runner.view()
 
     def start(self) -> None:
         """Begin or resume every task."""
@@ -388,26 +392,3 @@ def _issuance(parts: Parts) -> Issuance:
     if parts.trust is None:
         raise RemoteProtocolError("this fleet has no authority", reason="bad-renewal")
     return parts.trust.issuance
-
-
-class _StoreLedger:
-    """Implements ``core.intake.Ledger`` over the store and the running tasks."""
-
-    def __init__(self, world: World, runners: dict[str, Runner]) -> None:
-        self._store, self._runners = world.store, runners
-
-    def view(self, task: str) -> TaskView | None:
-        runner = self._runners.get(task)
-        return None if runner is None else runner.view()
-
-    def is_joined(self, task: str, round_: int, device: str) -> bool:
-        return self._store.is_joined(task, round_, device)
-
-    def n_joined(self, task: str, round_: int) -> int:
-        return self._store.n_joined(task, round_)
-
-    def taken(self, update_id: bytes) -> UpdateRecord | None:
-        return self._store.taken(update_id)
-
-    def taken_from(self, task: str, round_: int, device: str) -> UpdateRecord | None:
-        return self._store.taken_from(task, round_, device)

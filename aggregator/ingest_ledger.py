@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
 from aggregator.core.rounds import FINAL_STATES
+from aggregator.store_ledger import StoreLedger
 from aggregator.task_view import task_view, terms_of, welcome_works
 from host.logs import event
 from protocol.errors import BundleError, ConfigError, StorageError
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from aggregator.core.intake import TaskView
-    from aggregator.core.records import UpdateRecord
     from aggregator.ports import StoreReader
     from aggregator.task_setup import TaskSetup
 
@@ -35,12 +35,13 @@ class Terms(Protocol):
         """Return their digest by task."""
 
 
-class IngestLedger:
-    """Implements ``aggregator.core.intake.Ledger``."""
+class IngestLedger(StoreLedger):
+    """Implements ``aggregator.core.intake.Ledger``, from what ``refresh`` was called after."""
 
     def __init__(self, store: StoreReader, terms: Terms, open_task: Callable[[str], TaskSetup | None]) -> None:
         """Read ``store``; ``open_task`` returns a task's setup with its keys read anew, None for no task of ours."""
-        self._store, self._terms, self._open_task = store, terms, open_task
+        super().__init__(store, self._cached)
+        self._terms, self._open_task = terms, open_task
         self._setups: dict[str, tuple[int, TaskSetup]] = {}  # with the round for which its keys were read
         self._views: dict[str, TaskView | None] = {}
         self._ruling: Mapping[str, str] = {}
@@ -55,27 +56,10 @@ class IngestLedger:
         """Return whether the service has this task, whether or not it can be opened here."""
         return task in self._ruling or self._store.task(task) is not None
 
-    def view(self, task: str) -> TaskView | None:
-        """Return the task, or None if the service must decide."""
+    def _cached(self, task: str) -> TaskView | None:
         if task not in self._views:
             self._views[task] = self._look(task)
         return self._views[task]
-
-    def is_joined(self, task: str, round_: int, device: str) -> bool:
-        """Return whether the device was handed work for this round."""
-        return self._store.is_joined(task, round_, device)
-
-    def n_joined(self, task: str, round_: int) -> int:
-        """Return how many devices were."""
-        return self._store.n_joined(task, round_)
-
-    def taken(self, update_id: bytes) -> UpdateRecord | None:
-        """Return the accepted update with this id."""
-        return self._store.taken(update_id)
-
-    def taken_from(self, task: str, round_: int, device: str) -> UpdateRecord | None:
-        """Return the device's accepted update of this round."""
-        return self._store.taken_from(task, round_, device)
 
     def _look(self, task: str) -> TaskView | None:
         record = self._store.task(task)

@@ -91,6 +91,9 @@ class StagedDesk:
         """Do what the worker could not; None if its bytes are gone, so that the device sends them again."""
         if staged.blob is None:
             raise LocalProtocolError("a staged update without bytes or a reason")
+        if staged.sealed_bytes > context.max_bytes:
+            detail = f"{staged.sealed_bytes} sealed bytes, no task takes more than {context.max_bytes}"
+            return Refused(reason="oversize", detail=detail, device=staged.device, update=staged)
         try:
             sealed = self._blobs.get(staged.blob, max_bytes=context.max_bytes)
         except AwayError:

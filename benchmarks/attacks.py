@@ -25,6 +25,7 @@ import numpy as np
 
 from aggregator.core.privacy.central import CentralTerms, private_mean
 from edge_agent.trainer.batches import shuffled_batches
+from edge_agent.trainer.example_gradients import OneByOne
 from edge_agent.trainer.optimizers import clip_norm, l2_norm, make_optimizer
 from edge_agent.trainer.private_steps import PrivateEpochs
 from protocol.messages import Optimizer, Plan, SampleDp
@@ -207,7 +208,8 @@ def _delta(data: Pool, case: Case, theta: NDArray[np.float32], *, seed: bytes) -
     plan = Plan(epochs=1, batch_size=case.batch_size, optimizer=case.optimizer, dp=case.dp)
     engine, local = _Head(), theta.copy()
     if case.dp is not None:
-        return PrivateEpochs(plan, case.dp, data, lambda _: None, seed=seed).run(engine, theta) - theta
+        alone = OneByOne(engine, data, clip=case.dp.clip)
+        return PrivateEpochs(plan, case.dp, data, lambda _: None, seed=seed).run(alone, theta) - theta
     optimizer = make_optimizer(plan.optimizer, theta.size)
     rng = np.random.default_rng(int.from_bytes(seed[:8], "big"))
     for batch in shuffled_batches(data, batch_size=case.batch_size, rng=rng):

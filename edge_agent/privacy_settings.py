@@ -42,6 +42,9 @@ class PrivacySettings:
     # Of all trainings with noise on single examples (plan.dp) together, whatever their task; with it no other is done.
     max_sample_epsilon: Annotated[float, Range(0.01, 1000)] | None = None
     sample_delta: Annotated[float, Range(1e-18, 0.01)] | None = None
+    # With max_sample_epsilon: believe a bundle's graph that clips many examples at once. Without this each is taken
+    # alone, slower, and then no bundle, whoever made it, can let one example count for more than the clip.
+    trust_per_example: bool = False
 
     # Figures of how this device learns that may go with its updates, where a task asks for them: docs/continual.md.
     metrics: Annotated[tuple[MetricName, ...], Length(0, 16)] = ()

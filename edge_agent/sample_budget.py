@@ -26,6 +26,7 @@ class SampleBudget:
     def __init__(self, settings: PrivacySettings, *, folder: Path, data: Path) -> None:
         """Count in ``folder`` what is spent of the examples in ``data``."""
         self._max_epsilon, self._delta = settings.max_sample_epsilon, settings.sample_delta
+        self.is_strict = settings.max_sample_epsilon is not None and not settings.trust_per_example
         self._folder, self._data, self._record = folder, data, SampleRecord(folder)
 
     def why_not(self, work: Work) -> str | None:

@@ -53,6 +53,7 @@ def make_train_job(  # noqa: PLR0913 - all that a training is made of
         sum_clip=None if terms is None else terms.clip,
         sum_clips_norm=terms is not None and terms.noise_multiplier is not None,
         sample_charge=budget.charge(work, folder.work_id()),
+        one_by_one=budget.is_strict,
         threads=config.trainer.n_threads,
         max_examples=config.data.max_examples,
         checkpoint=str(folder.checkpoint),

@@ -49,6 +49,7 @@ class Options:
     tier: TierFacts | None = None  # what the bundle is made for; said in the manifest
     checkpoint: bool = False  # compute the inside of a layer again in the backward instead of keeping it
     dropout: float = 0.0  # how often a value is dropped in training
+    per_example: bool = False  # whether the bundle has a graph that clips each example's gradient by itself
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -79,6 +80,7 @@ class Options:
         if not (self.dropout == 0 or LEAST_DROPOUT <= self.dropout <= MOST_DROPOUT):
             message = f"--dropout is {self.dropout}, it must be 0, or from {LEAST_DROPOUT} to {MOST_DROPOUT}"
             raise ConfigError(message)
+        self._check_per_example()
         if not self.alpha > 0:
             message = f"--alpha is {self.alpha}, it must be above 0"
             raise ConfigError(message)
@@ -95,6 +97,19 @@ class Options:
             raise ConfigError(message)
         if len(set(self.label_names)) != len(self.label_names):
             message = "--label-names: a name occurs twice"
+            raise ConfigError(message)
+
+    def _check_per_example(self) -> None:
+        if not self.per_example:
+            return
+        if TASKS[self.task].losses is None:
+            message = f"--per-example: the loss of {self.task} compares the examples of a batch, and one alone has none"
+            raise ConfigError(message)
+        if self.dropout:
+            message = (
+                "--per-example does not go with --dropout: masks are drawn for a batch, so that one example would "
+                "change the gradients of the others; leave out one of them"
+            )
             raise ConfigError(message)
 
     def _check_window(self) -> None:

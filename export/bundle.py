@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from export.parity import (
     optimizer_of,
     run_engine,
 )
+from export.per_example import check_examples, refuse_large, trace_clipped
 from export.problems import Problem, make_problem
 from export.reference import run_torch
 from export.trace import Step, trace
@@ -62,6 +63,7 @@ from protocol.open_base import OPEN_BASE
 __all__ = ["Exported", "ParityError", "Watch", "export_bundle"]
 
 TRAIN, EVALUATE, TOKENIZER = "train.onnx", "eval.onnx", "tokenizer.json"
+PER_EXAMPLE = "train-per-example.onnx"
 TOOLS = ("edgefold", "torch", "transformers", "peft", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 PORTABLE = "portable"
 _CHUNK_BYTES = 1 << 20
@@ -134,6 +136,8 @@ def export_bundle(  # noqa: PLR0913 - what a person chooses, and who watches
     source = load(model, is_text=options.is_text)
     watch("adapt")
     adapted = adapt(source, options)
+    if options.per_example:
+        refuse_large(adapted.layout.n_params)
     refuse_tables(engines, adapted)
     announce(adapted)
     with _beside(out) as folder:
@@ -141,7 +145,8 @@ def export_bundle(  # noqa: PLR0913 - what a person chooses, and who watches
         _write_rest(folder, source, adapted)
         shapes = buckets or (default_bucket(options.max_tokens if options.is_text else None),)
         others = [name for name in engines if name != PORTABLE]
-        files = {PORTABLE: EngineFiles(train=TRAIN, evaluate=EVALUATE, opset=OPSET)}
+        single = PER_EXAMPLE if options.per_example else None
+        files = {PORTABLE: EngineFiles(train=TRAIN, evaluate=EVALUATE, opset=OPSET, per_example=single)}
         for name in others:
             watch(name)
             files[name] = write_engine(name, folder, Steps(*steps, EVALUATE, shapes), adapted)
@@ -179,19 +184,14 @@ def _write_graphs(
         checkpoint=options.checkpoint,
         dropout=adapted.inputs.dropout,
     )
+    single = trace_clipped(adapted, options, theta=theta) if options.per_example else None
     watch("lower")
     train_model, evaluate_model = lower(train), lower(evaluate)
+    graphs = {folder / TRAIN: train_model, folder / EVALUATE: evaluate_model}
+    graphs |= {} if single is None else {folder / PER_EXAMPLE: lower(single)}
     watch("pack")
     tensors = base_tensors(adapted)
-    pack(
-        train_model,
-        evaluate_model,
-        train_path=folder / TRAIN,
-        evaluate_path=folder / EVALUATE,
-        weights_path=folder / WEIGHTS,
-        table=adapted.table,
-        outside=keys_of(tensors),
-    )
+    pack(graphs, weights_path=folder / WEIGHTS, table=adapted.table, outside=keys_of(tensors))
     opened = open_weights(tensors, {"train": train_model, "evaluate": evaluate_model})
     if opened is not None:
         (folder / OPEN_BASE).write_bytes(opened.to_bytes())
@@ -222,6 +222,9 @@ def _check(folder: Path, adapted: Adapted, options: Options, engines: tuple[str,
         report = _report(adapted, options, problem, expected, errors)
         if not report.passed:
             raise ParityError(report)
+    if options.per_example:
+        apart = check_examples(folder / PER_EXAMPLE, adapted, problem)
+        report = replace(report, per_example=asdict(apart))
     return report
 
 
@@ -260,7 +263,10 @@ def _write_manifest(
     names = {WEIGHTS, LAYOUT, ADAPTER, PARITY, *([TOKENIZER] if is_text else [])}
     names |= {OPEN_BASE} if (folder / OPEN_BASE).is_file() else set()
     names |= {
-        name for one in engines.values() for name in (one.train, one.evaluate, one.checkpoint) if name is not None
+        name
+        for one in engines.values()
+        for name in (one.train, one.evaluate, one.checkpoint, one.per_example)
+        if name is not None
     }
     manifest = Manifest(
         model=ModelFacts(source=source.name, family=adapted.family, n_parameters=adapted.n_parameters),

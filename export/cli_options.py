@@ -24,6 +24,11 @@ _MORE = (
         show_default=True,
         help="How often a value is dropped in training, wherever the model has dropout and before each LoRA pair.",
     ),
+    click.option(
+        "--per-example",
+        is_flag=True,
+        help="Add a graph that clips each example by itself: plans with dp then train in batches, not one by one.",
+    ),
 )
 
 

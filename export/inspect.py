@@ -67,7 +67,8 @@ def inspect(folder: Path) -> Inspected:
         layers["-" if slot.layer is None else str(slot.layer)][slot.role] += slot.n_values
     graphs, tensors = [], dict[tuple[str, ...], onnx.TensorProto]()
     for engine, files in bundle.manifest.engines.items():
-        for file in dict.fromkeys((files.train, files.evaluate)):
+        names = (files.train, files.evaluate, files.per_example)
+        for file in dict.fromkeys(name for name in names if name is not None):
             graph = _load(bundle, file)
             graphs.append(_graph(bundle, engine, file, graph))
             tensors |= {_place(file, tensor): tensor for tensor in graph.initializer}

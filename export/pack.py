@@ -1,4 +1,4 @@
-"""Pass: two ONNX models become two small files and one weights file that both map.
+"""Pass: a bundle's ONNX models become small files and one weights file that all of them map.
 
 Laws: a weight is stored once, by its content, however many graphs and names use it, and begins on a page, so that a
 runtime can map it; integers and small tensors stay inside the graphs (onnxruntime refuses external shape tensors); the
@@ -6,6 +6,7 @@ only location ever written is the plain name of the weights file. The same model
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,30 +65,26 @@ class _Weights:
         return length
 
 
-def pack(  # noqa: PLR0913 - two models, their places and two tables
-    train: ir.Model,
-    evaluate: ir.Model,
+def pack(
+    models: Mapping[Path, ir.Model],
     *,
-    train_path: Path,
-    evaluate_path: Path,
     weights_path: Path,
     table: Table | None = None,
     outside: frozenset[bytes] = frozenset(),
 ) -> Packed:
-    """Write both models beside one weights file; all three in one folder.
+    """Write each model to its path, beside one weights file; all of them in one folder.
 
-    Requires: models as ``lower`` returns them, weights inside; ``table`` as ``quantise`` made it; ``outside`` has the
-    SHA-256 of weights that go to the file however small they are.
+    Requires: models as ``lower`` returns them, weights inside, the training graph first; ``table`` as ``quantise`` made
+    it; ``outside`` has the SHA-256 of weights that go to the file however small they are.
     Ensures: the laws above; every 2-D product is a Gemm that reads its weight as stored; no notes of the exporter
     (source lines of this machine among them) are left.
     """
     weights = _Weights(weights_path)
     try:
-        n_products = absorb(train.graph)
-        absorb(evaluate.graph)
-        for model in (train, evaluate):
+        n_products, *_ = [absorb(model.graph) for model in models.values()]
+        for model in models.values():
             store(model, table or {})
-        for model, path in ((train, train_path), (evaluate, evaluate_path)):
+        for path, model in models.items():
             _strip(model)
             for name, value in model.graph.initializers.items():
                 tensor = value.const_value

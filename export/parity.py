@@ -92,6 +92,7 @@ class Report:
     update_error: float
     logits_error: float
     engines: dict[str, Apart] = field(default_factory=dict)  # the others'; those above are the portable engine's
+    per_example: dict[str, float] | None = None  # of the graph of single examples, to PyTorch's batches of one
     tolerance: dict[str, float]
 
     @property

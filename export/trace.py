@@ -27,9 +27,9 @@ from models.adapters import Trainable, named_trainables
 from models.dropout import Dropped
 from models.task import Task
 from protocol.dropout import DropoutFacts, mask_name
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, LocalProtocolError
 
-__all__ = ["Step", "forward_program", "trace"]
+__all__ = ["Step", "forward_program", "plain", "trace", "trace_losses"]
 
 # The example that the tracer sees has two of these sizes, batch and sequence. The tracer takes sizes that are equal for
 # the same size, so they must occur as no dimension of the model (``--labels 5``, a picture of five tokens); as primes
@@ -83,39 +83,92 @@ def trace(  # noqa: PLR0913 - what a person chooses of the graph
         masks = _example_masks(dropout, n_examples, n_tokens)
         dropped = Dropped(task.wrap(model), dropout, n_inputs=n_inputs)
         trained_program = _forward(dropped, task, (*batch[:n_inputs], *masks), max(max_tokens, n_tokens), dropout)
-    forward, to_train = _module(program), keep_slopes(_module(trained_program))
-    if checkpoint:
-        checkpoint_layers(to_train)
-    trained = {f"model.{t.parameter}": t for t in layout}
-    tensors = dict(forward.named_parameters()) | dict(forward.named_buffers())
-    frozen = {name: value.detach() for name, value in tensors.items() if name not in trained}
-
-    def logits(module: nn.Module, values: Sequence[Tensor], theta: Tensor, *inputs: Tensor) -> Tensor:
-        adapter = {f"model.{name}": value for name, value in named_trainables(theta, layout).items()}
-        result: Tensor = torch.func.functional_call(
-            module, {**dict(zip(frozen, values, strict=True)), **adapter}, inputs
-        )
-        return result
+    forward = _Forward(_module(program), layout)
+    to_train = _Forward(_to_train(trained_program, checkpoint=checkpoint), layout, frozen=forward.frozen)
 
     def train(values: Sequence[Tensor], theta: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor]:
         own = batch[: len(batch) - len(masks)]
         inputs = (*own[:n_inputs], *batch[len(own) :])
-        grad, loss = torch.func.grad_and_value(lambda t: task.loss(logits(to_train, values, t, *inputs), *own))(theta)
+        grad, loss = torch.func.grad_and_value(lambda t: task.loss(to_train(values, t, *inputs), *own))(theta)
         return loss, grad
 
     def evaluate(values: Sequence[Tensor], theta: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return task.score(logits(forward, values, theta, *inputs), *inputs)
+        return task.score(forward(values, theta, *inputs), *inputs)
 
     def step(function: Callable[..., object], names: tuple[str, ...], outputs: tuple[str, ...]) -> Step:
         values = (*batch, *masks)[: len(names)]
-        graph = _plain(function, list(frozen.values()), theta, values)
-        return Step(graph, frozen, theta, values, names, outputs)
+        graph = plain(function, list(forward.frozen.values()), theta, values)
+        return Step(graph, forward.frozen, theta, values, names, outputs)
 
     named = tuple(mask_name(number) for number in range(len(masks)))
     return (
         step(train, (*task.inputs, *task.targets, *named), ("loss", "grad")),
         step(evaluate, task.inputs, task.outputs),
     )
+
+
+def trace_losses(
+    model: PreTrainedModel,
+    task: Task,
+    layout: Sequence[Trainable],
+    *,
+    theta: Tensor,
+    max_tokens: int,
+    checkpoint: bool = False,
+) -> Step:
+    """Return the step (losses [batch], gradient of their sum [n_params]), each loss that of a batch of one.
+
+    Requires, ensures: as ``trace``; the task has such losses (``Options`` refuses others).
+
+    Raises:
+        LocalProtocolError: it has none.
+    """
+    n_examples, n_tokens = _example_sizes(model)
+    batch = task.example(model.config, n_examples, n_tokens)
+    n_inputs, losses_of = len(task.inputs), task.losses
+    if losses_of is None:
+        message = f"{task.kind} has no loss of single examples"
+        raise LocalProtocolError(message)
+    program = _forward(task.wrap(model), task, batch[:n_inputs], max(max_tokens, n_tokens))
+    forward = _Forward(_to_train(program, checkpoint=checkpoint), layout)
+
+    def train(values: Sequence[Tensor], theta: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor]:
+        def total(theta: Tensor) -> tuple[Tensor, Tensor]:
+            losses = losses_of(forward(values, theta, *batch[:n_inputs]), *batch)  # [batch]
+            return losses.sum(), losses
+
+        grad, (_, losses) = torch.func.grad_and_value(total, has_aux=True)(theta)
+        return losses, grad
+
+    graph = plain(train, list(forward.frozen.values()), theta, batch)
+    return Step(graph, forward.frozen, theta, batch, (*task.inputs, *task.targets), ("losses", "grad"))
+
+
+class _Forward:
+    """A forward program as a function of (frozen tensors, adapter, inputs)."""
+
+    def __init__(
+        self, module: GraphModule, layout: Sequence[Trainable], *, frozen: dict[str, Tensor] | None = None
+    ) -> None:
+        """Take the frozen tensors in the order of ``frozen``, or in the module's own."""
+        self._module, self._layout = module, layout
+        trained = {f"model.{t.parameter}" for t in layout}
+        tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+        own = {name: value.detach() for name, value in tensors.items() if name not in trained}
+        self.frozen = own if frozen is None else frozen
+
+    def __call__(self, values: Sequence[Tensor], theta: Tensor, *inputs: Tensor) -> Tensor:
+        adapter = {f"model.{name}": value for name, value in named_trainables(theta, self._layout).items()}
+        frozen = dict(zip(self.frozen, values, strict=True))
+        result: Tensor = torch.func.functional_call(self._module, {**frozen, **adapter}, inputs)
+        return result
+
+
+def _to_train(program: ExportedProgram, *, checkpoint: bool) -> GraphModule:
+    module = keep_slopes(_module(program))
+    if checkpoint:
+        checkpoint_layers(module)
+    return module
 
 
 def forward_program(
@@ -207,7 +260,7 @@ def _module(program: ExportedProgram) -> GraphModule:
     return module
 
 
-def _plain(
+def plain(
     function: Callable[..., object], frozen: list[Tensor], theta: Tensor, batch: tuple[Tensor, ...]
 ) -> GraphModule:
     """Return ``function`` as a graph of core ATen operations with symbolic sizes."""

@@ -103,7 +103,9 @@ def _check_graphs(folder: Path, manifest: Manifest) -> None:
         files = manifest.engines.get(engine)
         if files is None:
             continue
-        for name, operators in zip((files.train, files.evaluate), allowed, strict=True):
+        graphs = list(zip((files.train, files.evaluate), allowed, strict=True))
+        graphs += [] if files.per_example is None else [(files.per_example, allowed[0])]
+        for name, operators in graphs:
             data = _read(folder / name, max_bytes=MAX_GRAPH_BYTES)
             try:
                 check_graph(

@@ -13,7 +13,7 @@ from models.llama import LLAMA
 from models.soft_prompt import prompted, without_prompt
 from models.task import TEXT_INPUTS, TEXT_SIZES, Task, text_example
 
-__all__ = ["CAUSAL_LM", "LanguageModel", "loss", "token_scores"]
+__all__ = ["CAUSAL_LM", "LanguageModel", "loss", "losses", "token_scores"]
 
 
 class LanguageModel(nn.Module):
@@ -35,6 +35,12 @@ def loss(logits: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Return the mean token loss, float32 []; zero for a batch of texts of one token."""
     counts = attention_mask[:, 1:].sum().clamp(min=1)
     return _token_losses(logits, input_ids, attention_mask).sum() / counts
+
+
+def losses(logits: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Return the mean token loss of each text, float32 [batch]; zero for a text of one token."""
+    counts = attention_mask[:, 1:].sum(1).clamp(min=1)  # [batch]
+    return _token_losses(logits, input_ids, attention_mask).sum(1) / counts
 
 
 def token_scores(logits: Tensor, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,5 +67,6 @@ CAUSAL_LM = Task(
     example=text_example,
     wrap=LanguageModel,
     loss=loss,
+    losses=losses,
     score=token_scores,
 )

@@ -128,5 +128,6 @@ CLASS_NAMES = Task(
     example=_example,
     wrap=NamedClasses,
     loss=lambda logits, _pixels, labels: functional.cross_entropy(logits, labels),
+    losses=lambda logits, _pixels, labels: functional.cross_entropy(logits, labels, reduction="none"),
     score=lambda logits, *_: (logits,),
 )

@@ -11,7 +11,7 @@ from transformers import PatchTSTForPrediction, PretrainedConfig
 from models.patchtst import PATCHTST
 from models.task import Task
 
-__all__ = ["FORECASTING", "LEAST_VARIANCE", "Forecaster", "example", "loss"]
+__all__ = ["FORECASTING", "LEAST_VARIANCE", "Forecaster", "example", "loss", "losses"]
 
 LEAST_VARIANCE = 1e-5  # of a window that never changes; PatchTST's own scaler has the same
 
@@ -32,10 +32,15 @@ class Forecaster(nn.Module):
 
 def loss(forecasts: Tensor, series: Tensor, future: Tensor) -> Tensor:
     """Return the mean squared error, float32 [], in units of the windows' variances."""
+    return losses(forecasts, series, future).mean()
+
+
+def losses(forecasts: Tensor, series: Tensor, future: Tensor) -> Tensor:
+    """Return the mean squared error of each window, float32 [batch], in units of its own variance."""
     centred = series - series.mean(1, keepdim=True)
     variance = (centred * centred).mean(1, keepdim=True) + LEAST_VARIANCE  # [batch, 1, channel]
     errors = forecasts - future  # [batch, horizon, channel]
-    return (errors * errors / variance).mean()
+    return (errors * errors / variance).mean((1, 2))
 
 
 def example(config: PretrainedConfig, n_examples: int, _n_tokens: int) -> tuple[Tensor, ...]:
@@ -58,5 +63,6 @@ FORECASTING = Task(
     example=example,
     wrap=Forecaster,
     loss=loss,
+    losses=losses,
     score=lambda forecasts, *_: (forecasts,),
 )

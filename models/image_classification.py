@@ -72,5 +72,6 @@ IMAGE_CLASSIFICATION = Task(
     example=_example,
     wrap=ImageClassifier,
     loss=lambda logits, _pixels, labels: functional.cross_entropy(logits, labels),
+    losses=lambda logits, _pixels, labels: functional.cross_entropy(logits, labels, reduction="none"),
     score=lambda logits, *_: (logits,),
 )

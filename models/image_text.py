@@ -70,5 +70,6 @@ IMAGE_TEXT = Task(
     example=_example,
     wrap=Towers,
     loss=lambda similarities, *_: contrastive_scores(similarities)[0].mean(),
+    losses=None,
     score=lambda similarities, *_: (similarities, *contrastive_scores(similarities)),
 )

@@ -16,7 +16,7 @@ from models.forecasting import LEAST_VARIANCE, example
 from models.fracast import FRACAST, Fracast
 from models.task import Task
 
-__all__ = ["QUANTILE_FORECASTING", "QuantileForecaster", "loss", "scores"]
+__all__ = ["QUANTILE_FORECASTING", "QuantileForecaster", "loss", "losses", "scores"]
 
 
 class QuantileForecaster(nn.Module):
@@ -35,12 +35,17 @@ class QuantileForecaster(nn.Module):
 
 def loss(quantiles: Tensor, series: Tensor, future: Tensor) -> Tensor:
     """Return twice the mean pinball loss, float32 [], in units of the windows' deviations."""
+    return losses(quantiles, series, future).mean()
+
+
+def losses(quantiles: Tensor, series: Tensor, future: Tensor) -> Tensor:
+    """Return twice the mean pinball loss of each window, float32 [batch], in units of its own deviation."""
     centred = series - series.mean(1, keepdim=True)
     deviation = torch.sqrt((centred * centred).mean(1, keepdim=True) + LEAST_VARIANCE)  # [batch, 1, channel]
     n_levels = quantiles.shape[-1]
     levels = torch.arange(1, n_levels + 1, dtype=quantiles.dtype) / (n_levels + 1)
     above = (future.unsqueeze(-1) - quantiles) / deviation.unsqueeze(-1)  # [batch, horizon, channel, level]
-    return 2 * torch.maximum(levels * above, (levels - 1) * above).mean()
+    return 2 * torch.maximum(levels * above, (levels - 1) * above).mean((1, 2, 3))
 
 
 def scores(quantiles: Tensor, *_inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,5 +67,6 @@ QUANTILE_FORECASTING = Task(
     example=example,
     wrap=QuantileForecaster,
     loss=loss,
+    losses=losses,
     score=scores,
 )

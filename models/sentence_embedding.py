@@ -77,5 +77,6 @@ SENTENCE_EMBEDDING = Task(
     example=_example,
     wrap=Embedder,
     loss=lambda embeddings, *_: contrastive_scores(similarities(embeddings))[0].mean(),
+    losses=None,
     score=lambda embeddings, *_: (embeddings, *contrastive_scores(similarities(embeddings))),
 )

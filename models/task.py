@@ -29,7 +29,8 @@ class Task:
     """One kind of task.
 
     A batch is the tensors ``inputs`` and then ``targets``, in that order. ``wrap(model)`` is a module from the inputs
-    to the logits; ``loss(logits, *batch)`` is a mean, float32 []; ``score(logits, *inputs)`` gives the tensors that an
+    to the logits; ``loss(logits, *batch)`` is a mean, float32 []; ``losses(logits, *batch)`` is for each example what
+    ``loss`` would be of a batch of it alone; ``score(logits, *inputs)`` gives the tensors that an
     evaluation looks at, named ``outputs``.
     """
 
@@ -46,6 +47,7 @@ class Task:
     example: Callable[[PretrainedConfig, int, int], tuple[Tensor, ...]]  # (config, batch, seq) -> a batch to trace with
     wrap: Callable[[nn.Module], nn.Module]
     loss: Callable[..., Tensor]
+    losses: Callable[..., Tensor] | None  # float32 [batch], of each example alone; None: the loss compares examples
     score: Callable[..., tuple[Tensor, ...]]
 
 

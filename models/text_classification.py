@@ -1,6 +1,6 @@
 """Text classification: one label a text, from a pretrained encoder and a new head on its first token.
 
-Laws: as ``models.task``; ``loss`` is the mean cross entropy of a batch's labels.
+Laws: as ``models.task``; ``losses`` are the cross entropies of a batch's labels and ``loss`` is their mean.
 """
 
 import torch
@@ -13,7 +13,7 @@ from models.distilbert import DISTILBERT
 from models.soft_prompt import prompted
 from models.task import TEXT_INPUTS, TEXT_SIZES, Task, text_example
 
-__all__ = ["TEXT_CLASSIFICATION", "Classifier", "loss"]
+__all__ = ["TEXT_CLASSIFICATION", "Classifier", "loss", "losses"]
 
 
 class Classifier(nn.Module):
@@ -36,6 +36,11 @@ def loss(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits, labels)
 
 
+def losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross entropy of each example, float32 [batch]; arguments as ``loss``."""
+    return functional.cross_entropy(logits, labels, reduction="none")
+
+
 def _example(config: PretrainedConfig, n_examples: int, n_tokens: int) -> tuple[Tensor, ...]:
     return *text_example(config, n_examples, n_tokens), torch.zeros(n_examples, dtype=torch.int64)
 
@@ -53,5 +58,6 @@ TEXT_CLASSIFICATION = Task(
     example=_example,
     wrap=Classifier,
     loss=lambda logits, _ids, _mask, labels: loss(logits, labels),
+    losses=lambda logits, _ids, _mask, labels: losses(logits, labels),
     score=lambda logits, *_: (logits,),
 )

@@ -14,7 +14,7 @@ from models.soft_prompt import prompted, without_prompt
 from models.task import TEXT_INPUTS, TEXT_SIZES, Task, text_example
 from protocol.bundle import IGNORED
 
-__all__ = ["TOKEN_CLASSIFICATION", "Tagger", "loss"]
+__all__ = ["TOKEN_CLASSIFICATION", "Tagger", "loss", "losses"]
 
 
 class Tagger(nn.Module):
@@ -33,11 +33,23 @@ class Tagger(nn.Module):
 
 def loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cross entropy, float32 [], of logits [batch, seq, n_labels] and labels int64 [batch, seq]."""
+    own, weights = _token_losses(logits, labels)
+    return own.sum() / weights.sum().clamp(min=1)
+
+
+def losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross entropy of each example's labelled tokens, float32 [batch]; arguments as ``loss``."""
+    own, weights = _token_losses(logits, labels)
+    return own.sum(1) / weights.sum(1).clamp(min=1)
+
+
+def _token_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each token's loss, zero without a label, and whether it has one (1 or 0), float32 [batch, seq]."""
     is_labelled = labels.ne(IGNORED)  # [batch, seq]
     log_p = logits.log_softmax(-1)
     picked = log_p.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # [batch, seq]
     weights = is_labelled.to(logits.dtype)
-    return -(picked * weights).sum() / weights.sum().clamp(min=1)
+    return -(picked * weights), weights
 
 
 def _example(config: PretrainedConfig, n_examples: int, n_tokens: int) -> tuple[Tensor, ...]:
@@ -58,5 +70,6 @@ TOKEN_CLASSIFICATION = Task(
     example=_example,
     wrap=Tagger,
     loss=lambda logits, _ids, _mask, labels: loss(logits, labels),
+    losses=lambda logits, _ids, _mask, labels: losses(logits, labels),
     score=lambda logits, *_: (logits,),
 )

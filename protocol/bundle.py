@@ -104,6 +104,7 @@ class EngineFiles:
     opset: Annotated[int, Range(1, 100)] | None = None  # of ONNX graphs
     checkpoint: FileName | None = None  # onnxruntime-training keeps its parameters in a file
     buckets: tuple[Bucket, ...] | None = None  # LiteRT's signatures; None: any shape
+    per_example: FileName | None = None  # a graph as ``protocol.per_example`` says; None: examples are taken one by one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +197,7 @@ class Manifest:
             needed.add(self.tokens.file)
         for engine in self.engines.values():
             needed |= {engine.train, engine.evaluate}
-            needed |= {engine.checkpoint} if engine.checkpoint is not None else set()
+            needed |= {name for name in (engine.checkpoint, engine.per_example) if name is not None}
         missing = sorted(needed - self.files.keys())
         if missing:
             raise FieldError(f"files: no entry for {', '.join(missing)}")

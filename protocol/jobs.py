@@ -104,6 +104,7 @@ class TrainJob:
     least_pass_s: Annotated[float, Range(0.0, 3600.0)] = 0.0  # each pass lasts at least so long: a slower device's pace
     sum_clips_norm: bool = False  # the clip is of the delta's L2 norm, and not of every value: noise is added to it
     sample_charge: SampleCharge | None = None  # set by an agent whose plan has ``dp``
+    one_by_one: bool = False  # with ``plan.dp``: believe no graph of the bundle that says it keeps examples apart
     threads: _Threads = 1
     engine: _Engine = "portable"
     max_examples: Annotated[int, Range(1, 10**9)] = 1_000_000

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DENSE_BYTES", "mean_products", "other_slots", "product"]
 
-DENSE_BYTES: Final = 256 << 20  # MiniLM's 12 pairs of 384 x 384 take 14 MB
+DENSE_BYTES: Final = 256 << 20  # MiniLM's 12 pairs of 384 x 384 take 14 MB in float64
 
 Vector: TypeAlias = NDArray[np.float64]
 

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from host.base_change import ChangedBase
     from protocol.bundle import Manifest
 
-__all__ = ["Engine", "open_engine"]
+__all__ = ["PORTABLE", "Engine", "ExampleEngine", "open_engine"]
 
+PORTABLE: Final = "portable"
 _MODULES: Final = {
-    "portable": "edge_agent.trainer.portable",
+    PORTABLE: "edge_agent.trainer.portable",
     "ort-training": "edge_agent.trainer.ort_training",
     "litert": "edge_agent.trainer.litert",
 }
@@ -55,6 +56,25 @@ class Engine(Protocol):
 
         Raises:
             BundleError, ConfigError, EngineError: as ``loss_and_gradient``.
+        """
+
+
+class ExampleEngine(Protocol):
+    """What tells the gradients of single examples apart; of a bundle whose manifest names a graph for it."""
+
+    def clipped_points(
+        self, theta: NDArray[np.float32], batch: Batch, *, counts: NDArray[np.float32], clip: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
+        """Return losses and norms, float32 [batch], and the clipped sum, int32 [n_params] (``protocol.per_example``).
+
+        Args:
+            theta: as ``Engine.loss_and_gradient``.
+            batch: likewise.
+            counts: float32 [batch], zero for an example that is to have no part in the sum.
+            clip: the largest L2 norm of an example's gradient.
+
+        Raises:
+            BundleError, ConfigError, EngineError: as ``Engine.loss_and_gradient``.
         """
 
 

@@ -12,7 +12,7 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
@@ -23,7 +23,8 @@ from edge_agent.trainer.checkpoints import Checkpoints, Progressed
 from edge_agent.trainer.continual.remembering import Remembering, load_memory, save_memory
 from edge_agent.trainer.datasets import open_dataset
 from edge_agent.trainer.dropped import DroppedEngine
-from edge_agent.trainer.engines import open_engine
+from edge_agent.trainer.engines import PORTABLE, open_engine
+from edge_agent.trainer.example_gradients import InOneGraph, OneByOne
 from edge_agent.trainer.local_terms import LocalTerms
 from edge_agent.trainer.optimizers import clip_norm, l2_norm, make_optimizer
 from edge_agent.trainer.paced import PacedEngine
@@ -60,7 +61,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_agent.trainer.batches import Dataset
-    from edge_agent.trainer.engines import Engine
+    from edge_agent.trainer.engines import Engine, ExampleEngine
+    from edge_agent.trainer.example_gradients import ExampleGradients
+    from protocol.messages import SampleDp
 
     _Gradients = Engine | Remembering
     Report = Callable[[Progress], None]
@@ -104,7 +107,7 @@ def train(job: TrainJob, report: Report, *, started: float) -> TrainResult:
         theta = epochs.run(engine if remembering is None else remembering, terms, checkpoints)
     else:
         epochs = PrivateEpochs(job.plan, dp, data, report)
-        theta = epochs.run(engine, terms.start)
+        theta = epochs.run(_single_examples(job, dp, bundle, engine, data), terms.start)
     delta = terms.delta(theta, residual)  # [n_sent]
     out = Path(job.out)
     if remembering is not None and job.plan.continual is not None and job.plan.continual.needs_memory:
@@ -261,6 +264,18 @@ class _Epochs:
             self.last_loss = float(np.mean(losses))
             losses, n_taken = [], 0
         return theta
+
+
+def _single_examples(job: TrainJob, dp: SampleDp, bundle: Bundle, engine: Engine, data: Dataset) -> ExampleGradients:
+    """Return how the gradients of single examples are found: by the bundle's graph for it, if it is to be believed."""
+    alone = OneByOne(engine, data, clip=dp.clip)
+    has_graph = bundle.manifest.engines[job.engine].per_example is not None and bundle.manifest.dropout is None
+    if job.one_by_one or not has_graph or job.engine != PORTABLE:
+        return alone
+    at_once = job.plan.micro_batch or job.plan.batch_size
+    return InOneGraph(
+        cast("ExampleEngine", engine), alone, data, clip=dp.clip, batch_size=job.plan.batch_size, at_once=at_once
+    )
 
 
 def _remembering(job: TrainJob, bundle: Bundle, engine: Engine) -> Remembering | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_agent.trainer.batches import Batch
-    from edge_agent.trainer.engines import Engine
+    from edge_agent.trainer.engines import Engine, ExampleEngine
 
 __all__ = ["PacedEngine"]
 
@@ -35,6 +35,15 @@ class PacedEngine:
         """Return the engine's own, no sooner than ``least_pass_s`` after the call; errors as the engine's."""
         began_s = self.clock_s()
         result = self.engine.loss_and_gradient(theta, batch)
+        self.sleep_s(max(0.0, self.least_pass_s - (self.clock_s() - began_s)))
+        return result
+
+    def clipped_points(
+        self, theta: NDArray[np.float32], batch: Batch, *, counts: NDArray[np.float32], clip: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
+        """Return the engine's own, which must have them, no sooner than ``least_pass_s`` after the call."""
+        began_s = self.clock_s()
+        result = cast("ExampleEngine", self.engine).clipped_points(theta, batch, counts=counts, clip=clip)
         self.sleep_s(max(0.0, self.least_pass_s - (self.clock_s() - began_s)))
         return result
 

@@ -13,17 +13,18 @@ import functools
 import sys
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from host.base_change import ChangedBase
 from protocol.errors import BundleError, ConfigError, EdgefoldError, EngineError
+from protocol.per_example import CLIP, COUNTS, LOSSES, NORMS, POINTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from edge_agent.trainer.batches import Batch
@@ -42,6 +43,8 @@ _MADV_DONTNEED: Final = 4  # <sys/mman.h>; of a private read-only file mapping i
 # They would widen stored weights once for all, in private memory, and keep what the graph says to compute again.
 _NOT_WANTED: Final = ["ConstantFolding", "CommonSubexpressionElimination"]
 _ERRORS_ONLY: Final = 3  # onnxruntime's severity: its warnings are for graph authors
+
+_PER_EXAMPLE: Final = {LOSSES: "tensor(float)", NORMS: "tensor(float)", POINTS: "tensor(int32)"}
 
 # onnxruntime's exceptions share no base of their own; each is blamed here. A table is read from the top.
 _Blame = tuple[tuple[tuple[type[Exception], ...], type[EdgefoldError]], ...]
@@ -62,15 +65,28 @@ _WHILE_RUNNING: Final[_Blame] = (
 def open_engine(folder: Path, manifest: Manifest, *, threads: int, base: ChangedBase | None = None) -> PortableEngine:
     """Return the engine of a bundle whose files were checked and whose manifest names this engine."""
     files = manifest.engines[ENGINE]
-    return PortableEngine(train=folder / files.train, evaluate=folder / files.evaluate, threads=threads, base=base)
+    single = None if files.per_example is None else folder / files.per_example
+    return PortableEngine(
+        train=folder / files.train, evaluate=folder / files.evaluate, per_example=single, threads=threads, base=base
+    )
 
 
 class PortableEngine:
-    """Implements ``edge_agent.trainer.engines.Engine``."""
+    """Implements ``edge_agent.trainer.engines.Engine`` and ``ExampleEngine``."""
 
-    def __init__(self, *, train: Path, evaluate: Path, threads: int, base: ChangedBase | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        train: Path,
+        evaluate: Path,
+        threads: int,
+        per_example: Path | None = None,
+        base: ChangedBase | None = None,
+    ) -> None:
         """Keep the paths, and the weights that take the place of the bundle's own; nothing is loaded yet."""
         self._train_path, self._evaluate_path, self._threads = train, evaluate, threads
+        self._per_example_path = per_example
+        self._per_example: ort.InferenceSession | None = None
         self._base = base or ChangedBase()  # a session reads these arrays where they are
         self._train: ort.InferenceSession | None = None
         self._evaluate: ort.InferenceSession | None = None
@@ -82,6 +98,24 @@ class PortableEngine:
             self._train, self._weights = _session(self._train_path, self._threads, self._base.train), None
         loss, gradient = self._run(self._train, ["loss", "grad"], theta, batch)
         return float(loss), gradient
+
+    def clipped_points(
+        self, theta: NDArray[np.float32], batch: Batch, *, counts: NDArray[np.float32], clip: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
+        """Return losses, norms and the clipped sum, as the port says."""
+        if self._per_example is None:
+            if self._per_example_path is None or self._base.train:
+                raise BundleError("the bundle has no graph of single examples, or none for changed base weights")
+            session, self._weights = _session(self._per_example_path, self._threads, {}), None
+            found = {value.name: value.type for value in session.get_outputs()}
+            if found != _PER_EXAMPLE:
+                raise BundleError(f"{self._per_example_path.name}: its outputs are {found}, expected {_PER_EXAMPLE}")
+            self._per_example = session
+        feeds = {**batch, COUNTS: counts, CLIP: np.array(clip, np.float32)}
+        losses, norms, points = self._run(self._per_example, [LOSSES, NORMS, POINTS], theta, feeds)
+        if losses.shape != counts.shape or norms.shape != counts.shape or points.shape != theta.shape:
+            raise BundleError(f"{self._per_example_path}: its outputs have shapes of something else")
+        return losses, norms, points
 
     def scores(self, theta: NDArray[np.float32], batch: Batch) -> dict[str, NDArray[np.float32]]:
         """Return what the evaluation graph gives, as the port says."""

@@ -3,11 +3,11 @@
 Each step takes every example by a secret coin, clips each one's gradient to ``clip`` over all tensors jointly, sums on
 a grid of integers, and adds discrete Gaussian noise before anything else looks at the sum.
 
-Laws: an example changes the sum by at most ``clip``, exactly and not up to rounding: a gradient is computed in a batch
-of one, so it depends on no other example, and is rounded towards zero onto the grid before the exact sum. The divisor
-is the expected batch, never the one that was drawn. Coins and noise come from the system's secret randomness and not
-from the plan's seed, which the service knows. Everything behind the noise (optimiser, codec) is post-processing.
-Memory: two vectors of int64 beside ordinary training, with a batch of one. Time: one pass an example.
+Laws: an example changes the sum by at most ``clip``, up to what ``example_gradients`` says of its two ways and grows
+the noise by. The divisor is the expected batch, never the one that was drawn. Coins and noise come from the system's
+secret randomness and not from the plan's seed, which the service knows. Everything behind the noise (optimiser, codec)
+is post-processing.
+Memory: two vectors of int64 beside ordinary training.
 
 Source:
     Abadi et al. 2016, arXiv:1607.00133, Algorithm 1. Departures: the grid, and the discrete Gaussian of Canonne,
@@ -24,11 +24,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from edge_agent.trainer.optimizers import clip_norm, l2_norm, make_optimizer
+from edge_agent.trainer.optimizers import clip_norm, make_optimizer
 from protocol.bundle import CONTRASTIVE
 from protocol.discrete_gaussian import SEED_BYTES, SecretStream, discrete_gaussian
-from protocol.errors import ConfigError, EngineError
+from protocol.errors import ConfigError
 from protocol.jobs import Progress
+from protocol.per_example import RADIUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,16 +37,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_agent.trainer.batches import Dataset
-    from edge_agent.trainer.engines import Engine
+    from edge_agent.trainer.example_gradients import ExampleGradients
     from protocol.messages import Plan, SampleDp
 
     Report = Callable[[Progress], None]
 
-__all__ = ["RADIUS", "PrivateEpochs", "clipped_points", "refuse_contrastive"]
+__all__ = ["PrivateEpochs", "refuse_contrastive"]
 
-# Points of the grid in a clip. Rounding towards zero costs at most sqrt(n_params) / RADIUS of it: 0.03 % at 75,000.
-RADIUS: Final = 1 << 20
-_SHRINK: Final = 1 - 2.0**-30
 _REPORT_EVERY_S: Final = 0.5
 
 
@@ -59,11 +57,11 @@ class PrivateEpochs:
         self.sampling_rate = min(1.0, plan.batch_size / len(data))
         self.n_steps, self.train_s, self.last_loss = 0, 0.0, 0.0
 
-    def run(self, engine: Engine, theta_0: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, gradients: ExampleGradients, theta_0: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the local adapter, float32 [n_params].
 
         Raises:
-            EngineError: a loss or gradient is not finite, or the engine fails.
+            EngineError, BundleError: as ``ExampleGradients.clipped_sum``.
         """
         plan, theta = self._plan, theta_0.copy()
         optimizer = make_optimizer(plan.optimizer, theta.size)
@@ -72,7 +70,7 @@ class PrivateEpochs:
         losses: list[float] = []
         for _ in range(n_steps):
             began = time.monotonic()
-            losses.extend(found := self._step(engine, theta, lambda g: optimizer.step(theta, g)))
+            losses.extend(found := self._step(gradients, theta, lambda g: optimizer.step(theta, g)))
             self.n_steps += 1
             now = time.monotonic()
             self.train_s += now - began
@@ -85,17 +83,15 @@ class PrivateEpochs:
         return theta
 
     def _step(
-        self, engine: Engine, theta: NDArray[np.float32], descend: Callable[[NDArray[np.float32]], None]
+        self,
+        gradients: ExampleGradients,
+        theta: NDArray[np.float32],
+        descend: Callable[[NDArray[np.float32]], None],
     ) -> list[float]:
-        losses, total = [], np.zeros(theta.size, np.int64)  # [n_params]
-        for row in self._draw():
-            loss, gradient = engine.loss_and_gradient(theta, self._data.batch([row]))
-            if not (math.isfinite(loss) and np.isfinite(gradient).all()):
-                raise EngineError(f"step {self.n_steps}: loss or gradient is not finite; lower the learning rate")
-            total += clipped_points(gradient, clip=self._dp.clip)
-            losses.append(loss)
+        losses, total = gradients.clipped_sum(theta, self._draw())  # [n_params]
         # Up, so that the noise is never less than was accounted for.
-        total += discrete_gaussian(math.ceil(self._dp.noise_multiplier * RADIUS), theta.size, self._stream)
+        deviation = math.ceil(self._dp.noise_multiplier * gradients.noise_factor * RADIUS)
+        total += discrete_gaussian(deviation, theta.size, self._stream)
         expected = self.sampling_rate * len(self._data)
         descend(clip_norm((total * (self._dp.clip / RADIUS / expected)).astype(np.float32), self._plan.clip_grad_norm))
         return losses
@@ -107,15 +103,6 @@ class PrivateEpochs:
         below = np.uint64(int(self.sampling_rate * 2.0**64))
         taken: list[int] = np.flatnonzero(self._stream.words(len(self._data)) < below).tolist()
         return taken
-
-
-def clipped_points(gradient: NDArray[np.float32], *, clip: float) -> NDArray[np.int64]:
-    """Return a finite ``gradient`` on the grid, int64 [n_params], its L2 norm at most ``RADIUS`` in integers."""
-    factor = min(1.0, clip / max(l2_norm(gradient), 1e-300)) * (RADIUS / clip)
-    points = np.trunc(gradient.astype(np.float64) * factor).astype(np.int64)
-    while int(np.square(points).sum()) > RADIUS**2:  # the doubles above may err by an ulp
-        points = np.trunc(points * _SHRINK).astype(np.int64)
-    return points
 
 
 def refuse_contrastive(kind: str) -> None:

@@ -259,6 +259,17 @@ def test_bytes_that_vanished_are_asked_for_again(
     assert a.receipts() == [("accepted", None)]
 
 
+def test_what_no_task_takes_is_not_read_back(make: Callable[..., tuple[Bench, Ingest]]) -> None:
+    bench, ingest = make()
+    a = bench.device("a")
+    join(bench, a)
+    ingest.settings = None
+    a.publish(dataclasses.replace(a.make_update(), sealed=bytes(50_000)), "update")
+    ingest.settle()
+    assert a.receipts() == [("refused", "oversize")]
+    assert set(bench.blobs.sizes()) == bench.store.blobs_in_use(keep_folded=True)
+
+
 def test_while_too_much_waits_for_the_service_nothing_is_taken_in(
     make: Callable[..., tuple[Bench, Ingest]], caplog: pytest.LogCaptureFixture
 ) -> None:

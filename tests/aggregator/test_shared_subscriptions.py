@@ -1,6 +1,6 @@
 """What Mosquitto's shared subscriptions do when a consumer dies: what docs/scale.md says of them, held to.
 
-Ingest workers (``docs/adr/0028-ingest-workers.md``) are built on these facts.
+Ingest workers (``docs/adr/0030-ingest-workers.md``) are built on these facts.
 """
 
 from __future__ import annotations

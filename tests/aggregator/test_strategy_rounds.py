@@ -233,6 +233,19 @@ def test_a_rollback_brings_the_base_back(strategy: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(bench.runner.versions.measured(3), bench.runner.versions.measured(1))
 
 
+def test_fedit_says_in_the_log_how_inexact_each_version_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bench = bench_for(tmp_path / "bench", "fedit", rounds=2)
+    with caplog.at_level("INFO", logger="edgefold"):
+        play(bench, [bench.device("a"), bench.device("b")])
+    said: list[dict[str, Any]] = [
+        one.facts  # type: ignore[attr-defined]  # of ``host.logs.event``
+        for one in caplog.records
+        if one.getMessage() == "fold-figures"
+    ]
+    assert [facts["version"] for facts in said] == [1, 2]
+    assert all(facts["figures"]["aggregation_error"] > 1e-3 for facts in said)
+
+
 def test_a_version_is_measured_with_its_base(tmp_path: Path) -> None:
     folder = tmp_path / "bench"
     bench = bench_for(folder, "flora", evaluation=evaluation_sets(tmp_path))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from host.bundle_folder import open_bundle
 from protocol.bundle import MANIFEST, MAX_MANIFEST_BYTES, Bucket, EngineFiles, FileFacts, bundle_id
 from protocol.errors import BundleError
-from protocol.fields import plain
+from protocol.fields import FieldError, plain
 from tests.protocol import samples
 from tests.protocol.onnx_bytes import GRAPH
 
@@ -144,6 +144,20 @@ def refusal_of_graph(graph: bytes, folder: Path) -> str | None:
     try:
         open_bundle(folder)
     except BundleError as error:
+        return str(error)
+    return None
+
+
+def refusal_of_example_graph(graph: bytes | None, folder: Path) -> str | None:
+    """Return what the reader says to a bundle whose graph of single examples is ``graph`` (None: missing), or None."""
+    make_bundle(folder)
+    engines = {"portable": replace(samples.manifest().engines["portable"], per_example="single.onnx")}
+    if graph is not None:
+        (folder / "single.onnx").write_bytes(graph)
+    try:
+        vouch(folder, more=() if graph is None else ("single.onnx",), engines=engines)
+        open_bundle(folder)
+    except (BundleError, FieldError) as error:
         return str(error)
     return None
 

@@ -80,6 +80,19 @@ def test_a_hostile_graph_is_refused_for_its_own_reason(name: str, tmp_path: Path
     check_refused(lambda: hostile_bundles.refusal_of_graph(data, tmp_path / "bundle"), why, "train.onnx")
 
 
+@pytest.mark.parametrize("name", ["the operator .Loop", "a function", "weights at a path outside", "an empty file"])
+def test_a_hostile_graph_of_single_examples_is_read_like_any_other(name: str, tmp_path: Path) -> None:
+    why, data = GRAPHS[name]
+    check_refused(lambda: hostile_bundles.refusal_of_example_graph(data, tmp_path / "bundle"), why, "single.onnx")
+
+
+def test_a_graph_of_single_examples_that_is_not_there_is_refused_and_a_good_one_is_taken(tmp_path: Path) -> None:
+    refusal = hostile_bundles.refusal_of_example_graph(None, tmp_path / "none")
+    assert refusal is not None
+    assert "single.onnx" in refusal
+    assert hostile_bundles.refusal_of_example_graph(hostile_graphs.good(), tmp_path / "good") is None
+
+
 def test_the_graph_that_the_attacks_vary_is_itself_taken(tmp_path: Path) -> None:
     assert hostile_bundles.refusal_of_graph(hostile_graphs.good(), tmp_path / "bundle") is None
 

@@ -193,3 +193,27 @@ def test_a_restart_trains_the_same_work_under_the_same_name_and_new_work_gets_an
     later = rig.trainer.jobs[-1].sample_charge
     assert later is not None
     assert later.training_id != first.training_id
+
+
+class Trusting(Bounded):
+    """Its owner believes the service's bundles."""
+
+    privacy = PrivacySettings(max_sample_epsilon=(ONE + TWO) / 2, sample_delta=DELTA, trust_per_example=True)
+
+
+class Unbounded(Bounded):
+    """Its owner asked for nothing; that there is noise is the service's wish."""
+
+    privacy = PrivacySettings()
+
+
+@pytest.mark.parametrize(("kind", "is_strict"), [(Bounded, True), (Trusting, False), (Unbounded, False)])
+def test_a_device_with_a_bound_believes_no_graph_that_takes_many_unless_its_owner_says_so(
+    kind: type[Bounded], data: Path, *, is_strict: bool
+) -> None:
+    one = kind(data.parent)
+    try:
+        begin(one, 1)
+        assert one.trainer.jobs[-1].one_by_one is is_strict
+    finally:
+        one.device_folder.close()

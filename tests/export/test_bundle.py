@@ -27,7 +27,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, exported: Exported) -> None:
     """Let the long passes give the graphs that the session's export made."""
 
     def write(folder: Path, *_: object) -> tuple[tuple[None, None], object]:
-        for name in ("train.onnx", "eval.onnx", "weights.bin"):
+        for name in ("train.onnx", "eval.onnx", "weights.bin", "base.json"):
             (folder / name).write_bytes((exported.folder / name).read_bytes())
         return (None, None), exported.manifest.memory
 

@@ -271,7 +271,7 @@ MUTANTS: Final = (
     Mutant(
         name="example-clip",
         row="learn a single example from an update, where the plan has `dp`",
-        file="edge_agent/trainer/private_steps.py",
+        file="edge_agent/trainer/example_gradients.py",
         old="factor = min(1.0, clip / max(l2_norm(gradient), 1e-300)) * (RADIUS / clip)",
         new="factor = RADIUS / clip\n    return np.trunc(gradient.astype(np.float64) * factor).astype(np.int64)",
         tests=(f"{_STEPS}::test_whatever_an_example_is_its_part_of_the_sum_is_at_most_the_clip",),

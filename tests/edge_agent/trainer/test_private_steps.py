@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from edge_agent.trainer.private_steps import RADIUS, PrivateEpochs, clipped_points, refuse_contrastive
+from edge_agent.trainer.example_gradients import OneByOne, clipped_points
+from edge_agent.trainer.private_steps import PrivateEpochs, refuse_contrastive
 from protocol.errors import ConfigError, EngineError
 from protocol.messages import Optimizer, Plan, SampleDp
+from protocol.per_example import RADIUS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,8 +59,9 @@ class MeanEngine:
 def moved(gradients: NDArray[np.float32], *, dp: SampleDp, batch_size: int, seed: bytes | None = None) -> NDArray[Any]:
     """Return the descent of one epoch from zero, with a learning rate of one."""
     plan = Plan(batch_size=batch_size, optimizer=SGD, dp=dp)
-    epochs = PrivateEpochs(plan, dp, Examples(gradients), lambda _: None, seed=seed)
-    return -epochs.run(MeanEngine(), np.zeros(N_PARAMS, np.float32)).astype(np.float64)
+    data = Examples(gradients)
+    epochs = PrivateEpochs(plan, dp, data, lambda _: None, seed=seed)
+    return -epochs.run(OneByOne(MeanEngine(), data, clip=dp.clip), np.zeros(N_PARAMS, np.float32)).astype(np.float64)
 
 
 def drawn(n: int, scale: float = 1.0) -> NDArray[np.float32]:
@@ -106,8 +109,9 @@ def test_an_example_is_taken_by_its_own_coin_and_alone() -> None:
     plan = Plan(epochs=40, batch_size=5, optimizer=SGD)
     dp = SampleDp(clip=1.0, noise_multiplier=1.0)
     engine = MeanEngine()
-    epochs = PrivateEpochs(plan, dp, Examples(np.zeros((50, N_PARAMS), np.float32)), lambda _: None)
-    epochs.run(engine, np.zeros(N_PARAMS, np.float32))
+    data = Examples(np.zeros((50, N_PARAMS), np.float32))
+    epochs = PrivateEpochs(plan, dp, data, lambda _: None)
+    epochs.run(OneByOne(engine, data, clip=dp.clip), np.zeros(N_PARAMS, np.float32))
     assert epochs.n_steps == 400
     assert set(engine.sizes) == {1}
     # Binomial(50 * 400, 1 / 10): six standard deviations.
