@@ -18,7 +18,7 @@ from protocol.errors import LocalProtocolError, StorageError
 from protocol.messages import Update
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from aggregator.core.intake import Decision, IntakeContext
     from aggregator.core.staging import Staged
@@ -38,6 +38,9 @@ class StagedStore(Protocol):
 
     def refuse(self, number: int, reason: Reason, detail: str) -> None:
         """Keep that one is refused for good."""
+
+    def tidy(self, number: int, blob: str, *, keep_folded: bool, remove: Callable[[str], None]) -> None:
+        """Remove the bytes of a row that was decided on by ``remove``, unless another row needs the same."""
 
     def done(self, numbers: Sequence[int]) -> None:
         """Forget those that were decided on."""
@@ -76,7 +79,7 @@ class StagedDesk:
             decision = self._decide(staged, context)
             if decision is not None:
                 yield staged, decision
-                self._tidy(staged, decision, context)
+                self._tidy(staged, decision)
         if waiting:
             self._store.done([staged.number for staged in waiting])
 
@@ -112,11 +115,7 @@ class StagedDesk:
         )
         return decide_update(staged.device, update, context)
 
-    def _tidy(self, staged: Staged, decision: Decision, context: IntakeContext) -> None:
-        """Remove the bytes that nothing needs: not those of an update that was taken, now or before."""
-        if staged.blob is None or isinstance(decision, Taken):
-            return
-        before = context.ledger.taken(staged.update_id)
-        needed = {"accepted", "folded"} if self._keeps_folded else {"accepted"}
-        if before is None or before.blob != staged.blob or before.status not in needed:
-            self._blobs.remove(staged.blob)
+    def _tidy(self, staged: Staged, decision: Decision) -> None:
+        """Remove bytes that nothing needs: a device may send those of an update that was taken under another id."""
+        if staged.blob is not None and not isinstance(decision, Taken):
+            self._store.tidy(staged.number, staged.blob, keep_folded=self._keeps_folded, remove=self._blobs.remove)

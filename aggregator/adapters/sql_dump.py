@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import MetaData, Table, select
 
+from aggregator.adapters.sql_blob_names import kept_blobs, state_blobs
 from aggregator.adapters.sql_database import SqlDatabase, begin_snapshot
-from aggregator.adapters.sql_store import kept_blobs, state_blobs
 from aggregator.adapters.tables import METADATA, TASKS
 from protocol.errors import TrustError
 

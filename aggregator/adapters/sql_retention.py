@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import and_, case, func, select
 
 from aggregator.adapters import sql_buffers
+from aggregator.adapters.sql_blob_names import state_blobs
 from aggregator.adapters.sql_database import SqlDatabase, insert_into
-from aggregator.adapters.sql_store import state_blobs
 from aggregator.adapters.tables import (
     BUFFERED,
     COMMANDS,

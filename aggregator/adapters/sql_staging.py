@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import delete, func, select, text
 
+from aggregator.adapters.sql_blob_names import blobs_in_use
 from aggregator.adapters.sql_database import SqlDatabase, insert_into
 from aggregator.adapters.tables import INGEST_TASKS, INGEST_WORKERS, STAGED_UPDATES
 from aggregator.core.opening import Figures
@@ -82,6 +83,13 @@ class SqlStaging(SqlDatabase):
         marked = STAGED_UPDATES.update().where(STAGED_UPDATES.c.number == number)
         with self._writing() as connection:
             connection.execute(marked.values(reason=reason, detail=detail[:MAX_DETAIL_CHARS], figures=None))
+
+    def tidy(self, number: int, blob: str, *, keep_folded: bool, remove: Callable[[str], None]) -> None:
+        """Remove a staged row's bytes by ``remove``, unless another row needs the same; no staging overlaps it."""
+        with self._reading() as connection:
+            _lock(connection, "pg_advisory_xact_lock")
+            if blob not in blobs_in_use(connection, keep_folded=keep_folded, but_staged=number):
+                remove(blob)
 
     def done(self, numbers: Sequence[int]) -> None:
         """Forget those that were decided on."""

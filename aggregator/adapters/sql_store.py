@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import ColumnElement, and_, func, select
 
 from aggregator.adapters import sql_buffers, sql_metrics, sql_privacy
+from aggregator.adapters.sql_blob_names import blobs_in_use
 from aggregator.adapters.sql_database import SqlDatabase, insert_into
 from aggregator.adapters.sql_metrics import NO_METRICS
 from aggregator.adapters.tables import (
-    BUFFERED,
     EVALUATIONS,
     PARTICIPANTS,
     REFUSALS,
     RETENTION,
     ROUNDS,
-    STAGED_UPDATES,
     TASKS,
     UPDATES,
     VERSIONS,
@@ -56,10 +55,8 @@ __all__ = [
     "count_traffic",
     "end_round",
     "fire_round",
-    "kept_blobs",
     "of_device",
     "of_round",
-    "state_blobs",
     "version_row",
 ]
 
@@ -239,12 +236,8 @@ class SqlStore(SqlDatabase):
 
     def blobs_in_use(self, *, keep_folded: bool) -> set[str]:
         """Return the names of the blobs that rows need."""
-        accepted = select(UPDATES.c.blob).where(UPDATES.c.status == "accepted")
-        staged = select(STAGED_UPDATES.c.blob).where(STAGED_UPDATES.c.blob.is_not(None))
         with self._reading() as connection:
-            names = set(connection.execute(accepted).scalars()) | state_blobs(connection)
-            names |= set(connection.execute(staged).scalars())
-            return names | kept_blobs(connection) if keep_folded else names
+            return blobs_in_use(connection, keep_folded=keep_folded)
 
     # -- transactions ------------------------------------------------------------------------------------------------
 
@@ -413,21 +406,6 @@ def of_device(table: Table, task: str, round_: int, device: str) -> ColumnElemen
 def version_row(version: VersionRecord) -> Mapping[str, object]:
     """Return a version as a row."""
     return {**plain(version), "round": version.round, "state": json.dumps(plain(version.state), sort_keys=True)}
-
-
-def kept_blobs(connection: Connection) -> set[str]:
-    """Return the names of the blobs that hold folded updates, where those are kept, of all tasks."""
-    since = func.coalesce(RETENTION.c.updates_since, 0)
-    folded = select(UPDATES.c.blob).outerjoin(RETENTION, RETENTION.c.task == UPDATES.c.task)
-    folded = folded.outerjoin(BUFFERED, BUFFERED.c.update_id == UPDATES.c.update_id)
-    folded = folded.where(UPDATES.c.status == "folded", sql_buffers.fold_of() >= since)
-    return set(connection.execute(folded).scalars())
-
-
-def state_blobs(connection: Connection) -> set[str]:
-    """Return the names of the blobs that versions need, of all tasks."""
-    states = connection.execute(select(VERSIONS.c.state)).scalars()
-    return {name for state in states for name in json.loads(state).values()}
 
 
 def count_traffic(connection: Connection, task: str, round_: int, device: str, traffic: Traffic) -> None:

@@ -152,6 +152,26 @@ def test_an_update_that_is_no_good_is_answered_and_leaves_nothing(
     assert a.last(Receipt) == Receipt(task=TASK, round=1, update_id=good.update_id, status="accepted")
 
 
+def test_the_sealed_bytes_of_a_taken_update_under_another_id_do_not_take_them_away(
+    make: Callable[..., tuple[Bench, Ingest]],
+) -> None:
+    bench, ingest = make()
+    a, b = bench.device("a"), bench.device("b")
+    join(bench, a, b)
+    good = a.make_update()
+    a.publish(dataclasses.replace(good, update_id=bytes(16)), "update")  # it opens under its own id only
+    a.publish(good, "update")
+    ingest.settle()
+    b.publish(dataclasses.replace(good, update_id=bytes(range(16))), "update")
+    ingest.settle()
+    assert a.receipts() == [("refused", "bad-seal"), ("accepted", None)]
+    assert b.receipts() == [("refused", "bad-seal")]
+    assert set(bench.blobs.sizes()) == bench.store.blobs_in_use(keep_folded=True)
+    b.update()
+    ingest.settle()
+    assert bench.store.latest_version(TASK).version == 1
+
+
 def test_what_is_not_signed_by_its_device_is_counted_and_not_answered(
     make: Callable[..., tuple[Bench, Ingest]],
 ) -> None:
