@@ -145,5 +145,5 @@ _GRADIENTS: Final = frozenset(
 # By engine: its training graph's and its evaluation graph's. LiteRT's file is none of ONNX (``tflite_operators``).
 ALLOWED: Final[Mapping[str, tuple[Operators, Operators]]] = {
     "portable": ({"": _STANDARD}, {"": _STANDARD}),
-    "ort-training": ({"": _STANDARD, "com.microsoft": _GRADIENTS}, {"": _STANDARD}),
+    "ort-training": ({"": _STANDARD | {"Size"}, "com.microsoft": _GRADIENTS}, {"": _STANDARD}),
 }
