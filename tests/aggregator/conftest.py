@@ -92,6 +92,13 @@ def own_object_server(
 
 
 @pytest.fixture
+def no_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave this process's logs and signals alone."""
+    monkeypatch.setattr("host.logs.configure", lambda **_: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+
+@pytest.fixture
 def make_bench(tmp_path: Path, empty_database: Path) -> Iterator[Callable[..., Bench]]:
     """Make benches; each is closed at the end."""
     made: list[Bench] = []

@@ -154,13 +154,6 @@ def test_serve_says_what_is_wrong_in_one_line(
     assert ran.code == code
 
 
-@pytest.fixture
-def no_logs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave this process's logs and signals alone."""
-    monkeypatch.setattr("host.logs.configure", lambda **_: None)
-    monkeypatch.setattr("signal.signal", lambda *_: None)
-
-
 def test_the_strategies_are_listed_with_their_needs(run: Callable[..., Ran]) -> None:
     done = run("strategies", "--json")
     assert done.code == 0

@@ -141,6 +141,7 @@ def _is_alive(pid: int) -> bool:
         return stat.read().rpartition(")")[2].split()[0] != "Z"
 
 
+@pytest.mark.usefixtures("no_logs")
 def test_what_is_set_up_wrong_is_one_line(
     run: Callable[..., Ran], tmp_path: Path, postgres: PostgresServer, server: PostgresDatabase
 ) -> None:
