@@ -158,6 +158,7 @@ def export_bundle(  # noqa: PLR0913 - what a person chooses, and who watches
             open_bundle(folder), adapted, base_tensors(adapted), seed=options.seed
         ):
             (folder / OPEN_BASE).unlink()
+            _write_manifest(folder, source, adapted, options, files, memory)
         report = _check(folder, adapted, options, engines)
         watch("seal")
         (folder / PARITY).write_bytes(report.to_bytes())

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from edge_agent.trainer.engines import open_engine
 from export.adapt import Adapted, Options, adapt
-from export.bundle import Exported
+from export.bundle import Exported, export_bundle
 from export.load import Source
 from export.merge import TOLERANCE, merge
 from export.open_base import add_change, base_tensors, holds
@@ -84,6 +84,17 @@ def test_weights_in_fewer_bits_or_behind_ia3_stay_as_they_are(
         warnings.simplefilter("ignore")
         adapted = adapt(source, replace(options, **changes))
     assert base_tensors(adapted) == ()
+
+
+def test_a_bundle_whose_changed_graphs_do_something_else_is_written_closed(
+    tiny_folder: Path, options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.bundle.holds", lambda *_, **__: False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        closed = export_bundle(str(tiny_folder), options, tmp_path / "bundle")
+    assert closed.report.passed
+    assert OPEN_BASE not in open_bundle(closed.folder).manifest.files
 
 
 def test_two_weights_of_one_content_cannot_be_told_apart(source: Source, options: Options) -> None:
