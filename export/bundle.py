@@ -144,20 +144,17 @@ def export_bundle(  # noqa: PLR0913 - what a person chooses, and who watches
         steps, memory = _write_graphs(folder, adapted, options, watch)
         _write_rest(folder, source, adapted)
         shapes = buckets or (default_bucket(options.max_tokens if options.is_text else None),)
-        others = [name for name in engines if name != PORTABLE]
         single = PER_EXAMPLE if options.per_example else None
         files = {PORTABLE: EngineFiles(train=TRAIN, evaluate=EVALUATE, opset=OPSET, per_example=single)}
-        for name in others:
-            watch(name)
-            files[name] = write_engine(name, folder, Steps(*steps, EVALUATE, shapes), adapted)
+        for name in engines:
+            if name != PORTABLE:
+                watch(name)
+                files[name] = write_engine(name, folder, Steps(*steps, EVALUATE, shapes), adapted)
         # A first manifest, so that the trainer process accepts the folder as it would accept the finished one.
         (folder / PARITY).write_bytes(b"{}\n")
         _write_manifest(folder, source, adapted, options, files, memory)
         watch("parity")
-        if (folder / OPEN_BASE).is_file() and not holds(
-            open_bundle(folder), adapted, base_tensors(adapted), seed=options.seed
-        ):
-            (folder / OPEN_BASE).unlink()
+        if _close_base(folder, adapted, options):
             _write_manifest(folder, source, adapted, options, files, memory)
         report = _check(folder, adapted, options, engines)
         watch("seal")
@@ -207,6 +204,16 @@ def _write_rest(folder: Path, source: Source, adapted: Adapted) -> None:
     (folder / ADAPTER).write_bytes(adapted.theta.astype("<f4").tobytes())
     if adapted.inputs.vocabulary is not None:
         (folder / TOKENIZER).write_bytes((source.folder / TOKENIZER).read_bytes())
+
+
+def _close_base(folder: Path, adapted: Adapted, options: Options) -> bool:
+    """Take ``base.json`` out again where the graphs with changed weights do something else; return whether."""
+    if not (folder / OPEN_BASE).is_file():
+        return False
+    if holds(open_bundle(folder), adapted, base_tensors(adapted), seed=options.seed):
+        return False
+    (folder / OPEN_BASE).unlink()
+    return True
 
 
 def _check(folder: Path, adapted: Adapted, options: Options, engines: tuple[str, ...]) -> Report:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, export
 
+from export.epsilons import keep_epsilons
 from export.trace import Step
 from protocol.errors import LocalProtocolError
 
@@ -46,6 +47,8 @@ def lower(step: Step) -> ir.Model:
     Raises:
         LocalProtocolError: the lowering broke a law (our fault: a tool's new version behaves otherwise).
     """
+    keep_epsilons(step.graph.graph)
+    step.graph.recompile()
     sizes = tuple(dict.fromkeys(range(value.dim()), Dim.AUTO) for value in step.batch)
     with torch.no_grad():
         program = export(_Closed(step), (step.theta, step.batch), dynamic_shapes=(None, sizes), strict=False)

@@ -232,15 +232,9 @@ def test_a_kill_around_any_effect_ends_in_the_same_verdicts(
     when: str, make_bench: Callable[..., Bench], tmp_path: Path
 ) -> None:
     bench, devices = story(make_bench, tmp_path, "undisturbed")
-    n_effects = 0
-
-    def count(_name: str) -> None:
-        nonlocal n_effects
-        n_effects += 1
-
-    bench.hooks.before = count
+    bench.hooks.count()
     ended(bench, devices)
-    for at in range(5 if when == "after" else 0, n_effects, 29):
+    for at in range(5 if when == "after" else 0, bench.hooks.n_effects, 29):
         bench, devices = story(make_bench, tmp_path, f"{when}-{at}")
         bench.hooks.kill(when, at)
         try:

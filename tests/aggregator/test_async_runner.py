@@ -315,17 +315,11 @@ def test_a_kill_around_any_effect_loses_nothing_and_counts_nothing_twice(
     when: str, make_bench: Callable[..., Bench]
 ) -> None:
     bench, devices = three_versions(make_bench, "undisturbed")
-    n_effects = 0
-
-    def count(_name: str) -> None:
-        nonlocal n_effects
-        n_effects += 1
-
-    bench.hooks.before = count
+    bench.hooks.count()
     play(bench, devices)
     assert len(set(outcome(bench, devices))) > 1  # updates of different age were folded
     # Every seventh, others on the other side of the effect: seven has no part in the length of a cycle of effects.
-    for at in range(3 if when == "after" else 0, n_effects, 7):
+    for at in range(3 if when == "after" else 0, bench.hooks.n_effects, 7):
         bench, devices = three_versions(make_bench, f"{when}-{at}")
         bench.hooks.kill(when, at)
         try:

@@ -86,15 +86,11 @@ def test_rounds_with_a_worker_give_the_bytes_of_rounds_without(
 def test_a_kill_around_any_effect_of_either_changes_nothing(
     when: str, make: Callable[..., tuple[Bench, Ingest]], make_bench: Callable[..., Bench]
 ) -> None:
-    expected, n_effects = reference(make_bench), 0
+    expected = reference(make_bench)
     bench, ingest = make("counted")
-
-    def count(_name: str) -> None:
-        nonlocal n_effects
-        n_effects += 1
-
-    bench.hooks.before = count
+    bench.hooks.count()
     play_to_the_end(bench, ingest, [bench.device("a"), bench.device("b")])
+    n_effects = bench.hooks.n_effects
     assert n_effects > 40
     for n in range(1 if when == "before" else 5, n_effects, 9):
         bench, ingest = make(f"{when}-{n}")

@@ -79,16 +79,11 @@ def test_the_noise_is_forgotten_with_the_updates(make_bench: Callable[..., Bench
 def test_a_kill_around_any_effect_changes_neither_bytes_nor_cost(when: str, make_bench: Callable[..., Bench]) -> None:
     settings: dict[str, Any] = {"privacy": private(adaptive=AdaptiveSettings()), "rounds": 2}
     whole = make_bench("whole", **settings)
-    n_effects = 0
-
-    def count(_name: str) -> None:
-        nonlocal n_effects
-        n_effects += 1
-
-    whole.hooks.before = count
+    whole.hooks.count()
     play_to_the_end(whole, [whole.device("a"), whole.device("b")])
     expected, ledger = bytes_of_versions(whole), whole.store.ledger(TASK)
     assert ledger[1].clip == ledger[0].next_clip != ledger[0].clip
+    n_effects = whole.hooks.n_effects
     for n in range(n_effects // 3, n_effects):  # the joins of round 1 are test_restart's
         bench = make_bench(f"{when}-{n}", **settings)
         devices = [bench.device("a"), bench.device("b")]

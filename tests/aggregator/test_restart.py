@@ -69,15 +69,9 @@ def outcome(bench: Bench) -> list[bytes]:
 def undisturbed(make_bench: Callable[..., Bench]) -> tuple[list[bytes], int]:
     """Return the versions and how many effects it took."""
     bench = make_bench("undisturbed")
-    n_effects = 0
-
-    def count(_name: str) -> None:
-        nonlocal n_effects
-        n_effects += 1
-
-    bench.hooks.before = count
+    bench.hooks.count()
     play_to_the_end(bench, [bench.device("a"), bench.device("b")])
-    return outcome(bench), n_effects
+    return outcome(bench), bench.hooks.n_effects
 
 
 def test_a_restart_after_every_event_changes_nothing(make_bench: Callable[..., Bench]) -> None:

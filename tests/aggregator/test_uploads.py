@@ -353,12 +353,6 @@ def play(bench: Bench, devices: list[Uploader]) -> None:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_kill_around_any_effect_loses_and_doubles_nothing(when: str, make_large: Callable[..., Bench]) -> None:
-    n_effects = 0
-
-    def count(_name: str) -> None:
-        nonlocal n_effects
-        n_effects += 1
-
     def make(name: str) -> tuple[Bench, list[Uploader]]:
         bench = make_large(name, rounds=1, cohort=1, min_cohort=1)
         device = Uploader(bench, "a")
@@ -367,9 +361,10 @@ def test_a_kill_around_any_effect_loses_and_doubles_nothing(when: str, make_larg
         return bench, [device]
 
     bench, devices = make("undisturbed")
-    bench.hooks.before = count
+    bench.hooks.count()
     play(bench, devices)
     expected = bench.adapter_bytes()
+    n_effects = bench.hooks.n_effects
     assert n_effects > 25
     for n in range(n_effects):
         bench, devices = make(f"{when}-{n}")

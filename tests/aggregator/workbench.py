@@ -305,6 +305,16 @@ class Hooks:
 
     before: Callable[[str], None] = lambda _name: None
     after: Callable[[str], None] = lambda _name: None
+    n_effects: int = 0  # since ``count``
+
+    def count(self) -> None:
+        """Count the effects from now on."""
+        self.n_effects = 0
+
+        def one(_name: str) -> None:
+            self.n_effects += 1
+
+        self.before = one
 
     def kill(self, when: str, left: int) -> None:
         """Kill before or after an effect, as ``when`` says: ``left`` of them go well first."""

@@ -3,6 +3,7 @@
 import math
 import warnings
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -13,11 +14,14 @@ from torch import Tensor, nn
 
 from export.activations import _gelu
 from export.decompositions import native_layer_norm_backward, slice_backward
+from export.epsilons import keep_epsilons
+from export.lower import lower
 from export.narrow import narrow
 from export.old_tflite import say_with_older_operations
 from export.parity import Outcome, compare
 from export.problems import Inputs, Problem, make_problem
 from export.products import absorb
+from export.trace import Step, plain
 from protocol.layout import Layout, Role, TensorSlot
 
 
@@ -62,6 +66,21 @@ class _LastLayer(nn.Module):
         mixed = (torch.matmul(q, k.transpose(2, 3)) * 0.5).softmax(-1).matmul(v)
         h = self.o(mixed.transpose(1, 2).reshape(n, t, 8)) + x
         return self.norm(self.down(nn.functional.gelu(self.up(h))) + h)[:, 0]
+
+
+def test_a_small_epsilon_outlives_the_lowering(tmp_path: Path) -> None:
+    def norm(_frozen: list[Tensor], theta: Tensor, x: Tensor) -> tuple[Tensor]:
+        return (theta * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-12),)
+
+    theta, zeros = torch.ones(1), torch.zeros(2, 3)
+    step = Step(plain(norm, [], theta, (torch.rand(2, 3),)), {}, theta, (torch.rand(2, 3),), ("x",), ("y",))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ir.save(lower(step), tmp_path / "norm.onnx")
+    session = ort.InferenceSession(tmp_path / "norm.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"theta": theta.numpy(), "x": zeros.numpy()})
+    assert np.array_equal(found, zeros.numpy())
+    assert keep_epsilons(step.graph.graph) == 0  # twice changes nothing more
 
 
 @pytest.mark.parametrize("dim", [-1, 1])
