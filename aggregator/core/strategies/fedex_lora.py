@@ -12,7 +12,7 @@ See ``aggregator/core/base_change.py``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -20,28 +20,14 @@ from aggregator.core.base_change import BASE, NEEDS, adapter_and_base, no_change
 from aggregator.core.folding import ADAPTER, Strategy
 from aggregator.core.lora_pairs import mean_products, product
 from aggregator.core.strategies import fedavg
-from aggregator.core.strategies.flora import stack
 from protocol.lora_pairs import lora_pairs
 from protocol.messages import DeviceTerms
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
     from aggregator.core.folding import Deltas, FoldContext, State, StrategyConfig, TermsContext
     from protocol.layout import Layout
 
-__all__ = ["STRATEGY", "fold", "init", "residual_factors", "terms"]
-
-F = TypeVar("F", bound=np.floating)
-
-
-def residual_factors(
-    factors: Sequence[tuple[NDArray[F], NDArray[F]]], weights: Sequence[float], mean: tuple[NDArray[F], NDArray[F]]
-) -> tuple[NDArray[F], NDArray[F]]:
-    """Return one round's residual sum w_i B_i A_i - B A as thin factors, [n_out, (k + 1) r] and [(k + 1) r, n_in]."""
-    return stack([*factors, mean], [*weights, -1.0])
+__all__ = ["STRATEGY", "fold", "init", "terms"]
 
 
 def init(layout: Layout, config: StrategyConfig) -> State:

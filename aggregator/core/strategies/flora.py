@@ -13,7 +13,7 @@ A device of rank r trains the first r rows of A and columns of B. See ``aggregat
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -26,28 +26,14 @@ from protocol.lora_pairs import lora_pairs
 from protocol.messages import DeviceTerms
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from aggregator.core.folding import Deltas, FoldContext, State, StrategyConfig, TermsContext
     from protocol.layout import Layout
 
-__all__ = ["STRATEGY", "fold", "init", "stack", "terms"]
+__all__ = ["STRATEGY", "fold", "init", "terms"]
 
 _INITIAL: Final = "initial"
-
-F = TypeVar("F", bound=np.floating)
-
-
-def stack(factors: Sequence[tuple[NDArray[F], NDArray[F]]], weights: Sequence[float]) -> tuple[NDArray[F], NDArray[F]]:
-    """Return B_st [n_out, sum r_k] and A_st [sum r_k, n_in] of pairs (B_k [n_out, r_k], A_k [r_k, n_in]), any ranks.
-
-    Only A carries the weights: B_st A_st is then sum w_k B_k A_k.
-    """
-    stacked_b = np.concatenate([b for b, _ in factors], axis=1)
-    stacked_a = np.concatenate([weight * a for weight, (_, a) in zip(weights, factors, strict=True)], axis=0)
-    return stacked_b, stacked_a
 
 
 def init(layout: Layout, config: StrategyConfig) -> State:

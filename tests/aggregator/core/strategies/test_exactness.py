@@ -9,8 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.core.strategies.fedex_lora import residual_factors
-from aggregator.core.strategies.flora import stack
 from tests.aggregator.core.strategies.lora_fleet import (
     Fleet,
     adapter_of,
@@ -77,28 +75,6 @@ def test_flexlora_truncates_to_the_best_of_the_rank(seed: int) -> None:
     off = effect(adapter_of(after), layout)[: 6 * 5].reshape(6, 5) - mean
     values = np.linalg.svd(mean, compute_uv=False)
     np.testing.assert_allclose(np.linalg.norm(off), np.linalg.norm(values[2:]), rtol=1e-4, atol=1e-6)
-
-
-@given(seed=st.integers(0, 1000), ranks=st.lists(st.integers(1, 6), min_size=1, max_size=5))
-def test_stacked_factors_of_any_ranks_are_the_weighted_sum(seed: int, ranks: list[int]) -> None:
-    rng = np.random.default_rng(seed)
-    factors = [(rng.normal(size=(8, rank)), rng.normal(size=(rank, 9))) for rank in ranks]
-    weights = list(rng.dirichlet(np.ones(len(ranks))))
-    b, a = stack(factors, weights)
-    assert (b.shape, a.shape) == ((8, sum(ranks)), (sum(ranks), 9))
-    np.testing.assert_allclose(b @ a, sum(w * x @ y for w, (x, y) in zip(weights, factors, strict=True)), atol=1e-12)
-
-
-@given(seed=st.integers(0, 1000), n_devices=st.integers(1, 6))
-def test_fedex_sends_its_residual_as_thin_factors(seed: int, n_devices: int) -> None:
-    rng = np.random.default_rng(seed)
-    factors = [(rng.normal(size=(8, 2)), rng.normal(size=(2, 9))) for _ in range(n_devices)]
-    weights = [1 / n_devices] * n_devices
-    mean = (sum(b for b, _ in factors) / n_devices, sum(a for _, a in factors) / n_devices)
-    left, right = residual_factors(factors, weights, mean)
-    assert left.shape[1] == 2 * (n_devices + 1)
-    exact = sum(w * b @ a for w, (b, a) in zip(weights, factors, strict=True))
-    np.testing.assert_allclose(mean[0] @ mean[1] + left @ right, exact, atol=1e-12)
 
 
 def test_flora_averages_every_device_and_not_only_the_first() -> None:
