@@ -32,6 +32,8 @@ STORAGE ?= files
 FOLD ?= local
 # ... with INGEST=2 (and STORAGE=servers) also the processes that take updates in
 INGEST ?= 0
+# ... with GATE=1 versions are measured before devices have them, and each verdict is checked by measuring again
+GATE ?=
 # make test-faults, make test-flaps: how often
 CUTS ?= 500
 FLAPS ?= 200
@@ -64,9 +66,10 @@ test: $(STAMPS)/dev ## Run all tests: the parallel-safe ones together, then the 
 	$(BIN)/python -m pytest -m serial $(PYTEST_ARGS) || [ $$? -eq 5 ] # 5: nothing selected
 
 test-kill: $(STAMPS)/dev ## kill -9 broker and aggregator KILLS=200 times, half of them with asynchronous tasks: nothing lost, nothing twice
-	$(BIN)/python -m deploy.simulate.kill_matrix --kills $(KILLS) --storage $(STORAGE) --fold $(FOLD) --ingest $(INGEST) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m deploy.simulate.kill_matrix --kills $(KILLS) --storage $(STORAGE) --fold $(FOLD) --ingest $(INGEST) \
+	  $(if $(filter-out 0 no false,$(GATE)),--gate) $(if $(SEED),--seed $(SEED))
 
-test-scale: $(STAMPS)/scale ## Fold on a real Ray cluster of two nodes, with PostgreSQL and S3; nodes are killed (a minute)
+test-scale: $(STAMPS)/scale ## Fold on a real Ray cluster of two nodes, with PostgreSQL and S3; nodes and ingest workers are killed (two minutes)
 	EDGEFOLD_SCALE=1 $(BIN)/python -m pytest -m scale -s tests/scale
 
 test-faults: $(STAMPS)/dev ## Cut a device's power at CUTS=500 random durable steps: no half bundle, nothing lost, nothing said twice

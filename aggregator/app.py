@@ -37,8 +37,8 @@ from aggregator.task_view import terms_of
 from aggregator.uploads import UploadDesk, Whole
 from host.link import LinkDown, LinkUp, Received
 from host.logs import event
+from protocol.bounds import ENVELOPE_OVERHEAD_BYTES
 from protocol.errors import RemoteProtocolError
-from protocol.messages import ENVELOPE_OVERHEAD_BYTES
 
 if TYPE_CHECKING:
     import threading
@@ -58,7 +58,9 @@ if TYPE_CHECKING:
     from aggregator.task_setup import World
     from aggregator.trust_upkeep import TrustUpkeep
     from host.link import Link, LinkEvent
-    from protocol.messages import Join, Reason, SumStep, Update
+    from protocol.messages import Join, Update
+    from protocol.reasons import Reason
+    from protocol.sum_round import SumStep
     from protocol.uploads import Upload
 
 __all__ = ["TICK_S", "Parts", "Service", "Trust"]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from aggregator.config import TaskSettings
     from aggregator.core.gates import VersionStatus
     from aggregator.core.records import RoundRecord
-    from aggregator.ports import StoreReader
+    from aggregator.store_ports import StoreReader
 
 __all__ = ["ages_in", "buffer_facts", "print_buffer_facts", "where_buffered"]
 

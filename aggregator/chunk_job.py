@@ -16,9 +16,11 @@ import numpy as np
 from aggregator.core.opening import open_delta
 from aggregator.core.partial_sums import BY_EXAMPLES, CHUNK, ChunkSum, Weights, chunk_sums
 from protocol import cbor
+from protocol.bounds import ENVELOPE_OVERHEAD_BYTES
 from protocol.codec import payload_bytes
 from protocol.errors import LocalProtocolError
-from protocol.messages import ENVELOPE_OVERHEAD_BYTES, Codec, Update
+from protocol.messages import Update
+from protocol.plan import Codec
 from protocol.sealing import TaskKey
 
 if TYPE_CHECKING:

@@ -27,9 +27,10 @@ from aggregator.retention_settings import RetentionSettings
 from aggregator.selection_settings import SelectionSettings
 from aggregator.upload_settings import UploadSettings
 from host.config import load
+from protocol.bounds import MAX_EXAMPLES
 from protocol.fields import FieldError, Length, Name, Range
-from protocol.messages import MAX_EXAMPLES, Codec, Optimizer, Plan
 from protocol.metrics import MetricNames  # noqa: TC001 - read from the annotation at run time
+from protocol.plan import Codec, Optimizer, Plan
 
 __all__ = [
     "AuthoritySettings",

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from protocol import topics
-from protocol.messages import Announce, Certificate, Decline, Receipt, SumNext, Work, kind_of
+from protocol.messages import Announce, Certificate, Decline, Receipt, Work, kind_of
 from protocol.signing import SERVICE, sign
 
 if TYPE_CHECKING:
     from aggregator.core.staging import Staged
-    from protocol.messages import Join, Latest, Reason, SumStep, Update
+    from protocol.messages import Join, Latest, Update
+    from protocol.reasons import Reason
     from protocol.signing import SigningKey
+    from protocol.sum_round import SumNext, SumStep
     from protocol.uploads import Upload, Uploaded
 
 __all__ = ["Conversation", "Outgoing"]

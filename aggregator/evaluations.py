@@ -19,8 +19,9 @@ from host.logs import event
 from protocol.errors import EdgefoldError, EngineError, StorageError
 
 if TYPE_CHECKING:
-    from aggregator.ports import Evaluator, Store
+    from aggregator.ports import Evaluator
     from aggregator.runner import Runner
+    from aggregator.store_ports import Store
     from protocol.jobs import EvaluateResult
 
 __all__ = ["Evaluations"]

@@ -8,6 +8,7 @@ service runs with other settings, is unknown to it, and the service decides.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from aggregator.core.rounds import FINAL_STATES
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from aggregator.core.intake import TaskView
-    from aggregator.ports import StoreReader
+    from aggregator.store_ports import StoreReader
     from aggregator.task_setup import TaskSetup
 
 __all__ = ["IngestLedger", "Terms"]
@@ -71,11 +72,13 @@ class IngestLedger(StoreLedger):
             return None
         works = welcome_works(setup, self._store, round_) if setup.settings.mode == "async" else None
         try:
-            return task_view(setup, round_, state=record.state, n_places=_ANYBODY, works=works)
+            view = task_view(setup, round_, state=record.state, n_places=_ANYBODY, works=works)
         except StorageError as error:  # no key for it: it was made after this machine was given keys
             if round_.state not in FINAL_STATES:
                 self._say(task, str(error))
             return None
+        # What comes while a buffer is folded goes into the next: whether that is open yet is the service's to know.
+        return view if works is None else replace(view, round_state="open")
 
     def _setup(self, task: str, round_: int) -> TaskSetup | None:
         at, setup = self._setups.get(task, (0, None))

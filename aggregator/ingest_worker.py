@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from aggregator.ingest_ledger import IngestLedger
     from aggregator.ports import BlobStore, Clock
     from host.link import Link
-    from protocol.messages import Reason
+    from protocol.reasons import Reason
 
 __all__ = ["BATCH", "IngestParts", "IngestWorker", "StagingStore"]
 

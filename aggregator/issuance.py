@@ -36,7 +36,8 @@ from protocol.signing import SERVICE, VerifyKey
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aggregator.ports import Clock, DeviceStore, Issuer, Store
+    from aggregator.ports import Clock, Issuer
+    from aggregator.store_ports import DeviceStore, Store
     from host.link import Link
     from protocol.enrolment import Welcome
     from protocol.messages import Renew

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from aggregator.core.intake import Fetching
     from aggregator.runner import Runner
     from aggregator.task_setup import World
-    from protocol.messages import Fetch, Reason
+    from protocol.messages import Fetch
+    from protocol.reasons import Reason
 
 __all__ = ["EVERY_S", "LatestDesk"]
 

@@ -15,7 +15,7 @@ from protocol.secure_sum.messages import SumPlan
 
 if TYPE_CHECKING:
     from aggregator.config import TaskSettings
-    from protocol.messages import SumTerms
+    from protocol.sum_round import SumTerms
 
 __all__ = ["sum_terms_of"]
 

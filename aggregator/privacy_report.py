@@ -21,7 +21,7 @@ from protocol.fields import plain
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aggregator.adapters.sql_store import SqlStore
+    from aggregator.adapters.sql_reader import SqlReader
     from aggregator.core.privacy.ledger import LedgerEntry, Step
     from aggregator.core.privacy.planning import BudgetPlan, BudgetQuestion
     from aggregator.dp_settings import DpSettings
@@ -105,7 +105,7 @@ the accountant's)"""
         click.echo(f"warning: {warning}")
 
 
-def ledger_facts(folders: Folders, store: SqlStore, task: str, dp: DpSettings | None) -> dict[str, Any]:
+def ledger_facts(folders: Folders, store: SqlReader, task: str, dp: DpSettings | None) -> dict[str, Any]:
     """Return a task's ledger as plain values; ``rounds`` is empty for a task without differential privacy.
 
     Raises:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from aggregator.dp_settings import DpSettings  # noqa: TC001 - read from the annotation at run time
+from protocol.bounds import MAX_EXAMPLES
 from protocol.fields import FieldError, Range
-from protocol.messages import MAX_EXAMPLES, MAX_SUM_COHORT, MIN_SUM_COHORT, SumTerms
+from protocol.sum_round import MAX_SUM_COHORT, MIN_SUM_COHORT, SumTerms
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
+from aggregator.adapters.sql_reader import SqlReader
 from aggregator.adapters.sql_retention import SqlRetention
-from aggregator.adapters.sql_store import SqlStore
 from aggregator.adapters.sql_sums import SqlSums
 from aggregator.blob_place import open_blobs
 from aggregator.buffer_report import ages_in, buffer_facts, print_buffer_facts, where_buffered
@@ -40,7 +40,7 @@ __all__ = ["Desk", "opened"]
 class Desk:
     """Answers questions about the tasks of one service."""
 
-    def __init__(self, config: Config, folders: Folders, store: SqlStore, lifecycle: SqlLifecycle) -> None:
+    def __init__(self, config: Config, folders: Folders, store: SqlReader, lifecycle: SqlLifecycle) -> None:
         """Read from ``store`` and ``lifecycle``."""
         self._config, self._folders, self._store, self._lifecycle = config, folders, store, lifecycle
         self._settings = {one.id: one for one in with_created(config.task, lifecycle.created())}
@@ -242,7 +242,7 @@ def opened(config_path: Path) -> Iterator[Desk]:
             f"{folders.root}: no service has run here yet; start one: edgefold serve --config {config_path}"
         )
     with ExitStack() as stack:
-        store = SqlStore(folders.database)
+        store = SqlReader(folders.database)
         stack.callback(store.close)
         lifecycle = SqlLifecycle(folders.database)
         stack.callback(lifecycle.close)

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from aggregator.config import TaskSettings
-    from aggregator.ports import BlobStore, LifecycleStore, RetentionStore, StoreReader
+    from aggregator.ports import BlobStore
     from aggregator.retention_settings import RetentionSettings
+    from aggregator.store_ports import LifecycleStore, RetentionStore, StoreReader
 
 __all__ = ["KEPT_COMMANDS", "LIMIT", "Retention"]
 

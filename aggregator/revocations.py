@@ -14,7 +14,8 @@ from host.logs import event
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aggregator.ports import Clock, DeviceStore, Issuer
+    from aggregator.ports import Clock, Issuer
+    from aggregator.store_ports import DeviceStore
 
 __all__ = ["Revocations"]
 

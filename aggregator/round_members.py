@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from aggregator.config import TaskSettings
     from aggregator.core.intake import Admitted
     from aggregator.core.records import RoundRecord
-    from aggregator.ports import StoreReader, Tags
+    from aggregator.ports import Tags
+    from aggregator.store_ports import StoreReader
 
 __all__ = ["RoundMembers"]
 

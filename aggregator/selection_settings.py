@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from protocol.bounds import MAX_SPREAD_S
 from protocol.fields import FieldError, Length, Range
-from protocol.messages import MAX_SPREAD_S
 
 __all__ = ["SelectionSettings"]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from aggregator.core.intake import Decision, IntakeContext
     from aggregator.core.staging import Staged
     from aggregator.ports import BlobStore
-    from protocol.messages import Reason
+    from protocol.reasons import Reason
 
 __all__ = ["LOOK_EVERY_S", "StagedDesk", "StagedStore"]
 

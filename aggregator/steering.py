@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from aggregator.core.records import CommandRecord
-    from aggregator.ports import LifecycleStore
     from aggregator.runner import Runner
+    from aggregator.store_ports import LifecycleStore
 
 __all__ = ["LOOK_EVERY_S", "OpenTask", "Steering"]
 

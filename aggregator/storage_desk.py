@@ -13,9 +13,9 @@ import click
 
 from aggregator.adapters.sql_facts import SqlFacts
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
+from aggregator.adapters.sql_reader import SqlReader
 from aggregator.adapters.sql_retention import SqlRetention
 from aggregator.adapters.sql_staging import SqlStaging
-from aggregator.adapters.sql_store import SqlStore
 from aggregator.blob_place import open_blobs
 from aggregator.created_tasks import with_created
 from aggregator.folders import Folders, upgrade
@@ -33,7 +33,7 @@ _HINT: Final = "; it tidies up by itself after every round and at its start. To 
 
 class _Desk:
     def __init__(self, config: Config, folders: Folders, stack: ExitStack) -> None:
-        self._store = SqlStore(folders.database)
+        self._store = SqlReader(folders.database)
         stack.callback(self._store.close)
         lifecycle = SqlLifecycle(folders.database)
         stack.callback(lifecycle.close)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from aggregator.core.intake import TaskView
     from aggregator.core.records import UpdateRecord
-    from aggregator.ports import StoreReader
+    from aggregator.store_ports import StoreReader
 
 __all__ = ["StoreLedger"]
 

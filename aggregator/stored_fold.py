@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from aggregator.fold_engine import FoldEngine
     from aggregator.ports import BlobStore
     from aggregator.task_setup import TaskSetup
-    from protocol.messages import DeviceTerms
+    from protocol.plan import DeviceTerms
 
 __all__ = ["StoredRound"]
 

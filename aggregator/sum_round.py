@@ -20,11 +20,11 @@ from aggregator.core.records import Traffic
 from aggregator.core.rounds import SUM_EVENTS
 from host.logs import event
 from protocol.errors import ConfigError, LocalProtocolError, RemoteProtocolError
-from protocol.messages import SumNext
 from protocol.secure_sum.graph import choose
 from protocol.secure_sum.messages import SumPlan
 from protocol.secure_sum.roster import quantiser_of
 from protocol.secure_sum.server import SumServer
+from protocol.sum_round import SumNext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from aggregator.core.intake import Stepped
     from aggregator.core.records import RoundRecord
     from aggregator.core.rounds import RoundEvent
-    from aggregator.ports import SumStore
+    from aggregator.store_ports import SumStore
     from aggregator.task_setup import TaskSetup, World
-    from protocol.messages import SumNextName, SumStepName, SumTerms
     from protocol.signing import VerifyKey
+    from protocol.sum_round import SumNextName, SumStepName, SumTerms
 
 __all__ = ["SumParts", "SumRound", "check_terms", "fold_sum"]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
-from aggregator.adapters.sql_store import SqlStore
+from aggregator.adapters.sql_reader import SqlReader
 from aggregator.config import load_config
 from aggregator.core.gates import statuses
 from aggregator.core.lifecycle import refusal
@@ -39,7 +39,7 @@ _POLL_S: Final = 0.1
 class TaskDesk:
     """Takes an operator's commands for the service of one configuration."""
 
-    def __init__(self, config: Config, store: SqlStore, lifecycle: SqlLifecycle) -> None:
+    def __init__(self, config: Config, store: SqlReader, lifecycle: SqlLifecycle) -> None:
         """Write to ``lifecycle``, read from ``store``."""
         self._config, self._store, self._lifecycle = config, store, lifecycle
 
@@ -122,7 +122,7 @@ def opened(config_path: Path) -> Iterator[TaskDesk]:
     if not folders.has_database:
         upgrade(folders.database)
     with ExitStack() as stack:
-        store = SqlStore(folders.database)
+        store = SqlReader(folders.database)
         stack.callback(store.close)
         lifecycle = SqlLifecycle(folders.database)
         stack.callback(lifecycle.close)

@@ -300,7 +300,7 @@ class TaskRunner:
     def _announce(self) -> Announce:
         version, state = self._round.version, self._announced_state()
         if state == "finished":
-            version = self._world.store.latest_version(self.task).version
+            version, _ = self._control.published(opened_on=version)
         return Announce(
             task=self.task,
             state=state,

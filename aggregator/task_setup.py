@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from aggregator.core.folding import Strategy
     from aggregator.core.update_shape import UpdateShape
     from aggregator.fold_engine import FoldEngine
-    from aggregator.ports import Accountant, BlobStore, Clock, LifecycleStore, SpentRecord, Store, Tags, TaskKeys
+    from aggregator.ports import Accountant, BlobStore, Clock, SpentRecord, Tags, TaskKeys
+    from aggregator.store_ports import LifecycleStore, Store
     from aggregator.sum_round import SumParts
     from host.bundle_folder import Bundle
-    from protocol.messages import DeviceTerms, SumTerms
+    from protocol.plan import DeviceTerms
+    from protocol.sum_round import SumTerms
 
 __all__ = ["TaskSetup", "World"]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from aggregator.core.privacy.sampling import PoissonSampling
     from aggregator.core.records import RoundRecord, TaskState
-    from aggregator.ports import StoreReader
+    from aggregator.store_ports import StoreReader
     from aggregator.task_setup import TaskSetup
 
 __all__ = ["task_view", "terms_of", "welcome_works"]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from aggregator.core.intake import Decision, IntakeContext, Uploading
     from aggregator.ports import Clock
     from aggregator.upload_settings import UploadSettings
-    from protocol.messages import Reason
+    from protocol.reasons import Reason
 
 __all__ = ["UploadDesk", "UploadStore", "Whole"]
 

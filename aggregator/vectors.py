@@ -8,7 +8,7 @@ import numpy as np
 
 from protocol import codec
 from protocol.layout import MAX_PARAMS
-from protocol.messages import Codec
+from protocol.plan import Codec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,11 +20,12 @@ from aggregator.vectors import load_state, to_bytes
 from protocol.errors import StorageError
 
 if TYPE_CHECKING:
-    from aggregator.adapters.sql_store import SqlStore
+    from aggregator.adapters.sql_reader import SqlReader
     from aggregator.core.folding import State
     from aggregator.core.privacy.ledger import LedgerEntry
     from aggregator.core.records import RetentionMark, RoundRecord, VersionRecord
-    from aggregator.ports import BlobStore, SumStore
+    from aggregator.ports import BlobStore
+    from aggregator.store_ports import SumStore
     from aggregator.task_setup import TaskSetup
 
 __all__ = ["Verification", "VersionCheck", "verify_task"]
@@ -56,7 +57,7 @@ class Verification:
 
 def verify_task(
     setup: TaskSetup,
-    store: SqlStore,
+    store: SqlReader,
     blobs: BlobStore,
     *,
     fleet: str,
@@ -93,7 +94,7 @@ def _provable(versions: tuple[VersionRecord, ...], mark: RetentionMark | None) -
 
 def _check(  # noqa: PLR0913 - one version and its surroundings
     setup: TaskSetup,
-    store: SqlStore,
+    store: SqlReader,
     blobs: BlobStore,
     *,
     fleet: str,
@@ -134,7 +135,7 @@ def _check(  # noqa: PLR0913 - one version and its surroundings
 
 def _check_buffer(  # noqa: PLR0913 - one version and its surroundings
     setup: TaskSetup,
-    store: SqlStore,
+    store: SqlReader,
     blobs: BlobStore,
     *,
     fleet: str,
@@ -177,7 +178,7 @@ def _again(stored: StoredRound, state: State, entry: LedgerEntry | None, *, n_pa
     return stored.fold_into(state) if entry is None else fold_privately(stored, state, entry, n_params=n_params)[0]
 
 
-def _history(task: str, store: SqlStore, versions: tuple[VersionRecord, ...]) -> tuple[str, ...]:
+def _history(task: str, store: SqlReader, versions: tuple[VersionRecord, ...]) -> tuple[str, ...]:
     problems = []
     # Above a gap stands an older version again: a service that was restored from a backup (ADR 0019).
     if any(new.version != old.version + 1 and new.round is not None for old, new in pairwise(versions)):

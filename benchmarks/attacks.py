@@ -28,7 +28,7 @@ from edge_agent.trainer.batches import shuffled_batches
 from edge_agent.trainer.example_gradients import OneByOne
 from edge_agent.trainer.optimizers import clip_norm, l2_norm, make_optimizer
 from edge_agent.trainer.private_steps import PrivateEpochs
-from protocol.messages import Optimizer, Plan, SampleDp
+from protocol.plan import Optimizer, Plan, SampleDp
 from protocol.secure_sum.distributed_noise import noised, with_room
 from protocol.secure_sum.graph import choose
 from protocol.secure_sum.messages import SumPlan

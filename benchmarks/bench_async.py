@@ -43,14 +43,14 @@ from host.durable import make_folder, write_bytes
 from host.trainer_process import run_job
 from protocol import codec
 from protocol.jobs import EvaluateJob
-from protocol.messages import Codec
+from protocol.plan import Codec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from deploy.supervised import FleetEvent
     from host.bundle_folder import Bundle
-    from protocol.messages import Plan
+    from protocol.plan import Plan
 
 FACTORS: Final = {"quick-1": 1, "quick-2": 1, "medium-1": 2, "medium-2": 2, "slow-1": 4, "slow-2": 4}
 DEADLINE_S: Final = 900.0

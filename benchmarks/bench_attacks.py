@@ -22,7 +22,7 @@ from benchmarks.attacks import N_CLASSES, Case, Pool, Rates, attack, sum_plan, s
 from benchmarks.record import Benchmark
 from models.samples import sample_folder
 from models.sentiment import fetch_sentiment, write_splits
-from protocol.messages import Optimizer, SampleDp
+from protocol.plan import Optimizer, SampleDp
 from protocol.rdp import epsilon_of as example_epsilon
 from protocol.secure_sum.distributed_noise import privacy_of
 

@@ -18,7 +18,7 @@ from benchmarks.record import Benchmark, Peer
 from deploy.demo import DOMAINS, PLAN, export_bundle, prepare_data
 from deploy.demo_view import watch
 from deploy.local import FleetSpec, LocalFleet
-from protocol.messages import Codec
+from protocol.plan import Codec
 
 CODECS: Final = ("float32", "float16", "int8-block")
 SEEDS: Final = (0, 1, 2)

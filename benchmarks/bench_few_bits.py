@@ -27,7 +27,7 @@ from export.heavy import quiet
 from export.tiers import TIERS, choose
 from protocol.bundle import MemoryPeak
 from protocol.jobs import TrainJob
-from protocol.messages import Plan
+from protocol.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -23,7 +23,7 @@ from export.cli import quiet
 from host.bundle_folder import open_bundle
 from models.glucose import fetch_glucose, write_parts
 from protocol.errors import BundleError
-from protocol.messages import Optimizer, Plan
+from protocol.plan import Optimizer, Plan
 
 if TYPE_CHECKING:
     from host.bundle_folder import Bundle

@@ -197,12 +197,14 @@ def _cpu_s(fleet: LocalFleet) -> dict[str, float]:
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", default=SIZES)
+    parser.add_argument("--sizes", default=SIZES, help="parameters")
     parser.add_argument("--workers", default=WORKERS)
-    parser.add_argument("--stores", default=STORES)
+    parser.add_argument("--stores", default=STORES, help="where blobs are: files (a folder), objects (an S3 server)")
     parser.add_argument("--devices", type=int, default=DEVICES)
     parser.add_argument("--repeats", type=int, default=REPEATS)
     options = parser.parse_args()
+    if unknown := set(options.stores.split(",")) - set(STORES.split(",")):
+        parser.error(f"--stores: {', '.join(sorted(unknown))}: known are {STORES}")
     bench = Benchmark("ingest", "How many updates a second does a service take, with and without ingest workers?")
     rows: dict[str, dict[int, float]] = {}
     for store in options.stores.split(","):

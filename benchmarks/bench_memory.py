@@ -1,8 +1,9 @@
 """Is a bundle's memory plan right? Predicted peaks of a trainer beside measured ones.
 
 MiniLM, LoRA r=8 and a head; for each precision, with and without checkpointing, trainer processes at several shapes on
-texts that fill them, a bundle's files in small pages (``benchmarks/residency.py``). Nothing is timed, so it needs no
-quiet machine. ``--precisions fp32,nb4`` does some.
+texts that fill them, a bundle's files in small pages (``benchmarks/residency.py``); and the same by the graph that
+clips single examples. Nothing is timed, so it needs no quiet machine. ``--precisions fp32,nb4``
+does some.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.full_texts import write_full_texts
 from benchmarks.record import Benchmark
@@ -20,10 +21,16 @@ from export.bundle import export_bundle
 from export.heavy import quiet
 from host.trainer_process import run_job
 from protocol.jobs import TrainJob
-from protocol.messages import Plan
+from protocol.plan import Plan, SampleDp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from protocol.bundle import MemoryPeak
 
 SHAPES: Final = ((1, 32), (8, 64), (16, 64), (8, 128), (2, 256))
 STEPS: Final = 4
+DP: Final = SampleDp(clip=1.0, noise_multiplier=1.0)
 MB: Final = 2**20
 
 Row = dict[str, Any]
@@ -39,13 +46,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="edgefold-memory-") as name:
         for precision in options.precisions.split(","):
             for checkpoint in (False, True):
-                chosen = Options(n_labels=2, precision=precision, checkpoint=checkpoint, max_tokens=256)
-                bundle = export_bundle("minilm", chosen, Path(name) / f"{precision}-{checkpoint}")
+                label = precision + ("+checkpoint" if checkpoint else "")
+                chosen = Options(
+                    n_labels=2, precision=precision, checkpoint=checkpoint, max_tokens=256, per_example=True
+                )
+                bundle = export_bundle("minilm", chosen, Path(name) / label)
                 in_small_pages(bundle.folder)
-                for peak in bundle.manifest.memory or ():
-                    if (peak.batch, peak.seq) in SHAPES:
-                        measured = _measured(bundle.folder, peak.batch, peak.seq or 1, Path(name))
-                        rows.append(_row(precision, peak, measured, is_checkpointed=checkpoint))
+                rows += _compared(label, bundle.manifest.memory, bundle.folder, dp=None)
+                rows += _compared(f"{label}, single examples", bundle.manifest.memory_per_example, bundle.folder, dp=DP)
     bench = Benchmark("memory", "Is the memory plan right?")
     ratios = [row["predicted_mb"] / row["measured_mb"] for row in rows]
     bench.summary = {
@@ -57,22 +65,29 @@ def main() -> None:
     bench.finish(lambda figure: _draw(figure, rows))
 
 
-def _row(precision: str, peak: Any, measured: int, *, is_checkpointed: bool) -> Row:  # noqa: ANN401 - one peak of a plan
-    row = {
-        "bundle": precision + ("+checkpoint" if is_checkpointed else ""),
-        "batch": peak.batch,
-        "seq": peak.seq,
-        "predicted_mb": peak.peak_bytes / MB,
-        "measured_mb": measured / MB,
-    }
-    print("  ".join(f"{k} {v if isinstance(v, (str, int)) else f'{v:.0f}'}" for k, v in row.items()), flush=True)
-    return row
+def _compared(label: str, plan: Sequence[MemoryPeak] | None, bundle: Path, *, dp: SampleDp | None) -> Iterator[Row]:
+    for peak in plan or ():
+        if (peak.batch, peak.seq) in SHAPES:
+            measured = _measured(bundle, peak.batch, peak.seq or 1, dp=dp)
+            row = {
+                "bundle": label,
+                "batch": peak.batch,
+                "seq": peak.seq,
+                "predicted_mb": peak.peak_bytes / MB,
+                "measured_mb": measured / MB,
+            }
+            print(
+                "  ".join(f"{k} {v if isinstance(v, (str, int)) else f'{v:.0f}'}" for k, v in row.items()), flush=True
+            )
+            yield row
 
 
-def _measured(bundle: Path, batch: int, seq: int, scratch: Path) -> int:
-    data = write_full_texts(scratch / "full.jsonl", bundle=bundle, n_texts=STEPS * batch, seq=seq)
-    job = TrainJob(bundle=str(bundle), data=str(data), out=str(scratch), plan=Plan(batch_size=batch, max_tokens=seq))
-    return run_job(job, deadline_s=1200).peak_memory_bytes
+def _measured(bundle: Path, batch: int, seq: int, *, dp: SampleDp | None) -> int:
+    plan = Plan(batch_size=batch, max_tokens=seq, epochs=STEPS, dp=dp)  # as many texts as a batch: dp draws them all
+    with tempfile.TemporaryDirectory(prefix="edgefold-memory-") as scratch:
+        data = write_full_texts(Path(scratch) / "full.jsonl", bundle=bundle, n_texts=batch, seq=seq)
+        job = TrainJob(bundle=str(bundle), data=str(data), out=scratch, plan=plan)
+        return run_job(job, deadline_s=1200).peak_memory_bytes
 
 
 def _draw(figure: Any, rows: list[Row]) -> None:  # noqa: ANN401 - matplotlib ships no types we use

@@ -21,7 +21,7 @@ from export.quantise import PRECISIONS
 from host.trainer_process import run_job
 from models.sentiment import fetch_sentiment, write_splits
 from protocol.jobs import UPDATE_FILE, EvaluateJob, TrainJob
-from protocol.messages import Codec, Optimizer, Plan
+from protocol.plan import Codec, Optimizer, Plan
 
 MB: Final = 2**20
 DEADLINE_S: Final = 3600.0

@@ -19,7 +19,7 @@ import time
 import venv
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from protocol.secure_sum.messages import SumPlan
 from protocol.secure_sum.quantise import Quantiser, packed_bytes
 from protocol.secure_sum.server import SumServer
 from protocol.signing import SigningKey
+
+if TYPE_CHECKING:
+    from protocol.secure_sum.device_state import DeviceState
 
 FLWR: Final = "flwr==1.41.0"  # what we measure the rest of Flower with
 SMALL, LARGE = 75_268, 1_000_000  # an adapter of MiniLM (LoRA r = 8 and a head), and the round figure of the papers
@@ -90,7 +93,7 @@ class Run:
         self.directory = {name: key.public for name, key in self.keys.items()}
         self.server = SumServer(plan=plan, directory=self.directory)
         self.vector = np.random.default_rng(0).uniform(-1, 1, plan.n_params).astype(np.float32)
-        self.states: dict[str, device.DeviceState] = {}
+        self.states: dict[str, DeviceState] = {}
         self.device_s = self.server_s = 0.0
         self.up_bytes = self.down_bytes = 0
 

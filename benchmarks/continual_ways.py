@@ -21,10 +21,11 @@ from edge_agent.trainer.jobs import evaluate, train
 from host.arrays import load_vector
 from host.durable import make_folder, read_bytes, write_bytes
 from protocol import codec
+from protocol.bounds import MAX_MESSAGE_BYTES
 from protocol.bundle import ADAPTER
 from protocol.continual import ContinualTerms
 from protocol.jobs import UPDATE_FILE, EvaluateJob, TrainJob
-from protocol.messages import MAX_MESSAGE_BYTES, Codec, Optimizer, Plan
+from protocol.plan import Codec, Optimizer, Plan
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -28,7 +28,7 @@ from host.engines import environment_of
 from models.samples import sample_folder
 from protocol.errors import BundleError, EdgefoldError
 from protocol.jobs import TrainJob
-from protocol.messages import Plan
+from protocol.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,9 +15,10 @@ from host.arrays import load_vector
 from host.durable import make_folder, read_bytes, write_bytes
 from host.trainer_process import run_job
 from protocol import codec
+from protocol.bounds import MAX_MESSAGE_BYTES
 from protocol.bundle import ADAPTER
 from protocol.jobs import UPDATE_FILE, EvaluateJob, SetResult, TrainJob
-from protocol.messages import MAX_MESSAGE_BYTES, Codec, Plan
+from protocol.plan import Codec, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

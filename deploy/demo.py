@@ -27,7 +27,7 @@ from deploy.sum_comparison import compare_sums
 from host.bundle_folder import Bundle, open_bundle
 from host.durable import make_folder
 from protocol.errors import BundleError, ConfigError, EdgefoldError
-from protocol.messages import Codec, Optimizer, Plan
+from protocol.plan import Codec, Optimizer, Plan
 
 if TYPE_CHECKING:
     from deploy.demo_privacy import Level, Mode
@@ -172,6 +172,7 @@ def export_bundle(folder: Path) -> Bundle:
         return open_bundle(folder)
     except BundleError:
         shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     command = ["export", "minilm", "--task", "text-classification", "--labels", "2", "--adapter", "lora", "--rank", "8"]
     done = subprocess.run([sys.executable, "-m", "edgefold", *command, "--out", str(folder)], check=False)
     if done.returncode != 0:

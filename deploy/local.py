@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    from protocol.messages import Plan
+    from protocol.plan import Plan
 
 __all__ = ["LOOPBACK", "BrokerKind", "FleetSpec", "LocalFleet", "Storm", "free_ports"]
 

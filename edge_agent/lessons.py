@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Final
 from edge_agent.adapters.example_views import view
 from host.durable import make_folder, read_bytes, write_bytes
 from host.logs import event as log
+from protocol.bounds import MAX_MESSAGE_BYTES
 from protocol.errors import EdgefoldError
 from protocol.jobs import ANCHOR_FILE, FISHER_FILE
-from protocol.messages import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from protocol.messages import Plan
+    from protocol.plan import Plan
 
 __all__ = ["Lesson", "Lessons", "StoreLessons", "forget_memories"]
 

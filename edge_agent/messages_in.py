@@ -1,18 +1,18 @@
-"""Opens what comes from the service: whose it is, whether the signature holds, and what it means to the session."""
+"""Opens what comes from the service: whose it is, and whether the signature holds."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_agent.core.session import Announced
+from protocol.bounds import MAX_MESSAGE_BYTES
 from protocol.errors import RemoteProtocolError
-from protocol.messages import MAX_MESSAGE_BYTES, Announce, Body, unpack_envelope
+from protocol.messages import Body, unpack_envelope
 from protocol.signing import SERVICE, VerifyKey, open_envelope
 
 if TYPE_CHECKING:
     from host.link import Received
 
-__all__ = ["announced_by", "open_message"]
+__all__ = ["open_message"]
 
 
 def open_message(message: Received, *, fleet: str, service_key: VerifyKey) -> Body:
@@ -25,15 +25,3 @@ def open_message(message: Received, *, fleet: str, service_key: VerifyKey) -> Bo
     if envelope.sender != SERVICE:
         raise RemoteProtocolError(f"expected a message of the service, got {envelope.sender}'s", reason="wrong-sender")
     return open_envelope(envelope, fleet=fleet, key=service_key)
-
-
-def announced_by(announce: Announce) -> Announced:
-    """Return an announcement as the session's table takes it."""
-    return Announced(
-        task=announce.task,
-        round=announce.round,
-        bundle_id=announce.bundle_id,
-        is_open=announce.state == "open",
-        seal_adapter=announce.seal_adapter or False,
-        oldest_round=announce.oldest_round,
-    )

@@ -33,7 +33,7 @@ from host.logs import event as log
 from protocol.errors import EdgefoldError, StorageError
 from protocol.fields import FieldError, Range, plain, structure
 from protocol.jobs import PERSONAL_FILE, EvaluateJob, EvaluateResult, TrainJob, TrainResult
-from protocol.messages import Codec, Optimizer, Plan
+from protocol.plan import Codec, Optimizer, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

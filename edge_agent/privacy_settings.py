@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from protocol.fields import FieldError, Length, Range
-from protocol.messages import MAX_SUM_COHORT, MIN_SUM_COHORT, SumTerms
 from protocol.metrics import MetricName  # noqa: TC001 - structure() resolves the annotations
 from protocol.secure_sum.noise_claim import claimed_multiplier, epsilon_at
+from protocol.sum_round import MAX_SUM_COHORT, MIN_SUM_COHORT, SumTerms
 
 __all__ = ["PrivacySettings"]
 

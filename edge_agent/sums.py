@@ -16,13 +16,15 @@ from edge_agent.adapters.noise_record import NoiseRecord
 from edge_agent.adapters.sum_folder import StepRecord, SumFolder
 from host.durable import read_bytes
 from protocol import cbor
+from protocol.bounds import MAX_MESSAGE_BYTES
 from protocol.errors import LocalProtocolError, StorageError
 from protocol.jobs import DELTA_FILE, DIRECTORY_FILE, REPLY_FILE, STATE_FILE, STATEMENT_FILE, SumStepJob
-from protocol.messages import MAX_MESSAGE_BYTES, SumStep, pack_body
+from protocol.messages import pack_body
 from protocol.sealing import seal, step_binding
 from protocol.secure_sum.messages import Advert, Consent, MaskedInput, SumPlan, pack, unpack
 from protocol.secure_sum.noise_claim import claimed_multiplier
 from protocol.signing import sign
+from protocol.sum_round import SumStep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,8 +33,9 @@ if TYPE_CHECKING:
     from edge_agent.core.session import Job
     from edge_agent.ports import StartStep
     from edge_agent.privacy_settings import PrivacySettings
-    from protocol.messages import SumNext, SumStepName, SumTerms, Work
+    from protocol.messages import Work
     from protocol.signing import SigningKey
+    from protocol.sum_round import SumNext, SumStepName, SumTerms
 
 __all__ = ["DeviceSums", "Peers"]
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from edge_agent.core.uploading import Uploading
 from host.logs import event as log
-from protocol.messages import SumStep, Update, kind_of, unpack_body, unpack_envelope
+from protocol.messages import Update, kind_of, unpack_body, unpack_envelope
+from protocol.sum_round import SumStep
 from protocol.uploads import Chunk, Upload, Uploaded, chunk_size, chunk_span, hashes_of
 
 if TYPE_CHECKING:
@@ -98,10 +99,6 @@ class Uploads:
                 break  # the link is down or busy: the next look asks again
             self._now = self._now.sent(index)
         return "went on"
-
-    def forget(self) -> None:
-        """The message was receipted, or given up."""
-        self._now = None
 
     def _is_large(self, n_bytes: int) -> bool:
         return n_bytes > self._settings.chunk_above_kb * 1024 or not self._takes(n_bytes)

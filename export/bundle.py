@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 from export.adapt import Adapted, Options, adapt
 from export.engines import Steps, default_bucket, refuse_impossible, refuse_tables, write_engine
@@ -60,7 +61,7 @@ from protocol.bundle import (
 from protocol.errors import ConfigError, EngineError, StorageError
 from protocol.open_base import OPEN_BASE
 
-__all__ = ["Exported", "ParityError", "Watch", "export_bundle"]
+__all__ = ["Exported", "MemoryPlans", "ParityError", "Watch", "export_bundle", "trace_all"]
 
 TRAIN, EVALUATE, TOKENIZER = "train.onnx", "eval.onnx", "tokenizer.json"
 PER_EXAMPLE = "train-per-example.onnx"
@@ -102,6 +103,13 @@ class Exported:
     n_bytes: int
 
 
+class MemoryPlans(NamedTuple):
+    """The predicted peaks of a trainer, by the graph that it runs."""
+
+    train: tuple[MemoryPeak, ...]
+    per_example: tuple[MemoryPeak, ...] | None
+
+
 def export_bundle(  # noqa: PLR0913 - what a person chooses, and who watches
     model: str,
     options: Options,
@@ -141,7 +149,7 @@ def export_bundle(  # noqa: PLR0913 - what a person chooses, and who watches
     refuse_tables(engines, adapted)
     announce(adapted)
     with _beside(out) as folder:
-        steps, memory = _write_graphs(folder, adapted, options, watch)
+        steps, plans = _write_graphs(folder, adapted, options, watch)
         _write_rest(folder, source, adapted)
         shapes = buckets or (default_bucket(options.max_tokens if options.is_text else None),)
         single = PER_EXAMPLE if options.per_example else None
@@ -152,26 +160,23 @@ def export_bundle(  # noqa: PLR0913 - what a person chooses, and who watches
                 files[name] = write_engine(name, folder, Steps(*steps, EVALUATE, shapes), adapted)
         # A first manifest, so that the trainer process accepts the folder as it would accept the finished one.
         (folder / PARITY).write_bytes(b"{}\n")
-        _write_manifest(folder, source, adapted, options, files, memory)
+        _write_manifest(folder, source, adapted, options, files, plans)
         watch("parity")
         if _close_base(folder, adapted, options):
-            _write_manifest(folder, source, adapted, options, files, memory)
+            _write_manifest(folder, source, adapted, options, files, plans)
         report = _check(folder, adapted, options, engines)
         watch("seal")
         (folder / PARITY).write_bytes(report.to_bytes())
-        manifest = _write_manifest(folder, source, adapted, options, files, memory)
+        manifest = _write_manifest(folder, source, adapted, options, files, plans)
         _put(folder, out)
     n_bytes = sum(facts.bytes for facts in manifest.files.values())
     return Exported(folder=out, id=bundle_id(manifest.to_bytes()), manifest=manifest, report=report, n_bytes=n_bytes)
 
 
-def _write_graphs(
-    folder: Path, adapted: Adapted, options: Options, watch: Watch
-) -> tuple[tuple[Step, Step], tuple[MemoryPeak, ...]]:
-    """Write the portable graphs; return what was traced, and what training takes."""
+def trace_all(adapted: Adapted, options: Options) -> tuple[Step, Step, Step | None]:
+    """Return the steps of the portable graphs: training, evaluation, and single examples where they are asked for."""
     import torch  # noqa: PLC0415 - one tensor is made here
 
-    watch("trace")
     theta = torch.from_numpy(adapted.theta.copy())
     train, evaluate = trace(
         adapted.model,
@@ -182,21 +187,32 @@ def _write_graphs(
         checkpoint=options.checkpoint,
         dropout=adapted.inputs.dropout,
     )
-    single = trace_clipped(adapted, options, theta=theta) if options.per_example else None
+    return train, evaluate, trace_clipped(adapted, options, theta=theta) if options.per_example else None
+
+
+def _write_graphs(
+    folder: Path, adapted: Adapted, options: Options, watch: Watch
+) -> tuple[tuple[Step, Step], MemoryPlans]:
+    """Write the portable graphs; return what was traced, and what training takes."""
+    watch("trace")
+    train, evaluate, single = trace_all(adapted, options)
     watch("lower")
     train_model, evaluate_model = lower(train), lower(evaluate)
+    single_model = None if single is None else lower(single)
     graphs = {folder / TRAIN: train_model, folder / EVALUATE: evaluate_model}
-    graphs |= {} if single is None else {folder / PER_EXAMPLE: lower(single)}
+    graphs |= {} if single_model is None else {folder / PER_EXAMPLE: single_model}
     watch("pack")
     tensors = base_tensors(adapted)
     pack(graphs, weights_path=folder / WEIGHTS, table=adapted.table, outside=keys_of(tensors))
     opened = open_weights(tensors, {"train": train_model, "evaluate": evaluate_model})
     if opened is not None:
         (folder / OPEN_BASE).write_bytes(opened.to_bytes())
-    memory = plan_memory(
-        train_model, sizes_for(options.max_tokens if options.is_text else None), n_params=adapted.layout.n_params
+    sizes, n_params = sizes_for(options.max_tokens if options.is_text else None), adapted.layout.n_params
+    plans = MemoryPlans(
+        train=plan_memory(train_model, sizes, n_params=n_params),
+        per_example=None if single_model is None else plan_memory(single_model, sizes, n_params=n_params),
     )
-    return (train, evaluate), memory
+    return (train, evaluate), plans
 
 
 def _write_rest(folder: Path, source: Source, adapted: Adapted) -> None:
@@ -264,7 +280,7 @@ def _write_manifest(
     adapted: Adapted,
     options: Options,
     engines: dict[str, EngineFiles],
-    memory: tuple[MemoryPeak, ...],
+    plans: MemoryPlans,
 ) -> Manifest:
     inputs, is_text = adapted.inputs, adapted.inputs.vocabulary is not None
     tokens = TokenFacts(file=TOKENIZER, pad_id=adapted.pad_id, max_tokens=options.max_tokens)
@@ -281,7 +297,8 @@ def _write_manifest(
         task=TaskFacts(kind=adapted.task.kind, n_labels=options.n_labels, label_names=options.label_names or None),
         adapter=_adapter_facts(adapted),
         engines=engines,
-        memory=memory,
+        memory=plans.train,
+        memory_per_example=plans.per_example,
         tier=options.tier,
         checkpointed=options.checkpoint or None,
         dropout=inputs.dropout,

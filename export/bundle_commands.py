@@ -5,6 +5,7 @@ Laws: as ``export/cli.py``, whose group they stand in.
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,11 +33,14 @@ def verify_command(*, bundle: Path, as_json: bool) -> None:
     if as_json:
         facts = {"ok": True, "id": found.id, "files": found.n_files, "bytes": found.n_bytes, "steps": found.steps}
         facts |= {"engines": found.engines, "skipped": found.skipped}
+        facts |= {} if found.examples is None else {"per_example": asdict(found.examples)}
         click.echo(json.dumps({**facts, "max_relative_loss_error": found.max_relative_loss_error}))
         return
     click.echo(f"bundle {found.id[:12]}: {found.n_files} files, {found.n_bytes / 1e6:.1f} MB, all as the manifest says")
     for name, error in found.engines.items():
         click.echo(f"{name}: {found.steps} training steps here agree with PyTorch: loss within {error:.1e}")
+    if found.examples is not None:
+        click.echo(f"single examples: their graph agrees with one at a time: norms within {found.examples.norm:.1e}")
     for name, why in found.skipped.items():
         click.echo(f"{name}: not run here: {why}")
 
@@ -77,7 +81,8 @@ def _lines(found: "Inspected") -> Iterator[str]:
     yield f"frozen weights {manifest.precision or 'fp32'}{again}"
     for name, one in found.weights.items():
         yield f"  {name:<24} {one.n_tensors:>5} tensors {one.n_values:>14,} values {one.bytes / 1e6:>9.2f} MB"
-    yield from _memory_lines(manifest.memory or ())
+    yield from _memory_lines("trainer's peak in MB, predicted", manifest.memory or ())
+    yield from _memory_lines("with a gradient for each example", manifest.memory_per_example or ())
     yield from _tier_lines(manifest)
     for name, facts in manifest.files.items():
         yield f"{facts.bytes:>12,}  {facts.sha256[:12]}  {name}"
@@ -109,13 +114,13 @@ def _tier_lines(manifest: "Manifest") -> Iterator[str]:
         yield f"  {one.name:<17} {one.budget_bytes / 2**20:>5.0f} MB: {shape}"
 
 
-def _memory_lines(peaks: "Sequence[MemoryPeak]") -> list[str]:
-    """Return the memory plan as a table: a line a batch, a column a length."""
+def _memory_lines(title: str, peaks: "Sequence[MemoryPeak]") -> list[str]:
+    """Return a memory plan as a table: a line a batch, a column a length."""
     lengths = list(dict.fromkeys(peak.seq for peak in peaks))
     if not lengths:
         return []
     table = {(peak.batch, peak.seq): f"{peak.peak_bytes / 2**20:>7.0f}" for peak in peaks}
-    head = "trainer's peak in MB, predicted; tokens: " + " ".join(f"{seq or '-':>7}" for seq in lengths)
+    head = f"{title}; tokens: " + " ".join(f"{seq or '-':>7}" for seq in lengths)
     width = len(head) - 8 * len(lengths)
     batches = dict.fromkeys(peak.batch for peak in peaks)
     rows = [f"  batch {batch}".ljust(width) + " ".join(table.get((batch, s), "") for s in lengths) for batch in batches]

@@ -3,8 +3,8 @@
 A converter runs where its wheels are (``host.engines``); what cannot be is refused before the long passes
 begin, with the reason.
 
-Laws: a converter sees the bundle's folder or files of its own, and its failure is an ``EngineError`` with its last
-line; whether the result is right is for the parity pass to say.
+Laws: a converter sees the bundle's folder or files of its own, and its failure is an ``EngineError`` with the line
+that names its own; whether the result is right is for the parity pass to say.
 """
 
 import re
@@ -25,7 +25,15 @@ from host.engines import environment_of, interpreter_of, spec_of
 from protocol.bundle import Bucket, EngineFiles
 from protocol.errors import ConfigError, EngineError
 
-__all__ = ["Steps", "default_bucket", "read_buckets", "refuse_impossible", "refuse_tables", "write_engine"]
+__all__ = [
+    "Steps",
+    "default_bucket",
+    "failure_in",
+    "read_buckets",
+    "refuse_impossible",
+    "refuse_tables",
+    "write_engine",
+]
 
 ORT_TRAIN, ORT_CHECKPOINT, LITERT_FILE = "train-ort.onnx", "train-ort.ckpt", "model.tflite"
 OPSET = 20
@@ -192,6 +200,12 @@ def _run_child(environment: str, module: str, arguments: list[str], what: str) -
         message = f"{what}: {error}"
         raise EngineError(message) from error
     if done.returncode != 0:
-        lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
-        message = f"{what}: {lines[-1][:400] if lines else f'exit status {done.returncode}'}"
+        message = f"{what}: {failure_in(done.stderr) or f'exit status {done.returncode}'}"
         raise EngineError(message)
+
+
+def failure_in(stderr: str) -> str:
+    """Return the line that says why a program ended: its last error by name, else its last line; none of nothing."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]  # some add advice after it
+    return (named or lines or [""])[-1][:400]

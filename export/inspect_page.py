@@ -73,10 +73,17 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _memory(found: Inspected) -> str:
-    """Draw a line a batch over the lengths, and the tier's budget."""
-    peaks = found.manifest.memory or ()
+    """Draw the plan, and that of the graph of single examples where there is one."""
+    peaks, single = found.manifest.memory or (), found.manifest.memory_per_example or ()
     if not peaks:
         return '<p class="quiet">The bundle has no memory plan.</p>'
+    return _drawn(peaks, found) + (
+        f"<h3>With a gradient for each example</h3>{_drawn(single, found)}" if single else ""
+    )
+
+
+def _drawn(peaks: Sequence[MemoryPeak], found: Inspected) -> str:
+    """Draw a line a batch over the lengths, and the tier's budget."""
     lengths = list(dict.fromkeys(peak.seq or 0 for peak in peaks))
     batches = list(dict.fromkeys(peak.batch for peak in peaks))
     known = {(peak.batch, peak.seq or 0): peak.peak_bytes / MB for peak in peaks}

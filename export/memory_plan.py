@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from export.quantise import LEAST_BYTES, Precision
+from export.quantise import LEAST_BYTES, MOST_PIECES, MOST_WIDENED, Precision
 from protocol.bundle import MemoryPeak
 from protocol.dropout import mask_name
 
@@ -87,7 +87,7 @@ def plan_memory(
 
 
 def weight_bytes(graph: ir.Graph, *, n_tokens: int, precision: Precision = "fp32") -> int:
-    """Return how much of the mapped weights one step touches, and the largest that is widened in a precision."""
+    """Return how much of the mapped weights one step touches, and the most that is widened at once in a precision."""
     total: dict[str | tuple[object, object], int] = {}
     widened = 0
     for name, value in graph.initializers.items():
@@ -101,7 +101,7 @@ def weight_bytes(graph: ir.Graph, *, n_tokens: int, precision: Precision = "fp32
         n_bytes = int(tensor.nbytes * (max(part, PARTS["int8"]) if by_row and part < 0.5 else part))
         total[place] = min(n_bytes, n_tokens * FAULT_BYTES) if by_row else n_bytes
         if part < 1.0 and not by_row:
-            widened = max(widened, tensor.nbytes)
+            widened = max(widened, min(tensor.nbytes, max(4 * MOST_WIDENED, tensor.nbytes // MOST_PIECES)))
     return sum(total.values()) + widened
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from export.ort_rewrites import make_derivable
 from host.bare_import import import_bare
 
 __all__ = ["CHECKPOINT", "TRAIN", "write_artifacts"]
@@ -31,7 +32,7 @@ def write_artifacts(folder: Path) -> None:
     outside = _outside(onnx.load(folder / _SOURCE, load_external_data=False))
     model = onnx.load(folder / _SOURCE)
     _keep_forward(model.graph)
-    _let_gradients_have_names(model.graph)
+    make_derivable(model.graph)
     theta = np.fromfile(folder / _THETA_FILE, "<f4")
     model.graph.initializer.append(numpy_helper.from_array(theta, _THETA))
     logging.getLogger().setLevel(logging.ERROR)
@@ -63,29 +64,6 @@ def _keep_forward(graph: onnx.GraphProto) -> None:
     _set(graph.node, kept)
     _set(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
     _set(graph.input, [value for value in graph.input if value.name != _THETA])
-    _set(graph.value_info, [])
-
-
-def _let_gradients_have_names(graph: onnx.GraphProto) -> None:
-    """Give each normalisation its own scale and shift, and the outputs that its gradient reads.
-
-    onnxruntime names a gradient after its input: two nodes that share a frozen scale would define one name twice.
-    """
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    for number, node in enumerate(graph.node):
-        if node.op_type != "LayerNormalization":
-            continue
-        for i in range(1, len(node.input)):
-            if node.input[i] in tensors:
-                copy = onnx.TensorProto()
-                copy.CopyFrom(tensors[node.input[i]])
-                copy.name = f"{node.input[i]}__{number}"
-                graph.initializer.append(copy)
-                node.input[i] = copy.name
-        while len(node.output) < 3:  # value, mean, inverse deviation
-            node.output.append(f"{node.output[0]}__{len(node.output)}")
-    read = {name for node in graph.node for name in node.input}
-    _set(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in read])
 
 
 def _move_out(model: onnx.ModelProto, outside: dict[str, list[onnx.StringStringEntryProto]]) -> None:

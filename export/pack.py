@@ -1,8 +1,9 @@
 """Pass: a bundle's ONNX models become small files and one weights file that all of them map.
 
-Laws: a weight is stored once, by its content, however many graphs and names use it, and begins on a page, so that a
-runtime can map it; integers and small tensors stay inside the graphs (onnxruntime refuses external shape tensors); the
-only location ever written is the plain name of the weights file. The same models give the same bytes.
+Laws: a weight is stored once, by its content, however many graphs and names use it, also where it is rows of a table of
+few bits; it begins on a page, so that a runtime can map it; integers and small tensors stay inside the graphs
+(onnxruntime refuses external shape tensors); the only location ever written is the plain name of the weights file. The
+same models give the same bytes.
 """
 
 import hashlib
@@ -12,15 +13,15 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from export.pieces import cut_products
 from export.products import absorb
-from export.quantise import LEAST_BYTES, Table
+from export.quantise import LEAST_BYTES, MOST_WIDENED, PAGE_BYTES, Table
 from export.storage import store
 from protocol.errors import LocalProtocolError
 
-__all__ = ["PAGE_BYTES", "Packed", "pack"]
+__all__ = ["Packed", "pack"]
 
 LEAST_EXTERNAL_BYTES = LEAST_BYTES  # below, padding to a page and an entry cost more than they save
-PAGE_BYTES = 4096  # the page of every device we know; 16 kB pages (Apple, some ARM) can still map from a multiple of it
 # What may lie outside: onnxruntime refuses shape tensors there, which are integers of 64 bits.
 EXTERNAL = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8})
 
@@ -40,14 +41,16 @@ class _Weights:
         self._path = path
         self._file = path.open("wb")
         self._offsets: dict[bytes, int] = {}
+        self._tables: list[tuple[bytes, int]] = []  # content and offset of those of which others may be a part
 
     def put(self, tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
         """Store a tensor's bytes unless they are there; return the tensor that points at them."""
         data, key = tensor.tobytes(), _key(tensor)
         if key not in self._offsets:
-            self._file.write(b"\0" * (-self._file.tell() % PAGE_BYTES))
-            self._offsets[key] = self._file.tell()
-            self._file.write(data)
+            inside = self._inside(data)
+            self._offsets[key] = self._append(data) if inside is None else inside
+            if tensor.size > MOST_WIDENED and tensor.dtype != ir.DataType.FLOAT:
+                self._tables.append((data, self._offsets[key]))
         return ir.ExternalTensor(
             self._path.name,
             self._offsets[key],
@@ -57,6 +60,20 @@ class _Weights:
             name=name,
             base_dir=self._path.parent,
         )
+
+    def _append(self, data: bytes) -> int:
+        self._file.write(b"\0" * (-self._file.tell() % PAGE_BYTES))
+        offset = self._file.tell()
+        self._file.write(data)
+        return offset
+
+    def _inside(self, data: bytes) -> int | None:
+        """Return where ``data`` already is, as pages of a table; None: nowhere."""
+        for table, offset in self._tables:
+            at = table.find(data)
+            if at >= 0 and at % PAGE_BYTES == 0:
+                return offset + at
+        return None
 
     def close(self) -> int:
         """Return the file's length in bytes."""
@@ -83,6 +100,7 @@ def pack(
     try:
         n_products, *_ = [absorb(model.graph) for model in models.values()]
         for model in models.values():
+            cut_products(model.graph, table or {})
             store(model, table or {})
         for path, model in models.items():
             _strip(model)

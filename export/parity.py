@@ -20,7 +20,7 @@ from host.arrays import load_npz, load_vector, save_vector
 from host.trainer_process import run_job
 from protocol.errors import EngineError
 from protocol.jobs import CheckJob, CheckResult
-from protocol.messages import Optimizer
+from protocol.plan import Optimizer
 
 __all__ = [
     "CLIP_GRAD_NORM",

@@ -20,6 +20,9 @@ lower four. The first is read as the WHOLE byte: its four bits were chosen knowi
 that it can take are 16 apart as ever, only begin elsewhere each time (as with a known dither). So half of the values
 need no unpacking, and the other half one shift.
 
+A weight of more than ``MOST_WIDENED`` values is cut along its longer axis into pieces that are stored each for itself,
+and multiplied so (``export/pieces.py``): what is widened at a time is bounded by it, or by a sixteenth of the weight.
+
 Laws: a stored weight gives exactly the float32 values in the model, by one multiplication a value; what is trained and
 what is small is left alone; deterministic. Memory: one block of rows beside the model.
 
@@ -30,6 +33,7 @@ the grid, 8.7 % with whole bytes, 10.6 to 16 % for square blocks that could be t
 """
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -43,7 +47,21 @@ from transformers.pytorch_utils import Conv1D
 
 from protocol.errors import ConfigError
 
-__all__ = ["LEAST_BYTES", "MIDDLE", "PRECISIONS", "Precision", "Stored", "Table", "key_of", "quantise"]
+__all__ = [
+    "LEAST_BYTES",
+    "MIDDLE",
+    "MOST_PIECES",
+    "MOST_WIDENED",
+    "PAGE_BYTES",
+    "PRECISIONS",
+    "Cut",
+    "Precision",
+    "Stored",
+    "Table",
+    "key_of",
+    "quantise",
+    "stored_as",
+]
 
 Precision = Literal["fp32", "fp16", "int8", "nb8", "nb4"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -54,6 +72,11 @@ LEAST_BLOCK, MOST_BLOCK = 16, 64
 # Parts of the largest value that may become the largest code: clipping a little rounds the many more finely.
 GRID = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 1.05)
 ROWS = 1 << 14  # blocks that are searched at once: bounds the search's memory to some MB
+# Values that are widened at once, 2.25 MB of float32: BERT-base's smaller products, and all of MiniLM's, stay whole.
+MOST_WIDENED = 768 * 768
+MOST_PIECES = 16  # of one weight: each costs a session some operations
+# A stored weight begins on a page; 16 kB pages (Apple, some ARM) can still map from a multiple of it.
+PAGE_BYTES = 4096
 MIDDLE = 128  # the byte that stands for 0 where two values share bytes
 
 
@@ -83,7 +106,36 @@ class Stored:
         return np.ascontiguousarray(values.T) if self.is_turned else values
 
 
-Table = dict[bytes, Stored]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """One weight as it is stored in pieces."""
+
+    parts: tuple[Stored, ...]
+    axis: int  # of the weight, along which the pieces lie side by side
+    whole: Stored | None = None  # the same codes together, for those who pick rows
+
+    @property
+    def transposed(self) -> "Cut":
+        """Return the weight the other way round."""
+        whole = None if self.whole is None else self.whole.transposed
+        return Cut(parts=tuple(one.transposed for one in self.parts), axis=1 - self.axis, whole=whole)
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """Return what the codes stand for, float32 of the weight's shape."""
+        return np.concatenate([one.values for one in self.parts], self.axis)
+
+
+Table = dict[bytes, Stored | Cut]
+
+
+def stored_as(table: Table, values: NDArray[np.float32]) -> Stored | Cut | None:
+    """Return how a weight is stored, either way round; None: it is no weight that was prepared."""
+    found = table.get(key_of(values))
+    if found is None and values.ndim == 2:
+        found = table.get(key_of(np.ascontiguousarray(values.T)))
+        return None if found is None else found.transposed
+    return found
 
 
 def key_of(values: NDArray[np.float32]) -> bytes:
@@ -104,11 +156,13 @@ def quantise(model: nn.Module, precision: Precision) -> Table:
         return {}
     table: Table = {}
     for weight, kinds in _frozen(model, precision):
-        stored = _store(weight.detach().numpy(), kinds, precision)
+        stored = _store_cut(weight.detach().numpy(), kinds, precision)
         values = stored.values
         with torch.no_grad():
             weight.copy_(torch.from_numpy(values))
         table[key_of(values)] = stored
+        if isinstance(stored, Cut):
+            table |= {key_of(part.values): part for part in stored.parts}
     if not table:
         message = f"--quantize {precision}: no weight of this model is frozen and large, so nothing would be smaller"
         raise ConfigError(message)
@@ -127,6 +181,43 @@ def _frozen(model: nn.Module, precision: Precision) -> Iterator[tuple[nn.Paramet
             kinds[id(weight)].add(type(module))
     for name, weight in weights.items():
         yield weight, kinds[name]
+
+
+def _store_cut(values: NDArray[np.float32], kinds: set[type], precision: Precision) -> Stored | Cut:
+    """Return a weight as it is stored, in pieces where it is multiplied and wide."""
+    products = {kind for kind in kinds if issubclass(kind, (nn.Linear, Conv1D))}
+    if values.size <= MOST_WIDENED or not products:
+        return _store(values, kinds, precision)
+    if kinds - products:  # a table that is multiplied too: its rows are cut as they are stored
+        return _cut_table(_store(values, kinds, precision))
+    axis = int(values.shape[1] > values.shape[0])
+    parts = [_store(np.take(values, piece, axis), kinds, precision) for piece in _pieces(values, axis, step=2 * BLOCK)]
+    return Cut(parts=tuple(parts), axis=axis)
+
+
+def _cut_table(whole: Stored) -> Stored | Cut:
+    """Return rows of a table, each a view of what is stored; the table is whole if a reader takes it transposed."""
+    if whole.codes.shape != whole.shape or whole.is_turned:
+        return whole
+    row_bytes = whole.codes.shape[1] * whole.codes.itemsize
+    pieces = _pieces(whole.codes, 0, step=PAGE_BYTES // math.gcd(PAGE_BYTES, row_bytes))
+    parts = [_rows_of(whole, slice(piece.start, piece.stop)) for piece in pieces]
+    return Cut(parts=tuple(parts), axis=0, whole=whole)
+
+
+def _rows_of(whole: Stored, rows: slice) -> Stored:
+    scales = None if whole.scales is None else whole.scales[rows]
+    codes = whole.codes[rows]
+    return replace(whole, codes=codes, scales=scales, shape=codes.shape)
+
+
+def _pieces(values: NDArray[Any], axis: int, *, step: int) -> list[range]:
+    """Return the indices along ``axis`` of equal pieces that begin at multiples of ``step``; the last has the rest."""
+    length = values.shape[axis]
+    n_pieces = min(-(-values.size // MOST_WIDENED), MOST_PIECES)
+    longest = -(-length // n_pieces)
+    longest += -longest % step
+    return [range(start, min(start + longest, length)) for start in range(0, length, longest)]
 
 
 def _store(values: NDArray[np.float32], kinds: set[type], precision: Precision) -> Stored:

@@ -28,7 +28,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.quantise import LEAST_BYTES, MIDDLE, Stored, Table, key_of
+from export.constants import initializer, once
+from export.pieces import AFTER, picks_rows
+from export.quantise import LEAST_BYTES, MIDDLE, Cut, Stored, Table, stored_as
 from protocol.errors import LocalProtocolError
 
 __all__ = ["store"]
@@ -39,7 +41,7 @@ _TYPES = {4: ir.DataType.UINT8, 8: ir.DataType.INT8, 16: ir.DataType.FLOAT16}
 def store(model: ir.Model, table: Table) -> int:
     """Store every weight of the table that the graph reads; return how many there were.
 
-    Requires: a model as ``products.absorb`` leaves it, weights inside.
+    Requires: a model as ``pieces.cut_products`` leaves it, weights inside.
     Ensures: the same function.
     """
     graph, n_stored = model.graph, 0
@@ -47,24 +49,16 @@ def store(model: ir.Model, table: Table) -> int:
         tensor = value.const_value
         if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.nbytes < LEAST_BYTES:
             continue
-        stored = _stored(table, tensor.numpy())
+        stored = stored_as(table, tensor.numpy())
+        stored = stored.whole if isinstance(stored, Cut) else stored
         if stored is None:
             continue
-        codes = _initializer(graph, f"{name}.codes", ir.Tensor(stored.codes, dtype=_TYPES[stored.bits]))
+        codes = initializer(graph, f"{name}.codes", ir.Tensor(stored.codes, dtype=_TYPES[stored.bits]))
         for number, use in enumerate(list(value.uses())):
             _Reader(graph, stored, codes, use.node, use.idx, f"{name}.{number}").widen()
         del graph.initializers[name]
         n_stored += 1
     return n_stored
-
-
-def _stored(table: Table, values: NDArray[np.float32]) -> Stored | None:
-    """Return how a weight is stored, either way round; None: it is no weight that was prepared."""
-    found = table.get(key_of(values))
-    if found is None and values.ndim == 2:
-        found = table.get(key_of(np.ascontiguousarray(values.T)))
-        return None if found is None else found.transposed
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,28 +87,28 @@ class _Reader:
 
     def _scaled(self, scales: NDArray[np.float32]) -> ir.Value:
         blocks = (len(scales), self.stored.codes.shape[1])
-        scale = _initializer(self.graph, f"{self.name}.scales", ir.tensor(scales))
+        scale = initializer(self.graph, f"{self.name}.scales", ir.tensor(scales))
         if self.stored.bits == 4:
-            middle = _once(self.graph, f"middle_{blocks[0]}", np.full(blocks[0], MIDDLE, np.uint8))
+            middle = once(self.graph, f"middle_{blocks[0]}", np.full(blocks[0], MIDDLE, np.uint8))
             inputs = [self._unpacked(blocks), scale, middle]
         else:
             inputs = [self.codes, self._in_time(scale)]
         wide = self._put("DequantizeLinear", inputs, blocks, [ir.AttrInt64("axis", 0)])
         if blocks == self.stored.shape:
             return wide
-        sizes = _once(self.graph, "sizes_" + "x".join(map(str, self.stored.shape)), np.array(self.stored.shape))
+        sizes = once(self.graph, "sizes_" + "x".join(map(str, self.stored.shape)), np.array(self.stored.shape))
         return self._put("Reshape", [wide, sizes], self.stored.shape)
 
     def _unpacked(self, blocks: tuple[int, int]) -> ir.Value:
         """Return the bytes of pairs, and below them their lower halves moved up."""
-        four = self._in_time(_once(self.graph, "four", np.array([4], np.uint8)))
+        four = self._in_time(once(self.graph, "four", np.array([4], np.uint8)))
         half, kind = (blocks[0] // 2, blocks[1]), ir.DataType.UINT8
         moved = self._put("BitShift", [self.codes, four], half, [ir.AttrString("direction", "LEFT")], kind)
         return self._put("Concat", [self.codes, moved], blocks, [ir.AttrInt64("axis", 0)], kind)
 
     def _in_time(self, constant: ir.Value) -> ir.Value:
         """Return a constant of one axis once the activation is there that the reader multiplies."""
-        for value in self.node.inputs:
+        for value in (self.node.meta.get(AFTER), *self.node.inputs):
             if value is None or value.const_value is not None or value.shape is None or value.producer() is None:
                 continue
             free = [axis for axis, size in enumerate(value.shape) if not isinstance(size, int)]
@@ -136,9 +130,8 @@ class _Reader:
 
     def _reads_rows(self) -> bool:
         """Return whether the reader picks whole rows, each with one scale: an embedding."""
-        axis = self.node.attributes.get("axis")
-        picks = self.node.op_type == "Gather" and self.index == 0 and (axis is None or axis.as_int() == 0)
-        return picks and not self.stored.is_turned and self.stored.codes.shape == self.stored.shape
+        is_by_row = not self.stored.is_turned and self.stored.codes.shape == self.stored.shape
+        return is_by_row and picks_rows(self.node, self.index)
 
     def _widen_rows(self) -> None:
         """Read the rows of an embedding first and widen those alone."""
@@ -148,7 +141,7 @@ class _Reader:
         wide = self._put("Cast", [rows], result.shape, [_TO_FLOAT])
         if self.stored.scales is not None:
             column = self.stored.scales.reshape(-1, 1)
-            scales = _initializer(self.graph, f"{self.name}.scales", ir.tensor(column))
+            scales = initializer(self.graph, f"{self.name}.scales", ir.tensor(column))
             shape = None if result.shape is None else _one_wide(result.shape)
             factor = self._put("Gather", [scales, indices], shape, axis, label="factor")
             wide = self._put("Mul", [wide, factor], result.shape)
@@ -186,7 +179,7 @@ def _minus_one(graph: ir.Graph, value: ir.Value, axis: int) -> ir.Value:
     for use in value.uses():
         if use.node.name == f"{name}.size":
             return next(iter(use.node.outputs[0].uses())).node.outputs[0]
-    most = _once(graph, "minus_one", np.array(-1, np.int64))
+    most = once(graph, "minus_one", np.array(-1, np.int64))
     sizes = [ir.AttrInt64("start", axis), ir.AttrInt64("end", axis + 1)]
     size = ir.Node("", "Shape", [value], sizes, name=f"{name}.size")
     least = ir.Node("", "Clip", [size.outputs[0], None, most], name=name)
@@ -200,16 +193,3 @@ def _minus_one(graph: ir.Graph, value: ir.Value, axis: int) -> ir.Value:
 def _one_wide(shape: ir.Shape) -> ir.Shape:
     sizes: list[int | ir.SymbolicDim] = [d if isinstance(d, int) else ir.SymbolicDim(d.value) for d in shape]
     return ir.Shape([*sizes[:-1], 1])
-
-
-def _once(graph: ir.Graph, name: str, values: NDArray[np.generic]) -> ir.Value:
-    """Return a constant that several operations share."""
-    return graph.initializers[name] if name in graph.initializers else _initializer(graph, name, ir.tensor(values))
-
-
-def _initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    value = ir.Value(
-        name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    graph.initializers[name] = value
-    return value

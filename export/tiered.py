@@ -2,7 +2,8 @@
 
 Laws: a tier's bundle is what ``export_bundle`` writes with the chosen options; files of equal content in the bundles of
 one export are hard links of each other where the file system has them (weights of tiers with one precision always are).
-The graph is traced once for the prediction without checkpointing, and once with it only if some tier needs that.
+The graph is traced once for the prediction without checkpointing, and once with it only if some tier needs that. With
+``per_example`` a batch fits where both training graphs do.
 """
 
 import contextlib
@@ -12,15 +13,16 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import onnx_ir as ir
+
 from export.adapt import Adapted, Options, adapt
-from export.bundle import Exported, Watch, export_bundle
+from export.bundle import Exported, Watch, export_bundle, trace_all
 from export.load import load
 from export.lower import lower
 from export.memory_plan import plan_memory, sizes_for
 from export.products import absorb
 from export.quantise import Precision
 from export.tiers import Choice, Tier, choose
-from export.trace import trace
 from protocol.bundle import MemoryPeak, TierFacts
 from protocol.errors import ConfigError
 
@@ -67,30 +69,21 @@ def choose_all(model: str, options: Options, tiers: tuple[Tier, ...], *, watch: 
 
     @cache
     def peaks(precision: Precision, checkpoint: bool) -> tuple[MemoryPeak, ...]:  # noqa: FBT001 - the port of ``choose``
-        graph = traced(checkpoint)
-        return plan_memory(graph[0], sizes_for(longest), n_params=graph[1], precision=precision)
+        graphs, n_params = traced(checkpoint)
+        plans = [plan_memory(one, sizes_for(longest), n_params=n_params, precision=precision) for one in graphs]
+        return tuple(max(same, key=lambda one: one.peak_bytes) for same in zip(*plans, strict=True))
 
     @cache
-    def traced(checkpoint: bool) -> tuple:  # type: ignore[type-arg]  # noqa: FBT001
-        import torch  # noqa: PLC0415 - one tensor is made here
-
+    def traced(checkpoint: bool) -> tuple[list[ir.Model], int]:  # noqa: FBT001
         watch("adapt")
         adapted = adapt(source, options)
         watch("trace")
-        theta = torch.from_numpy(adapted.theta.copy())
-        train, _ = trace(
-            adapted.model,
-            adapted.task,
-            adapted.trainables,
-            theta=theta,
-            max_tokens=options.max_tokens,
-            checkpoint=checkpoint,
-            dropout=adapted.inputs.dropout,
-        )
+        train, _, single = trace_all(adapted, replace(options, checkpoint=checkpoint))
         watch("lower")
-        model = lower(train)
-        absorb(model.graph)
-        return model, adapted.layout.n_params
+        models = [lower(step) for step in (train, single) if step is not None]
+        for one in models:
+            absorb(one.graph)
+        return models, adapted.layout.n_params
 
     return tuple(choose(tier, peaks) for tier in tiers)
 

@@ -1,5 +1,7 @@
 """Repeats what a bundle promises with the runtime alone: integrity, and the first optimiser steps of its parity report.
 
+A graph of single examples is held against the bundle's training graph, an example at a time.
+
 Laws: no torch; the bundle is only read; a device can run it. It shows that this machine's runtime computes what PyTorch
 computed where the bundle was made, not that the parity report is honest (signing is for that).
 """
@@ -7,6 +9,7 @@ computed where the bundle was made, not that the parity report is honest (signin
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,8 +22,12 @@ from host.engines import SPECS, environment_of
 from protocol.bundle import ADAPTER, PARITY
 from protocol.errors import BundleError, EngineError
 
+if TYPE_CHECKING:
+    from export.example_errors import ExampleErrors
+
 __all__ = ["Verified", "verify"]
 
+PORTABLE = "portable"
 N_STEPS = 4  # two of them with one example or an odd size; the fourth loss depends on three updates
 MAX_PARITY_BYTES = 1 << 20
 
@@ -36,6 +43,7 @@ class Verified:
     max_relative_loss_error: float  # of this machine's runtimes to the PyTorch that made the bundle
     engines: dict[str, float]  # the same for each engine that this machine has
     skipped: dict[str, str]  # the bundle's other engines, and why they were not run
+    examples: "ExampleErrors | None" = None  # of the graph of single examples; None: no device would use one
 
 
 def verify(folder: Path) -> Verified:
@@ -75,6 +83,19 @@ def verify(folder: Path) -> Verified:
         max_relative_loss_error=max(errors.values()),
         engines=errors,
         skipped={name: one.why for name, one in engines.items() if one.why},
+        examples=_example_errors(bundle, problem) if PORTABLE in errors else None,
+    )
+
+
+def _example_errors(bundle: Bundle, problem: Problem) -> "ExampleErrors | None":
+    files = bundle.manifest.engines[PORTABLE]
+    if files.per_example is None or bundle.manifest.dropout is not None:  # with dropout devices take one by one
+        return None
+    from export.example_errors import compare_examples, one_by_one  # noqa: PLC0415 - onnxruntime, not needed otherwise
+
+    alone = one_by_one(bundle.path(files.train), problem, n_batches=1)
+    return compare_examples(
+        bundle.path(files.per_example), problem, alone, what=f"the training graph {files.train} here"
     )
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "PREFERENCE",
     "SPECS",
     "STAMP",
+    "TRAINER_PACKAGES",
     "Environment",
     "Spec",
     "choose_engine",
@@ -40,8 +41,8 @@ __all__ = [
 FOLDER_VARIABLE: Final = "EDGEFOLD_ENGINES"
 STAMP: Final = "edgefold-engine.json"  # written last: an environment without it was never finished
 _MAX_STAMP_BYTES: Final = 65536
-# cryptography draws the noise of sample-level privacy.
-_TRAINER: Final = (
+# What a trainer needs beside its engine; cryptography draws the noise of sample-level privacy.
+TRAINER_PACKAGES: Final = (
     "cbor2==6.3.0",
     "tokenizers==0.23.3",
     "cryptography==50.0.2",
@@ -92,7 +93,7 @@ SPECS: Final = {
             summary="onnxruntime-training: derives the backward itself",
             # onnx and what it needs write the artifacts at export; a trainer never loads them.
             packages=(
-                *_TRAINER,
+                *TRAINER_PACKAGES,
                 "onnxruntime-training-cpu==1.19.2",
                 "numpy==2.4.6",
                 "flatbuffers==25.12.19",
@@ -107,7 +108,7 @@ SPECS: Final = {
         Spec(
             name="litert",
             summary="LiteRT (TensorFlow Lite): fixed shapes, for phone-class devices",
-            packages=(*_TRAINER, *_litert_packages()),
+            packages=(*TRAINER_PACKAGES, *_litert_packages()),
         ),
         Spec(
             name="litert-export",

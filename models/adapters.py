@@ -139,7 +139,8 @@ def add_adapter(model: PreTrainedModel, family: Family, recipe: Recipe) -> tuple
 
 def named_trainables(theta: Tensor, layout: Sequence[Trainable]) -> dict[str, Tensor]:
     """Return views of the flat vector ``theta`` [n_params] as the model's parameters, by their names in the model."""
-    pieces = torch.split(theta, [t.n_params for t in layout])
+    # Not a split into one: LiteRT's converter knows none.
+    pieces = torch.split(theta, [t.n_params for t in layout]) if len(layout) > 1 else (theta,)
     return {t.parameter: piece.reshape(t.shape) for t, piece in zip(layout, pieces, strict=True)}
 
 

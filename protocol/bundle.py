@@ -181,6 +181,8 @@ class Manifest:
     images: ImageFacts | None = None  # of a task on pictures
     series: SeriesFacts | None = None  # of a task on time series
     memory: Annotated[tuple[MemoryPeak, ...], Length(1, 1024)] | None = None  # the portable engine's trainer
+    # The same while it clips single examples by the engine's graph for it; None: there is no such graph.
+    memory_per_example: Annotated[tuple[MemoryPeak, ...], Length(1, 1024)] | None = None
     tier: TierFacts | None = None
     checkpointed: bool | None = None  # whether the backward computes layers again; None: no
     dropout: DropoutFacts | None = None  # masks that the training graph takes; None: nothing is dropped

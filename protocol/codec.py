@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 
 from protocol import cbor
+from protocol.bounds import MAX_MESSAGE_BYTES
 from protocol.errors import LocalProtocolError, MalformedMessageError, MessageTooLargeError, UpdateError
 from protocol.fields import FieldError, Length, Range, plain, structure
 from protocol.layout import MAX_PARAMS
-from protocol.messages import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from protocol.messages import Codec
+    from protocol.plan import Codec
 
 __all__ = ["EncodedVector", "decode", "encode", "payload_bytes", "read"]
 

@@ -54,7 +54,7 @@ class RemoteProtocolError(EdgefoldError):
     """A peer's input is refused.
 
     Attributes:
-        reason: the name under which the refusal is counted; one of ``protocol.messages.REASONS``.
+        reason: the name under which the refusal is counted; one of ``protocol.reasons.REASONS``.
     """
 
     def __init__(self, message: str, *, reason: str) -> None:

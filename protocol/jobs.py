@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeAlias
 
 from protocol.fields import Length, Pattern, Range
-from protocol.messages import Optimizer, Plan, SumStepName  # noqa: TC001 - structure() resolves the annotations
+from protocol.plan import Optimizer, Plan  # noqa: TC001 - structure() resolves the annotations
 from protocol.secure_sum.messages import SumPlan  # noqa: TC001 - as above
+from protocol.sum_round import SumStepName  # noqa: TC001 - structure() resolves the annotations
 
 __all__ = [
     "ANCHOR_FILE",
@@ -58,7 +59,7 @@ KEPT_FILE: Final = "kept.f32"
 ANCHOR_FILE: Final = "anchor.f32"  # the adapter at the end of a stretch of examples
 FISHER_FILE: Final = "fisher.f32"  # how much each of its values mattered until then
 DELTA_FILE: Final = "delta.f32"
-STATE_FILE: Final = "state.sum"  # ``secure_sum.device.pack_state``
+STATE_FILE: Final = "state.sum"  # ``secure_sum.device_state.pack_state``
 REPLY_FILE: Final = "reply.sum"  # what the device says; its signature, if it has one, is still zeros
 STATEMENT_FILE: Final = "statement.sum"  # what that signature must be over; empty if there is none
 DIRECTORY_FILE: Final = "directory.sum"  # ``secure_sum.stored.join_records`` of the neighbours' keys

@@ -1,4 +1,4 @@
-"""The messages of protocol version 1, their bounds, and the reasons for which one is refused.
+"""The messages of protocol version 1: the envelope, the bodies of a round, and their bytes.
 
 A message travels as an *envelope*: kind, sender, the body's bytes and an Ed25519 signature over all of them and the
 fleet, and a second one by ML-DSA-65 where the sender has such a key. The conversation of one round:
@@ -9,7 +9,8 @@ fleet, and a second one by ML-DSA-65 where the sender has such a key. The conver
     device   update     a sealed delta
     service  receipt    durably taken, or refused and why
 
-In a secure sum (docs/secure-sum.md) five steps take the place of the update, each with a receipt:
+In a secure sum (docs/secure-sum.md) five steps take the place of the update, each with a receipt
+(``protocol.sum_round``):
 
     device   sum-step   one sealed message of ``protocol.secure_sum``
     service  sum-next   what the device needs for its next step
@@ -26,56 +27,42 @@ And, before its certificate ends, with the service that enrolled it (``protocol.
     device   renew         a new certificate request
     service  certificate   the new certificate and its issuers
 
-Laws: ``body`` is decoded only after the signature held; each field is bounded here and the whole message by the caller;
-correctness needs nothing of MQTT but at-least-once: every answer can be asked for again and every update has an id.
+What a work's plan asks for is in ``protocol.plan``, why a message is refused in ``protocol.reasons``.
+
+Laws: ``body`` is decoded only after the signature held; each field is bounded where it is declared, and the whole
+message by the caller; correctness needs nothing of MQTT but at-least-once: every answer can be asked for again and
+every update has an id.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
 from protocol import cbor
-from protocol.continual import ContinualTerms  # noqa: TC001 - structure() resolves the annotations
+from protocol.bounds import MAX_EXAMPLES, MAX_MESSAGE_BYTES, MAX_ROUND, MAX_SPREAD_S
 from protocol.errors import MalformedMessageError
 from protocol.fields import Bytes, FieldError, Hex, Length, Name, Range, plain, structure
-from protocol.layout import Role
 from protocol.metrics import DeviceMetrics, MetricNames  # noqa: TC001 - structure() resolves the annotations
+from protocol.plan import Plan  # noqa: TC001 - likewise
+from protocol.reasons import Reason  # noqa: TC001 - likewise
 from protocol.second_signature import SECOND_SIGNATURE_BYTES
+from protocol.sum_round import SumNext, SumStep, SumTerms
 from protocol.uploads import Chunk, Upload, Uploaded
 
 __all__ = [
-    "ENVELOPE_OVERHEAD_BYTES",
-    "MAX_EXAMPLES",
-    "MAX_MESSAGE_BYTES",
-    "MAX_ROUND",
-    "MAX_SPREAD_S",
-    "MAX_SUM_COHORT",
-    "MIN_SUM_COHORT",
     "PROTOCOL_VERSION",
-    "REASONS",
     "Announce",
     "Body",
     "Certificate",
-    "Codec",
     "Decline",
-    "DeviceTerms",
     "Envelope",
     "Fetch",
     "Join",
     "Kind",
     "Latest",
-    "Optimizer",
-    "Plan",
-    "Reason",
     "Receipt",
     "Renew",
-    "SampleDp",
-    "SumNext",
-    "SumNextName",
-    "SumStep",
-    "SumStepName",
-    "SumTerms",
     "Update",
     "UpdateContent",
     "Work",
@@ -90,16 +77,6 @@ __all__ = [
 ]
 
 PROTOCOL_VERSION: Final = 1
-
-# A 5M-parameter adapter as float32 is 20 MB; MQTT itself ends at 256 MiB. Larger adapters need chunks, not a larger
-# bound.
-MAX_MESSAGE_BYTES: Final = 64 * 2**20
-# Kind, names, signatures and CBOR heads of an envelope and an update around a payload; measured 1.5 kB with HPKE's
-# 1,136, and 4.9 kB with a second signature.
-ENVELOPE_OVERHEAD_BYTES: Final = 8192
-MAX_EXAMPLES: Final = 10**9
-MAX_ROUND: Final = 2**31
-MAX_SPREAD_S: Final = 86_400.0  # a day: longer, and the round is over before a device calls
 
 Kind: TypeAlias = Literal[
     "announce",
@@ -118,50 +95,6 @@ Kind: TypeAlias = Literal[
     "fetch",
     "latest",
 ]
-
-# The messages of a secure sum in their order: what a device sends, and what it needs for the next.
-SumStepName: TypeAlias = Literal["adverts", "shares", "inputs", "consents", "unmasking"]
-SumNextName: TypeAlias = Literal["roster", "delivery", "survivors", "agreement"]
-MIN_SUM_COHORT: Final = 3  # ``secure_sum.graph.MIN_COHORT``
-MAX_SUM_COHORT: Final = 1000  # ``secure_sum.graph.MAX_COHORT``
-
-# Why a message was not taken. Operators see these names in counters, devices in receipts.
-Reason: TypeAlias = Literal[
-    "malformed",  # not a message of this version, or a field out of bounds
-    "oversize",  # longer than the bound; not decoded
-    "unknown-device",  # not in the registry
-    "revoked",  # was in the registry, until its operator took it out
-    "bad-renewal",  # a certificate was asked for where nobody signs, with a request of another, or too often
-    "wrong-sender",  # the topic belongs to another device than the envelope names
-    "bad-signature",  # not signed by the device it names
-    "wrong-task",  # no such task here
-    "wrong-bundle",  # trained with another bundle than the task's
-    "wrong-round",  # a round that has not opened yet
-    "late",  # the round has closed
-    "stale",  # trained on an older version than an asynchronous task takes
-    "wrong-version",  # based on another adapter version than the round's
-    "not-selected",  # the cohort is full
-    "not-joined",  # an update without a join: no work was handed out for it
-    "replayed",  # this very update was taken before
-    "duplicate",  # another update of this device was taken for this round
-    "bad-seal",  # does not open for this task, round, version, device and update id
-    "wrong-shape",  # not as many values as the adapter has
-    "not-finite",  # NaN or infinity
-    "bad-encoding",  # an update codec's rule is broken
-    "norm-exceeded",  # longer than the plan's clip
-    "bad-examples",  # more examples than the task takes from one device
-    "paused",  # the task takes nobody for now
-    "finished",  # the task has ended
-    "no-seal-key",  # the task seals its adapter, and the join brings no key, or none that can be sealed to
-    "wrong-privacy",  # a single update where the task asks for a secure sum, or the reverse
-    "no-certificate",  # a secure sum, and the device's certificate does not name its signing key
-    "out-of-step",  # a secure sum's message for another step than the present one
-    "not-shared",  # a masked vector of a device that gave no shares
-    "not-survived",  # a consent or shares of a device whose vector is not in the sum
-    "too-often",  # a device asks for the newest version again and again
-    "bad-chunk",  # a piece of an upload, or its whole, that is not what its manifest names
-]
-REASONS: Final[tuple[Reason, ...]] = Reason.__args__  # type: ignore[attr-defined]  # Literal keeps its choices there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,101 +132,6 @@ class Join:
     round: Annotated[int, Range(1, MAX_ROUND)]
     bundle_id: Hex
     seal_key: Annotated[bytes, Bytes(1184 + 32)] | None = None  # made for this round, as a task's
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Optimizer:
-    """The local optimiser; ``beta1`` is SGD's momentum, ``beta2`` and ``epsilon`` are AdamW's."""
-
-    name: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: Annotated[float, Range(1e-9, 10.0)] = 1e-3
-    weight_decay: Annotated[float, Range(0.0, 1.0)] = 0.01
-    beta1: Annotated[float, Range(0.0, 0.9999)] = 0.9
-    beta2: Annotated[float, Range(0.0, 0.99999)] = 0.999
-    epsilon: Annotated[float, Range(1e-12, 1e-2)] = 1e-8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Codec:
-    """How a vector is encoded; ``block`` values share a scale in ``int8-block``."""
-
-    name: Literal["float32", "float16", "int8-block"] = "int8-block"
-    block: Annotated[int, Range(8, 65536)] = 64
-
-
-_Roles: TypeAlias = Annotated[tuple[Role, ...], Length(1, 16)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceTerms:
-    """What a strategy asks of a device beyond plain local training; all absent, it asks nothing (docs/strategies.md).
-
-    An agent that does not know a term refuses the work, rather than train something else than it was asked to.
-    """
-
-    proximal_mu: Annotated[float, Range(0.0, 1e6)] | None = None  # weight of |w - w_t|^2 / 2
-    # The adapter is followed by the service's control variate and the delta by the change of the device's own.
-    has_controls: bool | None = None
-    frozen_roles: _Roles | None = None  # tensors that are neither trained nor sent in this round
-    personal_roles: _Roles | None = None  # tensors that are trained, stay on the device and are never sent
-    lora_rank: Annotated[int, Range(1, 65536)] | None = (
-        None  # of this device: the first so many rows of A, columns of B
-    )
-    # The adapter is followed by what is added to the base weights of the LoRA pairs (``protocol.lora_pairs``: dense).
-    base_change: bool | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampleDp:
-    """Differential privacy of single examples, made on the device: DP-SGD with Poisson batches of ``Plan.batch_size``.
-
-    The device draws coins and noise by itself and does not use ``Plan.seed`` for them.
-    """
-
-    clip: Annotated[float, Range(1e-6, 1e6)]  # L2 norm of one example's gradient, over all tensors
-    noise_multiplier: Annotated[float, Range(0.05, 1e4)]  # the noise's standard deviation over the clip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a device does with its examples in one round."""
-
-    epochs: Annotated[int, Range(1, 1000)] = 1
-    batch_size: Annotated[int, Range(1, 4096)] = 16
-    micro_batch: Annotated[int, Range(1, 4096)] | None = None  # examples at once; the gradient stays the batch's
-    max_tokens: Annotated[int, Range(1, 8192)] = 64
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    clip_grad_norm: Annotated[float, Range(1e-6, 1e9)] | None = None
-    clip_update_norm: Annotated[float, Range(1e-6, 1e9)] | None = None  # L2 of the delta before it is encoded
-    codec: Codec = field(default_factory=Codec)
-    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
-    dp: SampleDp | None = None
-    terms: DeviceTerms | None = None  # absent for plain federated averaging
-    continual: ContinualTerms | None = None  # absent: each round is learnt as it comes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SumTerms:
-    """What a task's secure sums are agreed on; with fleet, task, round, version and size they are a ``SumPlan``."""
-
-    clip: Annotated[float, Range(1e-12, 1e12)]
-    weight_cap: Annotated[int, Range(1, MAX_EXAMPLES)]
-    input_bits: Annotated[int, Range(2, 31)]
-    min_cohort: Annotated[int, Range(MIN_SUM_COHORT, MAX_SUM_COHORT)]
-    max_cohort: Annotated[int, Range(MIN_SUM_COHORT, MAX_SUM_COHORT)]
-    corrupt_fraction: Annotated[float, Range(0, 0.99)]
-    dropout_fraction: Annotated[float, Range(0, 0.99)]
-    server: Literal["curious", "lying"]
-    # Distributed privacy, absent without: see ``SumPlan``. Every device then counts the same.
-    noise_levels: Annotated[int, Range(1, 2**31)] | None = None
-    noise_multiplier: Annotated[float, Range(0.01, 1e4)] | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse noise without room for it, the reverse, and devices that do not count the same under it."""
-        if (self.noise_levels is None) != (self.noise_multiplier is None):
-            raise FieldError("noise_levels, noise_multiplier: give both or neither")
-        if self.noise_multiplier is not None and self.weight_cap != 1:
-            raise FieldError(f"weight_cap: with a noise_multiplier it is 1, not {self.weight_cap}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -391,31 +229,6 @@ class Latest:
     plan: Plan  # what it was trained under: how long a text is, which values are what
     adapter: Annotated[bytes, Length(1, MAX_MESSAGE_BYTES)] | None = None
     adapter_sealed: bool | None = None  # to the fetch's key, as for round 0, which no work has
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SumStep:
-    """One message of a device in a secure sum, sealed to the task's key (``sealing.step_binding``)."""
-
-    task: Name
-    round: Annotated[int, Range(1, MAX_ROUND)]
-    version: Annotated[int, Range(0, MAX_ROUND)]
-    bundle_id: Hex
-    step: SumStepName
-    update_id: Annotated[bytes, Bytes(16)]
-    sealed: Annotated[bytes, Length(1, MAX_MESSAGE_BYTES)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SumNext:
-    """What a device needs for its next step; with a roster come its neighbours' certificates, where there are any."""
-
-    task: Name
-    round: Annotated[int, Range(1, MAX_ROUND)]
-    step: SumNextName
-    message: Annotated[bytes, Length(1, MAX_MESSAGE_BYTES)]
-    certificates: Annotated[tuple[Annotated[bytes, Length(1, 4096)], ...], Length(0, MAX_SUM_COHORT)] = ()
-    issuers: Annotated[tuple[Annotated[bytes, Length(1, 4096)], ...], Length(0, 4)] = ()  # the last is the root's own
 
 
 Body: TypeAlias = (

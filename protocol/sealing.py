@@ -19,7 +19,7 @@ from protocol.errors import SealError
 from protocol.messages import PROTOCOL_VERSION
 
 if TYPE_CHECKING:
-    from protocol.messages import SumStep
+    from protocol.sum_round import SumStep
 
 __all__ = [
     "PRIVATE_KEY_BYTES",

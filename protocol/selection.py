@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator
 
     from protocol.layout import Layout, TensorSlot
-    from protocol.messages import DeviceTerms
+    from protocol.plan import DeviceTerms
 
 __all__ = ["Ranges", "n_update_values", "personal_ranges", "rank_ranges", "sent_ranges", "trained_ranges"]
 

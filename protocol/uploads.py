@@ -18,6 +18,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
+from protocol.bounds import MAX_MESSAGE_BYTES, MAX_ROUND
 from protocol.errors import RemoteProtocolError
 from protocol.fields import Bytes, FieldError, Hex, Length, Name, Range
 
@@ -42,13 +43,12 @@ __all__ = [
     "whole",
 ]
 
-MAX_UPLOAD_BYTES: Final = 64 * 2**20  # ``messages.MAX_MESSAGE_BYTES``: no more than can be taken at once
+MAX_UPLOAD_BYTES: Final = MAX_MESSAGE_BYTES  # no more than can be taken at once
 CHUNK_BYTES: Final = 256 * 2**10  # two seconds on a link of 1 Mbit/s: what a break costs at most
 MIN_CHUNK_BYTES: Final = 4096
 MAX_CHUNK_BYTES: Final = 4 * 2**20
 MAX_CHUNKS: Final = 1024  # 32 kB of hashes; with CHUNK_BYTES four times the largest message
 _HASH_BYTES: Final = 32  # SHA-256
-_MAX_ROUND: Final = 2**31  # ``messages.MAX_ROUND``
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +56,8 @@ class Upload:
     """What a device is about to send in chunks: first what the whole says of itself, then how it is cut."""
 
     task: Name
-    round: Annotated[int, Range(1, _MAX_ROUND)]
-    version: Annotated[int, Range(0, _MAX_ROUND)]
+    round: Annotated[int, Range(1, MAX_ROUND)]
+    version: Annotated[int, Range(0, MAX_ROUND)]
     bundle_id: Hex
     update_id: Annotated[bytes, Bytes(16)]
     is_step: bool | None = None  # the whole is a ``sum-step`` and no ``update``

@@ -13,7 +13,7 @@ from host.trainer_process import Launch, TrainerProcess
 from protocol import codec
 from protocol.errors import EngineError, LocalProtocolError
 from protocol.jobs import EvaluateJob, EvaluateResult
-from protocol.messages import Codec
+from protocol.plan import Codec
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from aggregator.config import Config
     from aggregator.core.intake import Devices
-    from aggregator.ports import Clock, DeviceStore
+    from aggregator.ports import Clock
+    from aggregator.store_ports import DeviceStore
 
 __all__ = ["DeviceDirectory", "chain_source"]
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from aggregator.ports import DeviceStore
+    from aggregator.store_ports import DeviceStore
 
 __all__ = ["DeviceRegistry", "EnrolledDevices"]
 

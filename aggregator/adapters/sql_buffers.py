@@ -88,10 +88,15 @@ def fold_of() -> ColumnElement[int]:
 
 
 def at_work_in(connection: Connection, task: str, *, since: int) -> tuple[str, ...]:
-    """Return the devices with work of round ``since`` or later and no update for it, by name."""
+    """Return the devices whose newest work is of round ``since`` or later and has no update yet, by name.
+
+    Older work without one was lost or left: a device has one work of a task at a time.
+    """
     p, u = PARTICIPANTS.c, UPDATES.c
-    answered = exists().where(and_(u.task == p.task, u.round == p.round, u.device == p.device))
-    query = select(p.device).where(p.task == task, p.round >= since, ~answered).distinct().order_by(p.device)
+    newest = select(p.device, func.max(p.round).label("round")).where(p.task == task, p.round >= since)
+    work = newest.group_by(p.device).subquery().c
+    answered = exists().where(and_(u.task == task, u.round == work.round, u.device == work.device))
+    query = select(work.device).where(~answered).order_by(work.device)
     return tuple(connection.execute(query).scalars())
 
 

@@ -26,7 +26,7 @@ R = TypeVar("R", DeviceRecord, TokenRecord, CertificateRecord)
 
 
 class SqlDevices(SqlDatabase):
-    """Implements ``aggregator.ports.DeviceStore``; ``close`` it at the end."""
+    """Implements ``aggregator.store_ports.DeviceStore``; ``close`` it at the end."""
 
     def device(self, device: str) -> DeviceRecord | None:
         """Return the device, or None."""

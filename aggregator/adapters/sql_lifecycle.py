@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import and_, select
 
 from aggregator.adapters.sql_database import SqlDatabase, insert_into
-from aggregator.adapters.sql_store import end_round, version_row
+from aggregator.adapters.sql_rounds import end_round, version_row
 from aggregator.adapters.tables import COMMANDS, CREATED_TASKS, EVALUATIONS, STANDINGS, TASKS, VERSIONS
 from aggregator.core.records import CommandRecord, CreatedTask, Standing
 from protocol.errors import ConfigError
@@ -26,7 +26,7 @@ __all__ = ["SqlLifecycle", "copy_figures"]
 
 
 class SqlLifecycle(SqlDatabase):
-    """Implements ``aggregator.ports.LifecycleStore``; ``close`` it at the end."""
+    """Implements ``aggregator.store_ports.LifecycleStore``; ``close`` it at the end."""
 
     # -- reads -------------------------------------------------------------------------------------------------------
 

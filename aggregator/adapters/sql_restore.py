@@ -17,7 +17,7 @@ from aggregator.adapters import migrations, sql_buffers, sql_privacy
 from aggregator.adapters.sql_database import changed_database
 from aggregator.adapters.sql_dump import LEFT_BEHIND, is_empty, load_table
 from aggregator.adapters.sql_lifecycle import copy_figures
-from aggregator.adapters.sql_store import version_row
+from aggregator.adapters.sql_rounds import version_row
 from aggregator.adapters.tables import (
     CERTIFICATES,
     CREATED_TASKS,

@@ -47,7 +47,7 @@ _IN_BUFFER: Final = BUFFERED.c.update_id == UPDATES.c.update_id
 
 
 class SqlRetention(SqlDatabase):
-    """Implements ``aggregator.ports.RetentionStore``; ``close`` it at the end."""
+    """Implements ``aggregator.store_ports.RetentionStore``; ``close`` it at the end."""
 
     def mark(self, task: str) -> RetentionMark:
         """Return what was retired of a task."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from aggregator.core.staging import Found
-    from protocol.messages import Reason
+    from protocol.reasons import Reason
 
 __all__ = ["SqlStaging"]
 

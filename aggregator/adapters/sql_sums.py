@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 
 from aggregator.adapters.sql_database import SqlDatabase, insert_into
-from aggregator.adapters.sql_store import count_traffic, fire_round, of_device, of_round
+from aggregator.adapters.sql_rounds import count_traffic, fire_round, of_device, of_round
 from aggregator.adapters.tables import ROUNDS, SUM_MESSAGES, SUM_STEPS, SUMS
 from aggregator.core.records import Traffic
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from aggregator.core.rounds import RoundEvent
-    from protocol.messages import SumNextName, SumStepName
+    from protocol.sum_round import SumNextName, SumStepName
 
 __all__ = ["SqlSums"]
 
 
 class SqlSums(SqlDatabase):
-    """Implements ``aggregator.ports.SumStore``; ``close`` it at the end."""
+    """Implements ``aggregator.store_ports.SumStore``; ``close`` it at the end."""
 
     def state(self, task: str, round_: int) -> bytes | None:
         """Return the packed sum of a round, or None if nothing of it was taken or it was forgotten."""

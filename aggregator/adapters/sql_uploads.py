@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import func, select
 
 from aggregator.adapters.sql_database import SqlDatabase, insert_into
-from aggregator.adapters.sql_store import count_traffic
+from aggregator.adapters.sql_rounds import count_traffic
 from aggregator.adapters.tables import UPLOAD_CHUNKS, UPLOADS
 
 if TYPE_CHECKING:

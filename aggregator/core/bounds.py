@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
+from protocol.bounds import ENVELOPE_OVERHEAD_BYTES
 from protocol.codec import payload_bytes
-from protocol.messages import ENVELOPE_OVERHEAD_BYTES
 from protocol.secure_sum.messages import ADVERT_BYTES, KEY_BYTES, SEALED_BYTES
 from protocol.secure_sum.quantise import packed_bytes
 
 if TYPE_CHECKING:
-    from protocol.messages import Codec, Plan
+    from protocol.plan import Codec, Plan
     from protocol.secure_sum.quantise import Quantiser
 
 __all__ = ["MAX_NORM_WITHOUT_CLIP", "max_message_bytes", "max_next_bytes", "max_step_bytes", "max_update_norm"]

@@ -20,7 +20,7 @@ from protocol.errors import LocalProtocolError
 if TYPE_CHECKING:
     from aggregator.core.records import UpdateRecord
     from protocol.layout import Layout
-    from protocol.messages import DeviceTerms
+    from protocol.plan import DeviceTerms
 
 __all__ = [
     "ADAPTER",

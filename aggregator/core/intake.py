@@ -16,17 +16,8 @@ from aggregator.core.opening import Figures, check_bounds, figures_of, open_delt
 from aggregator.core.rounds import SUM_STATES
 from protocol import sealing, signing, topics
 from protocol.errors import RemoteProtocolError
-from protocol.messages import (
-    Body,
-    Fetch,
-    Join,
-    Plan,
-    Reason,
-    Renew,
-    SumStep,
-    Update,
-    unpack_envelope,
-)
+from protocol.messages import Body, Fetch, Join, Renew, Update, unpack_envelope
+from protocol.sum_round import SumStep
 from protocol.uploads import Chunk, Upload
 
 if TYPE_CHECKING:
@@ -37,6 +28,8 @@ if TYPE_CHECKING:
     from aggregator.core.records import TaskState, UpdateRecord
     from aggregator.core.rounds import RoundState
     from aggregator.core.staging import Staged
+    from protocol.plan import Plan
+    from protocol.reasons import Reason
     from protocol.sealing import TaskKey
     from protocol.signing import VerifyKey
 

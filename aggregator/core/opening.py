@@ -19,7 +19,8 @@ from protocol.messages import unpack_content
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from protocol.messages import Plan, Update, UpdateContent
+    from protocol.messages import Update, UpdateContent
+    from protocol.plan import Plan
     from protocol.sealing import TaskKey
 
 __all__ = ["Figures", "check_bounds", "figures_of", "open_delta"]

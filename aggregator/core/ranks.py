@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 
 from protocol.fields import Length, Name, Range
-from protocol.messages import DeviceTerms
+from protocol.plan import DeviceTerms
 from protocol.selection import rank_ranges
 
 if TYPE_CHECKING:

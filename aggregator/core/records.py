@@ -1,4 +1,4 @@
-"""The facts that the aggregator keeps, as values. How they are stored is ``adapters.sql_store``'s affair."""
+"""The facts that the aggregator keeps, as values. How they are stored is the affair of ``adapters.sql_*``."""
 
 from __future__ import annotations
 

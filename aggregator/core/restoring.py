@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from protocol.bounds import MAX_ROUND
 from protocol.errors import ConfigError
-from protocol.messages import MAX_ROUND
 
 __all__ = ["LEAST_JUMP", "ROUNDS_PER_S", "raised"]
 

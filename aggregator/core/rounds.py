@@ -27,7 +27,7 @@ from protocol.errors import LocalProtocolError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from protocol.messages import SumStepName
+    from protocol.sum_round import SumStepName
 
 __all__ = [
     "FINAL_STATES",

@@ -7,7 +7,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from protocol.messages import Plan
+    from protocol.plan import Plan
 
 __all__ = ["plan_for"]
 

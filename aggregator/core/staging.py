@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Final, cast
 
 from aggregator.core.intake import Refused, Taken, TakenBefore, welcome
 from protocol.errors import RemoteProtocolError
-from protocol.messages import Reason, Update
+from protocol.messages import Update
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aggregator.core.intake import Decision, IntakeContext
     from aggregator.core.opening import Figures
+    from protocol.reasons import Reason
 
 __all__ = ["MAX_DETAIL_CHARS", "Found", "Staged", "WorkerRecord", "decide_staged", "find"]
 

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 from aggregator.core.folding import TermsContext
 from aggregator.core.strategies import STRATEGIES
 from aggregator.core.update_shape import shape_of
+from protocol.bounds import ENVELOPE_OVERHEAD_BYTES, MAX_MESSAGE_BYTES
 from protocol.errors import ConfigError
 from protocol.fields import FieldError, plain, structure
 from protocol.lora_pairs import lora_pairs, n_dense_values
-from protocol.messages import ENVELOPE_OVERHEAD_BYTES, MAX_MESSAGE_BYTES
 from protocol.open_base import OPEN_BASE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from protocol.layout import Layout
-    from protocol.messages import Plan
+    from protocol.plan import Plan
 
 __all__ = ["identity", "options_of", "refuse_unfit"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from protocol.layout import Layout  # noqa: TC001 - functools.cache hashes it
-from protocol.messages import DeviceTerms  # noqa: TC001
+from protocol.plan import DeviceTerms  # noqa: TC001
 from protocol.selection import n_update_values, sent_ranges
 
 if TYPE_CHECKING:

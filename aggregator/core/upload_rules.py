@@ -16,7 +16,7 @@ from protocol.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
     from aggregator.core.intake import IntakeContext, TaskView
-    from protocol.messages import Reason
+    from protocol.reasons import Reason
     from protocol.uploads import Upload
 
 __all__ = ["check_upload", "was_taken"]

@@ -11,9 +11,9 @@ from aggregator.adapters.sql_access import SqlAccess
 from aggregator.adapters.sql_devices import SqlDevices
 from aggregator.adapters.sql_lifecycle import SqlLifecycle
 from aggregator.adapters.sql_metrics import SqlMetrics
+from aggregator.adapters.sql_reader import SqlReader
 from aggregator.adapters.sql_reports import SqlReports
 from aggregator.adapters.sql_staging import SqlStaging
-from aggregator.adapters.sql_store import SqlStore
 from aggregator.core.gates import statuses
 from aggregator.created_tasks import with_created
 from aggregator.web.problems import Problem
@@ -36,7 +36,7 @@ class Sources:
 
     config: Config
     folders: Folders
-    store: SqlStore
+    store: SqlReader
     lifecycle: SqlLifecycle
     devices: SqlDevices
     access: SqlAccess
@@ -77,7 +77,7 @@ def open_sources(config: Config, folders: Folders, pulse: Pulse) -> Iterator[Sou
         StorageError: it is not there or not of the newest revision.
     """
     with ExitStack() as stack:
-        store, lifecycle = SqlStore(folders.database), SqlLifecycle(folders.database)
+        store, lifecycle = SqlReader(folders.database), SqlLifecycle(folders.database)
         devices, access = SqlDevices(folders.database), SqlAccess(folders.database)
         reports, metrics = SqlReports(folders.database), SqlMetrics(folders.database)
         staging = SqlStaging(folders.database)

@@ -3,8 +3,8 @@
 Laws: what the devices say is believed, what the service says is checked: every update that a device was told is
 accepted is in exactly one fold (or in a round that was openly abandoned), every update in a fold was sent, by that
 device, for that round, and each version's bytes are the mean of the journal's deltas, in an asynchronous task each
-weighted by its age, computed here by the papers' formulas and not by the service's code. The service's own ``task
-verify`` is asked too, where it keeps updates.
+weighted by its age, computed here by the papers' formulas and not by the service's code; which versions a gate refused
+is believed here and checked by ``verdicts``. The service's own ``task verify`` is asked too, where it keeps updates.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ from deploy.simulate.journal import entries
 from deploy.simulate.service import ask
 from host.arrays import load_vector
 from protocol.fields import structure
-from protocol.messages import Plan
+from protocol.plan import Plan
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from deploy.simulate.journal import Entry
     from deploy.simulate.service import Service
 
-__all__ = ["Audit", "audit"]
+__all__ = ["Audit", "audit", "refolded"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,19 +62,16 @@ def audit(service: Service, journal: Path, *, seed: int, plan: dict[str, Any]) -
         EngineError: the service's commands fail.
         StorageError: the journal cannot be read.
     """
-    sent: dict[str, Entry] = {}
-    accepted: set[str] = set()
-    for entry in entries(journal):
-        if entry.act == "sent":
-            sent[entry.update_id] = entry
-        elif entry.act == "accepted":
-            accepted.add(entry.update_id)
+    sent = _sent(journal)
+    accepted = {entry.update_id for entry in entries(journal) if entry.act == "accepted"}
     told = ask(service, "updates")["updates"]
     folded = [one for one in told if one["status"] == "folded"]
     times = Counter(one["update_id"] for one in folded)
     dropped = {one["update_id"] for one in told if one["status"] == "discarded"}
-    pool = DeltaPool(structure(Plan, plan), n_params=service.n_params, seed=seed)
-    n_versions, n_wrong = _check_bytes(service, pool, folded, sent)
+    n_versions, n_wrong = 0, 0
+    for version, adapter in refolded(service, journal, seed=seed, plan=plan):
+        n_versions += version["round"] is not None
+        n_wrong += hashlib.sha256(adapter.astype("<f4").tobytes()).hexdigest() != version["state_blobs"]["adapter"]
     return Audit(
         n_accepted=len(accepted),
         n_folded=len(folded),
@@ -84,34 +84,54 @@ def audit(service: Service, journal: Path, *, seed: int, plan: dict[str, Any]) -
     )
 
 
+def refolded(
+    service: Service, journal: Path, *, seed: int, plan: dict[str, Any]
+) -> Iterator[tuple[dict[str, Any], NDArray[np.float32]]]:
+    """Yield what ``edgefold task show`` says of each version, and its adapter as the journal has it.
+
+    A version is folded into the newest one before it that is promoted, which without a gate all are; one without a
+    round, put back for a refused one, has that one's bytes. Errors as ``audit``; memory: three adapters.
+    """
+    sent = _sent(journal)
+    pool = DeltaPool(structure(Plan, plan), n_params=service.n_params, seed=seed)
+    folded = [one for one in ask(service, "updates")["updates"] if one["status"] == "folded"]
+    base, adapter, refused = 0, load_vector(service.initial_adapter, n_values=service.n_params), set[int]()
+    for version in ask(service, "show")["versions"]:
+        after = adapter
+        if version["round"] is not None:
+            here = [one for one in folded if (one["buffer"] or one["round"]) == version["round"]]
+            own = [sent[one["update_id"]] for one in here if _is_sent(one, sent)]
+            after = _mean(adapter, own, pool, base=base, refused=refused)
+        yield version, after
+        if version["status"] == "promoted":
+            base, adapter = version["version"], after
+        elif version["status"] == "rejected":
+            refused.add(version["version"])
+
+
+def _sent(journal: Path) -> dict[str, Entry]:
+    return {entry.update_id: entry for entry in entries(journal) if entry.act == "sent"}
+
+
 def _is_sent(told: dict[str, Any], sent: dict[str, Entry]) -> bool:
     entry = sent.get(told["update_id"])
     return entry is not None and (entry.device, entry.round) == (told["device"], told["round"])
 
 
-def _check_bytes(
-    service: Service, pool: DeltaPool, folded: list[dict[str, Any]], sent: dict[str, Entry]
-) -> tuple[int, int]:
-    """Return how many versions were computed again, and how many of them came out otherwise."""
-    adapter, n_wrong, n_versions = load_vector(service.initial_adapter, n_values=service.n_params), 0, 0
-    for version in ask(service, "show")["versions"]:
-        if version["round"] is not None:
-            here = [one for one in folded if (one["buffer"] or one["round"]) == version["round"]]
-            own = [sent[one["update_id"]] for one in here if _is_sent(one, sent)]
-            total = np.zeros(service.n_params, np.float64)  # [n_params]
-            n_examples = sum(one.n_examples for one in own)
-            ordered = sorted(own, key=lambda one: (one.device, one.round))
-            for first in range(0, len(ordered), 64):  # in chunks (docs/adr/0025)
-                part = np.zeros(service.n_params, np.float64)  # [n_params]
-                for entry in ordered[first : first + 64]:
-                    # FedBuff (arXiv:2106.06639, algorithm 1): 1 / sqrt(1 + tau); in a round tau is 0.
-                    staleness = version["version"] - 1 - entry.version
-                    weight = entry.n_examples * (1.0 / math.sqrt(1.0 + staleness))
-                    part += pool.decoded(entry.delta).astype(np.float64) * weight
-                total += part
-            # FedAvg (arXiv:1602.05629, algorithm 1), in float64, in the order of device names.
-            adapter = (total / max(1, n_examples) + adapter).astype(np.float32)
-            n_versions += 1
-        is_same = hashlib.sha256(adapter.astype("<f4").tobytes()).hexdigest() == version["state_blobs"]["adapter"]
-        n_wrong += not is_same
-    return n_versions, n_wrong
+def _mean(
+    adapter: NDArray[np.float32], own: Sequence[Entry], pool: DeltaPool, *, base: int, refused: Collection[int]
+) -> NDArray[np.float32]:
+    """Return what the papers make of version ``base``, whose bytes are ``adapter``, and these updates."""
+    total = np.zeros(adapter.size, np.float64)  # [n_params]
+    ordered = sorted(own, key=lambda one: (one.device, one.round))
+    for first in range(0, len(ordered), 64):  # in chunks (docs/adr/0025)
+        part = np.zeros(adapter.size, np.float64)  # [n_params]
+        for entry in ordered[first : first + 64]:
+            # FedBuff (arXiv:2106.06639, algorithm 1): 1 / sqrt(1 + tau); in a round tau is 0.
+            staleness = sum(one not in refused for one in range(entry.version + 1, base + 1))
+            weight = entry.n_examples * (1.0 / math.sqrt(1.0 + staleness))
+            part += pool.decoded(entry.delta).astype(np.float64) * weight
+        total += part
+    # FedAvg (arXiv:1602.05629, algorithm 1), in float64, in the order of device names.
+    after: NDArray[np.float32] = (total / max(1, sum(one.n_examples for one in own)) + adapter).astype(np.float32)
+    return after

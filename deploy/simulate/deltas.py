@@ -16,7 +16,7 @@ from protocol import codec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from protocol.messages import Plan
+    from protocol.plan import Plan
 
 __all__ = ["POOL_SIZE", "DeltaPool"]
 

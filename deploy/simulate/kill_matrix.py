@@ -2,7 +2,8 @@
 
 Laws: a kill comes a random time after its victim was last seen to work, so that it hits starts, rounds and folds alike;
 the seed is printed and gives the same victims and waits (what they hit, the machine decides); in the end the task is
-paused, so that every update with a receipt has its fold, and nothing is forgiven.
+paused, so that every update with a receipt has its fold, and nothing is forgiven. With a gate versions are really
+measured, and its verdicts are checked by measuring again where nobody is killed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from deploy.simulate.audit import audit
+from deploy.simulate.audit import audit, refolded
+from deploy.simulate.gated_task import write_gated_task
 from deploy.simulate.identities import make_identities, register
 from deploy.simulate.journal import Journal
 from deploy.simulate.local_service import LocalSpec, local_fleet, plan_of
@@ -30,18 +32,23 @@ from deploy.simulate.profile import Group, Profile
 from deploy.simulate.run import Simulation
 from deploy.simulate.service import ask, read_service
 from deploy.simulate.storage_servers import StorageKind, Victim, started_storage
+from deploy.simulate.verdicts import check_verdicts, measured_by
 from protocol.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from deploy.local import BrokerKind, LocalFleet
+    from deploy.simulate.gated_task import GatedTask
+    from deploy.simulate.service import Service
+    from deploy.simulate.verdicts import Verdicts
 
 __all__ = ["KillPlan", "run_kill_matrix"]
 
 # Short trainings: rounds of about a second, so that kills fall into all of their phases.
 _PROFILE: Final = Profile(group=(Group(name="quick", train_s=0.3, spread=0.9),))
 _LONGEST_WAIT_S: Final = 2.5  # after a victim works again; a round takes less
+_LONGEST_WAIT_WITH_GATE_S: Final = 8.0  # a measurement starts an interpreter and a runtime
 _VICTIMS: Final = ("aggregator", "broker", "both")
 _WEIGHTS: Final = (6, 3, 1)
 _WEIGHT_OF_STORAGE: Final = 3  # of each, database and objects, where they are servers
@@ -66,6 +73,7 @@ class KillPlan:
     storage: StorageKind = "files"
     fold: Literal["local", "workers"] = "local"
     ingest: int = 0  # workers that take updates in
+    gated: GatedTask | None = None  # its bundle, which can be measured, in the place of a random one
 
 
 class _Killer:
@@ -74,6 +82,8 @@ class _Killer:
     def __init__(self, fleet: LocalFleet, plan: KillPlan, storage: Mapping[str, Victim]) -> None:
         self.killed: Counter[str] = Counter()
         self.rounds_folded = 0
+        self.n_before_verdict = 0  # kills while a folded version waited for its verdict
+        self._is_waiting_for_verdict = False
         self._fleet, self._plan = fleet, plan
         self._random = random.Random(plan.seed)  # noqa: S311 - when to kill
         self._next_s: float | None = None
@@ -87,6 +97,8 @@ class _Killer:
     def tick(self) -> None:
         for happened in self._fleet.poll():
             self.rounds_folded += happened.name == "version-folded"
+            if happened.name in {"version-folded", "version-promoted", "version-rejected"}:
+                self._is_waiting_for_verdict = happened.name == "version-folded" and self._plan.gated is not None
             if happened.name == "broker-started":
                 self._waiting_for.discard("broker")
             elif happened.name == "service-ready":
@@ -95,11 +107,13 @@ class _Killer:
         if self.n_killed >= self._plan.kills:
             return
         if self._next_s is None and not self._waiting_for:
-            self._next_s = now_s + self._random.uniform(0, _LONGEST_WAIT_S)
+            longest_s = _LONGEST_WAIT_S if self._plan.gated is None else _LONGEST_WAIT_WITH_GATE_S
+            self._next_s = now_s + self._random.uniform(0, longest_s)
         if self._next_s is not None and now_s >= self._next_s:
             weights = [*_WEIGHTS, *(_WEIGHT_OF_STORAGE for _ in self._storage)]
             (victim,) = self._random.choices([*_VICTIMS, *self._storage], weights)
             self.killed[victim] += 1
+            self.n_before_verdict += self._is_waiting_for_verdict
             self._next_s = None
             if victim in self._storage:
                 self._storage[victim].kill()
@@ -144,6 +158,7 @@ class _Children:
 
 
 def _run_with(plan: KillPlan, settings: Mapping[str, Any], storage: Mapping[str, Victim]) -> dict[str, Any]:
+    gated = plan.gated
     spec = LocalSpec(
         folder=plan.folder,
         n_devices=plan.devices,
@@ -155,6 +170,8 @@ def _run_with(plan: KillPlan, settings: Mapping[str, Any], storage: Mapping[str,
         is_async=plan.is_async,
         service_settings=settings,
         more_tables={"fold": {"engine": plan.fold, "workers": 2}, "ingest": {"workers": plan.ingest}},
+        task_settings={} if gated is None else gated.settings,
+        bundle=None if gated is None else gated.bundle,
     )
     fleet = local_fleet(spec)
     victims = dict(storage)
@@ -181,6 +198,7 @@ def _run_with(plan: KillPlan, settings: Mapping[str, Any], storage: Mapping[str,
         simulation.close()
     verified = ask(service, "verify")
     found = audit(service, journal_path, seed=plan.seed, plan=plan_of())
+    verdicts = None if gated is None else _verdicts(gated, service, journal_path, plan, given=simulation.given)
     return {
         "mode": "async" if plan.is_async else "sync",
         "storage": plan.storage,
@@ -191,9 +209,26 @@ def _run_with(plan: KillPlan, settings: Mapping[str, Any], storage: Mapping[str,
         "seconds": time.monotonic() - started,
         **dataclasses.asdict(counts),
         **dataclasses.asdict(found),
+        **({} if verdicts is None else {"gate": _facts_of(verdicts, killer)}),
         "is_verified": verified["ok"],
-        "is_good": found.is_good and verified["ok"],
+        "is_good": found.is_good and verified["ok"] and (verdicts is None or verdicts.is_good),
     }
+
+
+def _verdicts(gated: GatedTask, service: Service, journal: Path, plan: KillPlan, *, given: set[int]) -> Verdicts:
+    measure, losses, versions = measured_by(gated), dict[int, float](), list[dict[str, Any]]()
+    by_bytes: dict[bytes, float] = {}  # what was put back is not measured again
+    for version, adapter in refolded(service, journal, seed=plan.seed, plan=plan_of()):
+        key = adapter.tobytes()
+        if key not in by_bytes:
+            by_bytes[key] = measure(adapter)
+        losses[version["version"]] = by_bytes[key]
+        versions.append(version)
+    return check_verdicts(versions, losses, given=given)
+
+
+def _facts_of(verdicts: Verdicts, killer: _Killer) -> dict[str, Any]:
+    return {"kills_before_verdict": killer.n_before_verdict, **dataclasses.asdict(verdicts)}
 
 
 def _until(simulation: Simulation, killer: _Killer, is_over: Any, *, deadline_s: float) -> None:  # noqa: ANN401 - a call
@@ -212,11 +247,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="default: a new one, printed")
     parser.add_argument("--devices", type=int, default=12)
     parser.add_argument("--mode", choices=["both", "sync", "async"], default="both", help="half of the kills each")
-    parser.add_argument("--chunk-kb", type=int, help="updates above it go in chunks: 8, with --ingest 256: none do")
+    parser.add_argument(
+        "--chunk-kb", type=int, help="updates above it go in chunks: 8, with --gate 1, with --ingest 256: none do"
+    )
     parser.add_argument("--broker", choices=["auto", "mosquitto", "embedded"], default="auto")
     parser.add_argument("--storage", choices=["files", "servers"], default="files", help="servers: PostgreSQL and S3")
     parser.add_argument("--fold", choices=["local", "workers"], default="local", help="who adds, and is killed too")
     parser.add_argument("--ingest", type=int, default=0, help="workers that take updates in, and are killed too")
+    parser.add_argument("--gate", action="store_true", help="versions are measured before devices have them")
     options = parser.parse_args()
     if options.ingest and options.storage != "servers":
         parser.error("--ingest: workers need a database server: --storage servers")
@@ -225,11 +263,18 @@ def main() -> int:
     sys.stdout.flush()
     modes = [False, True] if options.mode == "both" else [options.mode == "async"]
     shares = [options.kills // len(modes) + (at < options.kills % len(modes)) for at in range(len(modes))]
-    results = [_run(options, seed, is_async=is_async, kills=n) for is_async, n in zip(modes, shares, strict=True)]
+    with tempfile.TemporaryDirectory(prefix="edgefold-gated-") as folder:
+        gated = write_gated_task(Path(folder), seed=seed) if options.gate else None
+        results = [
+            _run(options, seed, is_async=is_async, kills=n, gated=gated)
+            for is_async, n in zip(modes, shares, strict=True)
+        ]
     return 0 if all(found["is_good"] for found in results) else 1
 
 
-def _run(options: argparse.Namespace, seed: int, *, is_async: bool, kills: int) -> dict[str, Any]:
+def _run(
+    options: argparse.Namespace, seed: int, *, is_async: bool, kills: int, gated: GatedTask | None
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="edgefold-kill-") as folder:
         plan = KillPlan(
             folder=Path(folder),
@@ -242,6 +287,7 @@ def _run(options: argparse.Namespace, seed: int, *, is_async: bool, kills: int) 
             storage=options.storage,
             fold=options.fold,
             ingest=options.ingest,
+            gated=gated,
         )
         found = run_kill_matrix(plan)
     sys.stdout.write(json.dumps(found, indent=2) + "\n")

@@ -9,7 +9,7 @@ from deploy.local import FleetSpec, LocalFleet
 from deploy.simulate.random_bundle import write_random_bundle
 from host.durable import make_folder
 from protocol.fields import plain
-from protocol.messages import Plan
+from protocol.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +44,8 @@ class LocalSpec:
         is_async: one buffer of a third of the cohort after the other, and no rounds.
         service_settings: more keys of ``[service]``, such as ``database``.
         more_tables: more tables of the aggregator's settings, such as ``fold``.
+        task_settings: more keys of the task's table, such as ``gate``.
+        bundle: in the place of a random one of ``n_params``, which cannot be measured.
         keep_updates: so that ``edgefold task verify`` can fold again.
     """
 
@@ -60,6 +62,8 @@ class LocalSpec:
     keep_updates: bool = True
     service_settings: Mapping[str, Any] = field(default_factory=dict)
     more_tables: Mapping[str, Any] = field(default_factory=dict)
+    task_settings: Mapping[str, Any] = field(default_factory=dict)
+    bundle: Path | None = None
 
 
 def plan_of() -> dict[str, Any]:
@@ -71,10 +75,10 @@ def plan_of() -> dict[str, Any]:
 def local_fleet(spec: LocalSpec) -> LocalFleet:
     """Write the configuration of broker and aggregator; entering what is returned starts them."""
     make_folder(spec.folder)
-    bundle = write_random_bundle(spec.folder / "bundle", n_params=spec.n_params, seed=spec.seed)
+    bundle = spec.bundle or write_random_bundle(spec.folder / "bundle", n_params=spec.n_params, seed=spec.seed)
     cohort = spec.cohort or _cohort(spec)
     selection = {"straggler_factor": 0.0, "spread_s": round(spec.n_devices / _JOINS_A_SECOND, 3)}
-    settings: dict[str, Any] = {"selection": selection}
+    settings: dict[str, Any] = {"selection": selection, **spec.task_settings}
     if spec.is_async:
         settings |= {"mode": "async", "strategy": "fedbuff", "asynchronous": {"concurrency": spec.n_devices}}
         cohort = max(1, cohort // 3)

@@ -68,6 +68,7 @@ class Simulation:
         self._cutter = Cutter(chunk_bytes)
         self.counts = Counts()
         self.announced: Announce | None = None
+        self.given: set[int] = set()  # versions that devices were told of or given
         self._service, self._keys, self._journal, self._seed = service, identities, journal, seed
         self._pool: DeltaPool | None = None
         self._due: list[tuple[float, str]] = []
@@ -155,6 +156,8 @@ class Simulation:
             for chunk in self._cutter.missing(name or "", body):
                 self._send(name or "", chunk)
             return
+        if isinstance(body, (Announce, Work)):
+            self.given.add(body.version)
         now_s = time.monotonic()
         for one in self._on[connection] if name is None else [name]:
             device = self.devices[one]

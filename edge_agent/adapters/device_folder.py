@@ -27,10 +27,11 @@ from edge_agent.adapters.served_work import keep_served, read_work
 from edge_agent.core.session import SessionState
 from host.durable import make_folder, open_plain, read_bytes, remove, sweep, write_bytes
 from protocol import cbor
+from protocol.bounds import MAX_MESSAGE_BYTES
 from protocol.errors import ConfigError, MalformedMessageError, StorageError
 from protocol.fields import FieldError, plain, structure
 from protocol.jobs import KEPT_FILE, RESIDUAL_FILE
-from protocol.messages import MAX_MESSAGE_BYTES, Receipt, Work, pack_body, unpack_body
+from protocol.messages import Receipt, Work, pack_body, unpack_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from host.durable import make_folder, read_bytes, write_bytes
 from protocol import cbor
+from protocol.bounds import MAX_ROUND
 from protocol.errors import MalformedMessageError, StorageError
 from protocol.fields import FieldError, Length, Name, Range, plain, structure
-from protocol.messages import MAX_ROUND
 
 if TYPE_CHECKING:
     from pathlib import Path

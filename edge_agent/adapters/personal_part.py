@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final
 
 from host.durable import read_bytes, remove, write_bytes
+from protocol.bounds import MAX_MESSAGE_BYTES
 from protocol.errors import StorageError
 from protocol.fields import FieldError, Hex, Name, Range, plain, structure
-from protocol.messages import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from host.durable import read_bytes, write_bytes
 from protocol import cbor
+from protocol.bounds import MAX_ROUND
 from protocol.errors import MalformedMessageError, StorageError
 from protocol.fields import FieldError, Length, Name, Range, plain, structure
-from protocol.messages import MAX_ROUND
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,8 +33,9 @@ class Refusal:
     why: Annotated[str, Length(0, _MAX_CHARS)]
 
 
-def save_refusal(folder: Path, refusal: Refusal) -> None:
-    """Replace what was refused last."""
+def save_refusal(folder: Path, *, task: str, round_: int, why: str) -> None:
+    """Replace what was refused last; of ``why`` the first 500 characters are kept."""
+    refusal = Refusal(task=task, round=round_, why=why[:_MAX_CHARS])
     write_bytes(folder / _FILE, cbor.dumps(plain(refusal)))
 
 

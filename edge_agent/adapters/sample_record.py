@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from protocol.jobs import SampleCharge
-    from protocol.messages import Plan
+    from protocol.plan import Plan
 
 __all__ = ["SampleRecord", "why_beyond"]
 

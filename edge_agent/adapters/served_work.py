@@ -12,8 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from host.durable import read_bytes, write_bytes
+from protocol.bounds import MAX_MESSAGE_BYTES
 from protocol.errors import MalformedMessageError, StorageError
-from protocol.messages import MAX_MESSAGE_BYTES, Work, pack_body, unpack_body
+from protocol.messages import Work, pack_body, unpack_body
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from host.durable import make_folder, read_bytes, remove, write_bytes
 from protocol import cbor
+from protocol.bounds import MAX_MESSAGE_BYTES
 from protocol.errors import MalformedMessageError, StorageError
 from protocol.fields import Bytes, FieldError, Length, Name, Range, plain, structure
-from protocol.messages import MAX_MESSAGE_BYTES, SumStepName
+from protocol.sum_round import SumStepName  # noqa: TC001 - structure() resolves the annotations
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +41,7 @@ class StepRecord:
     round: Annotated[int, Range(1, 2**31)]
     step: SumStepName
     update_id: Annotated[bytes, Bytes(16)]
-    state: _Blob  # secure_sum.device.pack_state
+    state: _Blob  # secure_sum.device_state.pack_state
     directory: _Blob  # names and keys of the neighbours, from the roster on
     envelope: _Blob
 

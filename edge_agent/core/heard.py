@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
+from protocol.bounds import MAX_ROUND
 from protocol.fields import Range
-from protocol.messages import MAX_ROUND
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -35,7 +35,7 @@ from edge_agent.core.summing import (
     TrainedForSum,
 )
 from protocol.fields import Bytes, Hex, Length, Name, Range
-from protocol.messages import SumStepName  # noqa: TC001 - structure() resolves the annotations
+from protocol.sum_round import SumStepName  # noqa: TC001 - structure() resolves the annotations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

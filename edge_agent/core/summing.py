@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from protocol.messages import SumNextName, SumStepName  # noqa: TC001 - structure() resolves the annotations
+from protocol.sum_round import SumNextName, SumStepName  # noqa: TC001 - structure() resolves the annotations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -21,8 +21,9 @@ from host.link import LinkDown, LinkUp, Received
 from host.mqtt_link import MqttLink
 from host.tls import client_context
 from protocol import topics
+from protocol.bounds import MAX_MESSAGE_BYTES
 from protocol.errors import ConfigError, RemoteProtocolError
-from protocol.messages import MAX_MESSAGE_BYTES, Announce, unpack_envelope
+from protocol.messages import Announce, unpack_envelope
 from protocol.signing import SERVICE, open_envelope
 
 if TYPE_CHECKING:

@@ -35,6 +35,7 @@ from host.arrays import load_npz, load_vector, save_vector
 from host.bundle_folder import Bundle, open_bundle
 from host.durable import read_bytes, write_bytes
 from host.memory import peak_bytes
+from protocol.bounds import MAX_MESSAGE_BYTES
 from protocol.bundle import ADAPTER
 from protocol.errors import BundleError, ConfigError, EngineError
 from protocol.jobs import (
@@ -53,7 +54,7 @@ from protocol.jobs import (
     TrainJob,
     TrainResult,
 )
-from protocol.messages import MAX_MESSAGE_BYTES, DeviceTerms, Plan
+from protocol.plan import DeviceTerms, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
     from edge_agent.trainer.batches import Dataset
     from edge_agent.trainer.engines import Engine, ExampleEngine
     from edge_agent.trainer.example_gradients import ExampleGradients
-    from protocol.messages import SampleDp
+    from protocol.plan import SampleDp
 
     _Gradients = Engine | Remembering
     Report = Callable[[Progress], None]

@@ -17,14 +17,14 @@ from edge_agent.trainer.proximal import with_proximal_term
 from edge_agent.trainer.selected import Selection, starting_point
 from protocol import codec
 from protocol.lora_pairs import n_dense_values
-from protocol.messages import DeviceTerms
+from protocol.plan import DeviceTerms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_agent.trainer.optimizers import FlatOptimizer
     from protocol.layout import Layout
-    from protocol.messages import Plan
+    from protocol.plan import Plan
 
 __all__ = ["LocalTerms", "n_work_values"]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from protocol.messages import Optimizer
+    from protocol.plan import Optimizer
 
 __all__ = ["AdamW", "FlatOptimizer", "Sgd", "clip_norm", "l2_norm", "make_optimizer"]
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from edge_agent.trainer.batches import Dataset
     from edge_agent.trainer.example_gradients import ExampleGradients
-    from protocol.messages import Plan, SampleDp
+    from protocol.plan import Plan, SampleDp
 
     Report = Callable[[Progress], None]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from host.base_change import ChangedBase
     from host.bundle_folder import Bundle
-    from protocol.messages import DeviceTerms
+    from protocol.plan import DeviceTerms
 
 __all__ = ["Received", "received"]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from protocol.layout import Layout
-    from protocol.messages import DeviceTerms
+    from protocol.plan import DeviceTerms
     from protocol.selection import Ranges
 
 __all__ = ["Positions", "Selection", "starting_point"]

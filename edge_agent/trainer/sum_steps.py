@@ -19,19 +19,22 @@ from host.config import load
 from host.device_certificates import check_peers
 from host.durable import read_bytes, write_bytes
 from host.memory import peak_bytes
+from protocol.bounds import MAX_MESSAGE_BYTES
 from protocol.errors import ConfigError, LocalProtocolError
 from protocol.fields import Hex, Name  # noqa: TC001 - structure() resolves the annotations
 from protocol.jobs import DIRECTORY_FILE, REPLY_FILE, STATE_FILE, STATEMENT_FILE, SumStepJob, SumStepResult
-from protocol.messages import MAX_MESSAGE_BYTES, SumNext, unpack_body
+from protocol.messages import unpack_body
 from protocol.secure_sum import device
+from protocol.secure_sum.device_state import pack_state, unpack_state
 from protocol.secure_sum.messages import SIGNATURE_BYTES
 from protocol.secure_sum.stored import join_records, split_records
 from protocol.signing import VerifyKey
+from protocol.sum_round import SumNext
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from protocol.secure_sum.device import DeviceState
+    from protocol.secure_sum.device_state import DeviceState
 
 __all__ = ["take_step"]
 
@@ -70,7 +73,7 @@ def take_step(job: SumStepJob, *, started: float) -> SumStepResult:
         write_bytes(out / DIRECTORY_FILE, packed)
     write_bytes(out / STATEMENT_FILE, key.statement)
     write_bytes(out / REPLY_FILE, reply)
-    write_bytes(out / STATE_FILE, device.pack_state(state))
+    write_bytes(out / STATE_FILE, pack_state(state))
     return SumStepResult(step=job.step, wall_s=time.monotonic() - started, peak_memory_bytes=peak_bytes())
 
 
@@ -81,7 +84,7 @@ def _step(
         return device.advertise(job.plan, name=job.device, key=key, entropy=os.urandom(32))
     if job.state is None or message is None:
         raise LocalProtocolError(f"the step {job.step} without a state or a message")
-    state = device.unpack_state(read_bytes(Path(job.state), max_bytes=_STATE_BYTES))
+    state = unpack_state(read_bytes(Path(job.state), max_bytes=_STATE_BYTES))
     if state.plan != job.plan or state.name != job.device:
         raise LocalProtocolError("the stored state is of another sum")
     match job.step:

@@ -22,16 +22,16 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias, TypeVar
 
 from protocol import cbor
+from protocol.bounds import MAX_EXAMPLES, MAX_MESSAGE_BYTES, MAX_ROUND
 from protocol.errors import ConfigError, MalformedMessageError, RemoteProtocolError
 from protocol.fields import Bytes, FieldError, Length, Name, Range, plain, structure
 from protocol.layout import MAX_PARAMS
-from protocol.messages import MAX_EXAMPLES, MAX_MESSAGE_BYTES, MAX_ROUND
 from protocol.secure_sum.keys import SEAL_OVERHEAD_BYTES, digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from protocol.messages import SumTerms
+    from protocol.sum_round import SumTerms
 
 __all__ = [
     "ADVERT_BYTES",

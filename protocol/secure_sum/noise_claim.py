@@ -17,7 +17,7 @@ from protocol.layout import MAX_PARAMS
 from protocol.rdp import epsilon_of
 
 if TYPE_CHECKING:
-    from protocol.messages import SumTerms
+    from protocol.sum_round import SumTerms
 
 __all__ = ["claimed_multiplier", "epsilon_at"]
 

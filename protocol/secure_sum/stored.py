@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final
 
+from protocol.bounds import MAX_MESSAGE_BYTES
 from protocol.errors import MalformedMessageError
 from protocol.fields import Length
-from protocol.messages import MAX_MESSAGE_BYTES
 from protocol.secure_sum.messages import ServerStep, SumPlan  # noqa: TC001 - structure() reads the types
 
 if TYPE_CHECKING:

@@ -88,14 +88,14 @@ class SecureFleet:
     def device(self, name: str) -> MqttLink:
         """Return an honest device's link, up."""
         link = self.link(name, [f"ef/1/{FLEET}/dev/{name}/down/+", f"ef/1/{FLEET}/task/+/announce"])
-        assert isinstance(link.receive(WAIT_S), LinkUp)
+        assert isinstance(event := link.receive(WAIT_S), LinkUp), event
         return link
 
     def service(self, filters: list[str] | None = None, *, port: int | None = None) -> MqttLink:
-        """Return the service's link, up."""
+        """Return the service's link, up; one at a time, as the session has one name."""
         own = self.authority.files("service")
         link = self.link("edgefold", filters or [f"ef/1/{FLEET}/dev/+/up/+"], files=own, port=port)
-        assert isinstance(link.receive(WAIT_S), LinkUp)
+        assert isinstance(event := link.receive(WAIT_S), LinkUp), event
         return link
 
     def now(self) -> datetime:

@@ -16,7 +16,8 @@ from aggregator.stored_fold import StoredRound
 from aggregator.task_setup import TaskSetup
 from host.bundle_folder import open_bundle
 from protocol import codec
-from protocol.messages import Codec, UpdateContent, pack_content
+from protocol.messages import UpdateContent, pack_content
+from protocol.plan import Codec
 from protocol.sealing import binding, seal
 from tests.aggregator.workbench import make_bundle, task_settings
 

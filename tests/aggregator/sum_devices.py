@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aggregator.privacy_settings import PrivacySettings, SecureSumSettings
-from protocol.messages import SumNext, SumNextName, SumStep, SumStepName, Work
+from protocol.messages import Work
 from protocol.sealing import seal, step_binding
 from protocol.secure_sum import device
 from protocol.secure_sum.messages import SumPlan
 from protocol.secure_sum.roster import quantiser_of
+from protocol.sum_round import SumNext, SumNextName, SumStep, SumStepName
 from tests.aggregator.workbench import FLEET, N_PARAMS, Bench, Device
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from protocol.secure_sum.device_state import DeviceState
 
 STEPS: tuple[SumStepName, ...] = ("adverts", "shares", "inputs", "consents", "unmasking")
 NEEDS: dict[SumStepName, SumNextName] = {
@@ -40,7 +43,7 @@ class SumDevice(Device):
         super().__init__(bench, name)
         bench.devices[name] = self.key.public
         self.weight = 1 + len(name) + ord(name[-1]) % 50
-        self.state: device.DeviceState | None = None
+        self.state: DeviceState | None = None
         self.sent: dict[SumStepName, SumStep] = {}
 
     def vector(self) -> NDArray[np.float32]:

@@ -227,22 +227,28 @@ def round_of(bench: Bench, version: int) -> int:
     return record.round or 0
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_a_kill_around_any_effect_ends_in_the_same_verdicts(
-    when: str, make_bench: Callable[..., Bench], tmp_path: Path
+# Durable, one after the other: a fold, its figures, the verdict, and that the open buffer follows it.
+STEPS = {"fold", "add_evaluation", "apply", "carry_over"}
+
+
+def test_a_kill_around_any_step_of_a_verdict_ends_in_the_same_verdicts(
+    make_bench: Callable[..., Bench], tmp_path: Path
 ) -> None:
     bench, devices = story(make_bench, tmp_path, "undisturbed")
-    bench.hooks.count()
+    done: list[str] = []
+    bench.hooks.before = done.append
     ended(bench, devices)
-    for at in range(5 if when == "after" else 0, bench.hooks.n_effects, 29):
+    assert set(done) > STEPS
+    steps = [(at, "after") for at, name in enumerate(done) if name in STEPS]
+    for at, when in [*steps, *((at, "before") for at in range(0, len(done), 37))]:
         bench, devices = story(make_bench, tmp_path, f"{when}-{at}")
         bench.hooks.kill(when, at)
         try:
             play(bench, devices)
+            pytest.fail(f"not killed {when} {at}, {done[at]}")
         except KilledError:
             bench.hooks.spare()
             bench.restart()
-        bench.hooks.spare()
         ended(bench, devices)
         bench.stop()
 

@@ -346,6 +346,20 @@ def test_a_restart_keeps_who_works_and_what_waits(make_bench: Callable[..., Benc
     assert is_proven(bench)
 
 
+def test_work_that_a_device_left_for_later_work_holds_no_slot_after_a_restart(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(**asynchronous(concurrency=2))
+    a, b = joined(bench, "a", "b")
+    send(b)
+    fill(bench, "c")
+    a.join()  # it lost the work of the first buffer
+    bench.settle()
+    send(a)
+    assert bench.store.at_work(TASK, since=1) == ()
+    bench.restart()
+    bench.settle()
+    assert [len(one.all(Work)) for one in joined(bench, "d", "e")] == [1, 1]
+
+
 def test_show_says_what_waits_who_works_and_how_stale_it_is(
     make_bench: Callable[..., Bench], capsys: pytest.CaptureFixture[str]
 ) -> None:

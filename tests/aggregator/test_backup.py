@@ -128,13 +128,13 @@ def test_devices_that_saw_more_believe_and_answer_a_restored_service(played: Pla
         agent.take_part()
         bench.play(played.devices[0])
     agent.turns()
-    seen = agent.agent._state.heard[TASK]
+    seen = agent.agent.state.heard[TASK]
     assert (seen.round, seen.version) == (bench.round, bench.version) == (6, 5)
     played.lose()
     assert played.restore().code == 0
     played.restart()
     version = bench.version
-    assert agent.agent._state.heard[TASK].round == seen.round
+    assert agent.agent.state.heard[TASK].round == seen.round
     agent.take_part()
     bench.play(played.devices[0])
     assert bench.version == version + 1

@@ -8,7 +8,7 @@ import pytest
 
 from aggregator.config import load_config
 from protocol.errors import ConfigError
-from protocol.messages import Codec, Optimizer, Plan
+from protocol.plan import Codec, Optimizer, Plan
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -151,7 +151,7 @@ class Wanderer:
 
     @property
     def phase(self) -> str:
-        return self.agent._state.phase
+        return self.agent.state.phase
 
     def live(self, seconds: float, *, until: Callable[[], bool] = lambda: False) -> None:
         """Let the device and, where it is reached, the service go on."""
@@ -336,10 +336,10 @@ def test_an_agent_that_restarts_while_it_is_away_goes_on_with_the_same_update(
 ) -> None:
     bench, wanderer = meet(**of_buffers(20))
     others_go_on(bench, 0)
-    state = wanderer.agent._state
+    state = wanderer.agent.state
     wanderer.folder.close()
     again = Wanderer(bench, tmp_path / "wanderer", is_chunked=False)
-    assert again.agent._state == state
+    assert again.agent.state == state
     again.live(600.0, until=lambda: bool(again.receipts()))
     assert [(one.status, one.update_id) for one in again.receipts()] == [("accepted", state.update_id)]
     assert again.trainer.jobs == []

@@ -14,7 +14,8 @@ from aggregator.metrics_report import device_metrics
 from aggregator.privacy_settings import PrivacySettings
 from protocol import cbor
 from protocol.fields import FieldError, plain
-from protocol.messages import SampleDp, UpdateContent, Work
+from protocol.messages import UpdateContent, Work
+from protocol.plan import SampleDp
 from tests.aggregator.test_app import joined
 from tests.aggregator.workbench import PLAN, TASK, Bench, task_settings
 

@@ -18,8 +18,9 @@ from aggregator.privacy_settings import PrivacySettings, SecureSumSettings
 from aggregator.verification import verify_task
 from protocol.errors import ConfigError
 from protocol.fields import FieldError
-from protocol.messages import SumNext, Work
+from protocol.messages import Work
 from protocol.secure_sum.graph import choose
+from protocol.sum_round import SumNext
 from tests.aggregator.sum_devices import STEPS, SumDevice, make
 from tests.aggregator.workbench import FLEET, N_PARAMS, PLAN, TASK, Bench
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from protocol.messages import SumStepName
+    from protocol.sum_round import SumStepName
 
 Z, CLIP, DELTA = 1.0, 0.5, 1e-5
 

@@ -14,6 +14,7 @@ from protocol.messages import Kind, Receipt
 from protocol.signing import SigningKey
 from tests.aggregator.ingest_bench import Ingest
 from tests.aggregator.test_app import facts_of
+from tests.aggregator.test_async_runner import asynchronous
 from tests.aggregator.test_restart import outcome, take_part
 from tests.aggregator.test_uploads import joined, large_update, make_large
 from tests.aggregator.workbench import N_PARAMS, TASK, Bench, Device, KilledError
@@ -216,6 +217,31 @@ def test_one_that_was_staged_in_time_and_comes_up_too_late_is_refused_and_its_by
     ingest.settle()
     assert devices[1].receipts() == [("refused", "late")]
     assert set(bench.blobs.sizes()) == bench.store.blobs_in_use(keep_folded=True)
+
+
+def test_an_update_that_comes_while_a_buffer_is_folded_is_taken_into_the_next(
+    make: Callable[..., tuple[Bench, Ingest]],
+) -> None:
+    for n in range(1, 60):
+        bench, ingest = make(f"killed-{n}", **asynchronous())
+        a, b, c = devices = [bench.device(name) for name in "abc"]
+        join(bench, *devices)
+        a.update()
+        b.update()
+        bench.hooks.kill("before", n)
+        with pytest.raises(KilledError):
+            ingest.settle()
+        bench.hooks.spare()
+        if bench.store.latest_round(TASK).state == "closing":
+            break
+    c.update()
+    ingest.restart()
+    while ingest.worker.step(0):  # and the service is not back yet
+        pass
+    bench.restart()
+    ingest.settle()
+    assert c.receipts() == [("accepted", None)]
+    assert [one.update.device for one in bench.store.buffered(TASK, 2)] == ["c"]
 
 
 def test_a_worker_that_has_not_read_a_new_key_leaves_the_opening_to_the_service(

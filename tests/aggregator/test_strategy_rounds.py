@@ -20,7 +20,8 @@ from aggregator.verification import verify_task
 from edge_agent.trainer.local_terms import n_work_values
 from protocol import codec
 from protocol.errors import ConfigError
-from protocol.messages import Announce, Codec, DeviceTerms, Optimizer, Plan, SampleDp, Work
+from protocol.messages import Announce, Work
+from protocol.plan import Codec, DeviceTerms, Optimizer, Plan, SampleDp
 from protocol.selection import n_update_values
 from tests.aggregator.core.strategies.lora_fleet import LAYOUT, effect
 from tests.aggregator.workbench import FLEET, N_PARAMS, TASK, Bench, Device, KilledError, evaluation_sets, make_bundle

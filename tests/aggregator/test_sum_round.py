@@ -15,14 +15,15 @@ from aggregator.sum_round import check_terms
 from aggregator.verification import verify_task
 from protocol.errors import ConfigError
 from protocol.fields import FieldError
-from protocol.messages import Receipt, SumNext, Work
+from protocol.messages import Receipt, Work
+from protocol.sum_round import SumNext
 from tests.aggregator.sum_devices import PRIVACY, SETTINGS, STEPS, SumDevice, expected, make
 from tests.aggregator.workbench import FLEET, PLAN, TASK, Bench
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from protocol.messages import SumStepName, SumTerms
+    from protocol.sum_round import SumStepName, SumTerms
 
 
 def run(bench: Bench, devices: list[SumDevice], *, gone_from: dict[str, SumStepName] | None = None) -> None:

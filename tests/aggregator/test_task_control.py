@@ -182,6 +182,23 @@ def test_the_last_round_is_judged_too(make_bench: Callable[..., Bench], tmp_path
     assert bench.adapter_bytes() == bench.adapter_bytes(0)
 
 
+@pytest.mark.parametrize("ends", ["its rounds", "stop"])
+def test_a_finished_task_names_its_last_version_only_after_the_verdict(
+    ends: str, make_bench: Callable[..., Bench], tmp_path: Path
+) -> None:
+    bench = gated(make_bench, tmp_path, {0: 50}, rounds=1 if ends == "its rounds" else 4)
+    a, b = pair(bench)
+    bench.play(a, b)
+    if ends == "stop":
+        assert bench.command("stop") == ("done", "")
+    assert bench.version == 1
+    assert (a.last(Announce).state, a.last(Announce).version) == ("finished", 0)
+    bench.evaluations._evaluator.end(1, 60)  # type: ignore[attr-defined]
+    for _ in range(3):
+        bench.settle()
+    assert (a.last(Announce).state, a.last(Announce).version) == ("finished", 1)
+
+
 def test_a_history_with_a_rollback_can_be_proven(make_bench: Callable[..., Bench], tmp_path: Path) -> None:
     bench = gated(make_bench, tmp_path, {0: 50, 1: 10, 3: 60, 4: 70, 5: 80}, rounds=3)
     devices = pair(bench)
@@ -304,11 +321,8 @@ def test_a_task_whose_bundle_is_gone_is_refused_and_forgotten(bench: Bench) -> N
 # -- kills -------------------------------------------------------------------------------------------------------------
 
 
-def story(bench: Bench) -> None:
+def story(bench: Bench, *devices: Device) -> None:
     """Play two rounds, the second one's version being bad, and roll back by hand at the end."""
-    devices = [Device(bench, name) for name in "ab"]
-    for device in devices:
-        bench.devices[device.name] = device.key.public
     asked = False
     for _ in range(80):
         bench.settle()
@@ -334,36 +348,45 @@ def story(bench: Bench) -> None:
 SCRIPT = {0: 50, 1: 60, 2: 40, 3: 60, 4: 60}
 
 
-def test_a_kill_at_any_effect_ends_in_the_same_versions(make_bench: Callable[..., Bench], tmp_path: Path) -> None:
+# Durable, one after the other: a fold, its figures, the verdict with what it puts back, the next round.
+STEPS = {"fold", "add_evaluation", "apply", "open_round"}
+
+
+def test_a_kill_around_any_step_of_a_verdict_ends_in_the_same_versions(
+    make_bench: Callable[..., Bench], tmp_path: Path
+) -> None:
     numbers = itertools.count()
 
-    def run(kill_at: int | None) -> tuple[list[bytes], dict[int, str], int]:
+    def run(kill_at: int | None = None, when: str = "before") -> tuple[list[bytes], dict[int, str], list[str]]:
         bench = make_bench(
             f"b{next(numbers)}", rounds=2, gate=GateSettings(margin=0.02), evaluation=evaluation_sets(tmp_path)
         )
         bench.evaluations._evaluator = Scripted(SCRIPT)
-        seen = itertools.count()
-        killed = []
-
-        def before(_name: str) -> None:
-            if next(seen) == kill_at:
-                killed.append(True)
-                raise KilledError
-
-        bench.hooks.before = before
+        devices, done = pair(bench), list[str]()
+        if kill_at is None:
+            bench.hooks.before = done.append
+        else:
+            bench.hooks.kill(when, kill_at)
         try:
-            story(bench)
+            story(bench, *devices)
+            assert kill_at is None
         except KilledError:
+            bench.hooks.spare()
             bench.restart()
             bench.evaluations._evaluator = Scripted(SCRIPT)
-            story(bench)
-        assert bool(killed) == (kill_at is not None)
+            story(bench, *devices)
+        for device in devices:
+            told = [one.version for one in (*device.all(Announce), *device.all(Work))]
+            assert 1 in told
+            assert 2 not in told
         versions = [bench.adapter_bytes(one.version) for one in bench.store.versions(TASK)]
-        return versions, statuses(bench), next(seen)
+        return versions, statuses(bench), done
 
-    versions, decided, n_effects = run(None)
+    versions, decided, done = run()
     assert decided == {1: "promoted", 2: "rejected", 3: "promoted"} | {4: "promoted"}
-    for point in range(3, n_effects, 7):
-        again, decided_again, _ = run(point)
+    assert set(done) > STEPS
+    steps = [(at, "after") for at, name in enumerate(done) if name in STEPS]
+    for at, when in [*steps, *((at, "before") for at in range(3, len(done), 17))]:
+        again, decided_again, _ = run(at, when)
         assert again[:4] == versions[:4]
         assert {number: decided_again[number] for number in (1, 2, 3)} == {1: "promoted", 2: "rejected", 3: "promoted"}

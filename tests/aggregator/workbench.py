@@ -62,18 +62,8 @@ from protocol.bundle import (
 from protocol.errors import RemoteProtocolError
 from protocol.jobs import EvaluateResult, SetResult
 from protocol.layout import Layout, TensorSlot
-from protocol.messages import (
-    Codec,
-    Join,
-    Optimizer,
-    Plan,
-    Receipt,
-    Update,
-    UpdateContent,
-    Work,
-    pack_content,
-    unpack_envelope,
-)
+from protocol.messages import Join, Receipt, Update, UpdateContent, Work, pack_content, unpack_envelope
+from protocol.plan import Codec, Optimizer, Plan
 from tests.protocol.onnx_bytes import GRAPH
 from tests.protocol.open_base_files import open_base_files
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.attacks import Case, Pool, Rates, attack
-from protocol.messages import SampleDp
+from protocol.plan import SampleDp
 
 N_TRIALS = 100
 FOLD = Case(view="central", n_examples=4, n_devices=3)

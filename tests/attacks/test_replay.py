@@ -12,7 +12,7 @@ from protocol import signing, topics
 from protocol.errors import RemoteProtocolError
 from protocol.messages import Certificate, Join, Update, unpack_envelope
 from tests.aggregator.workbench import FLEET, Bench
-from tests.edge_agent.test_app import Rig
+from tests.edge_agent.rig import Rig
 from tests.edge_agent.test_renewal import Identity
 
 if TYPE_CHECKING:

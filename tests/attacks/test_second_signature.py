@@ -15,7 +15,7 @@ from protocol.messages import Join, Renew, Work, unpack_envelope
 from protocol.second_signature import SecondSigningKey
 from protocol.signing import SigningKey, VerifyKey, open_envelope, sign
 from tests.aggregator.workbench import Bench
-from tests.edge_agent.test_app import Rig
+from tests.edge_agent.rig import Rig
 
 if TYPE_CHECKING:
     from collections.abc import Callable

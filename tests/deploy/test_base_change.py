@@ -15,7 +15,7 @@ from edge_agent.trainer.received import received
 from host.base_change import changed_base
 from host.bundle_folder import open_bundle
 from protocol import codec
-from protocol.messages import DeviceTerms
+from protocol.plan import DeviceTerms
 from tests.deploy.test_fleet import run_to_end, show, spec, verify
 
 if TYPE_CHECKING:

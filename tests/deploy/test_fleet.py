@@ -17,7 +17,8 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from deploy.local import FleetSpec, LocalFleet
 from host.keys import load_task_key
 from host.memory import resident_bytes
-from protocol.messages import Codec, Optimizer, Plan, Update, unpack_content, unpack_envelope
+from protocol.messages import Update, unpack_content, unpack_envelope
+from protocol.plan import Codec, Optimizer, Plan
 from protocol.sealing import binding
 from protocol.signing import VerifyKey, open_envelope
 

@@ -15,7 +15,7 @@ import pytest
 from deploy.local import LocalFleet
 from deploy.sum_comparison import compare_sums, kept_deltas
 from protocol import cbor, codec
-from protocol.messages import Codec
+from protocol.plan import Codec
 from protocol.secure_sum import quantise
 from protocol.secure_sum.quantise import Quantiser
 from tests.deploy.test_fleet import PLAN, run_to_end, show, spec, verify

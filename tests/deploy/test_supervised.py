@@ -8,7 +8,7 @@ import pytest
 from deploy.local import FleetSpec, LocalFleet
 from deploy.supervised import Supervised
 from protocol.errors import ConfigError, EngineError
-from protocol.messages import Plan
+from protocol.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,7 @@ import pytest
 from deploy.local import FleetSpec, LocalFleet
 from deploy.toml_text import toml_text
 from protocol.fields import plain
-from protocol.messages import Codec, Optimizer, Plan
+from protocol.plan import Codec, Optimizer, Plan
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ import pytest
 
 from protocol.messages import Join, Work
 from protocol.sealing import adapter_binding, seal
-from tests.edge_agent.test_app import BUNDLE, DEVICE, FLEET, TASK, Rig
+from tests.edge_agent.rig import BUNDLE, DEVICE, FLEET, TASK, Rig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,9 +10,10 @@ import pytest
 from edge_agent.adapters.scores import ScoreState, save_scores
 from edge_agent.device_metrics import metrics_for
 from edge_agent.privacy_settings import PrivacySettings
-from protocol.messages import SampleDp, UpdateContent, Work, unpack_content
+from protocol.messages import UpdateContent, Work, unpack_content
+from protocol.plan import SampleDp
 from protocol.sealing import binding
-from tests.edge_agent.test_app import BUNDLE, DEVICE, FLEET, PLAN, TASK, Rig
+from tests.edge_agent.rig import BUNDLE, DEVICE, FLEET, PLAN, TASK, Rig
 from tests.protocol.samples import SUM_TERMS
 
 if TYPE_CHECKING:

@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_agent.adapters.served_work import newest_served, read_work, served_version
-from edge_agent.latest import latest_versions
 from edge_agent.predict_settings import PredictSettings
 from protocol.messages import Announce, Fetch, Latest
 from protocol.sealing import adapter_binding, seal
-from tests.edge_agent.test_app import BUNDLE, DEVICE, FLEET, PLAN, TASK, Rig, to_sending
+from tests.edge_agent.rig import BUNDLE, DEVICE, FLEET, PLAN, TASK, Rig, to_sending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from edge_agent.config import AgentConfig
 
 
 class Asked(Rig):
@@ -26,19 +23,9 @@ class Asked(Rig):
 
     predict = PredictSettings(port=0)
 
-    def start(self) -> None:
-        super().start()
-        config: AgentConfig = replace(self.agent._config, predict=self.predict)
-        self.agent._latest = latest_versions(config, self.folder / "state", say=self.agent._say)
-
     def finished(self, version: int = 4, **changes: object) -> None:
         """The task ended without this device."""
         self.say(Announce(task=TASK, state="finished", round=9, version=version, bundle_id=BUNDLE, **changes))  # type: ignore[arg-type]
-
-    def later(self, seconds: float) -> None:
-        now_s = self.agent._clock() + seconds
-        self.agent._clock = lambda: now_s  # type: ignore[method-assign]
-        self.turns()
 
     def asks(self) -> Fetch:
         for _ in range(3):
@@ -98,16 +85,23 @@ def test_it_asks_no_more_often_than_its_owner_says(rig: Asked) -> None:
     assert len(rig.heard(Fetch)) == n + 1
 
 
-def test_a_device_in_a_round_and_one_that_nobody_asks_do_not_ask(rig: Asked, tmp_path: Path) -> None:
+def test_a_device_in_a_round_does_not_ask(rig: Asked) -> None:
     rig.say(replace(rig.announce(3), spread_s=0.0))
     for _ in range(5):
         rig.later(100.0)
     assert rig.heard(Fetch) == []
-    plain = Rig(tmp_path / "plain")
-    assert plain.agent._latest is None
-    config = replace(rig.agent._config, predict=PredictSettings(port=0, fetch_every_s=None))
-    assert latest_versions(config, tmp_path, say=lambda _: True) is None
-    plain.device_folder.close()
+
+
+@pytest.mark.parametrize("predict", [PredictSettings(), PredictSettings(port=0, fetch_every_s=None)])
+def test_a_device_that_nobody_asks_and_one_whose_owner_wants_none_do_not_ask(
+    rig: Asked, predict: PredictSettings
+) -> None:
+    rig.predict = predict
+    rig.restart()
+    rig.finished()
+    for _ in range(5):
+        rig.later(100.0)
+    assert rig.heard(Fetch) == []
 
 
 @pytest.mark.parametrize(

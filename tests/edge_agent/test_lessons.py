@@ -9,7 +9,7 @@ from edge_agent.adapters.example_store import ExampleStore
 from edge_agent.lessons import Lessons, StoreLessons, forget_memories
 from protocol.continual import ContinualTerms
 from protocol.jobs import ANCHOR_FILE, FISHER_FILE
-from protocol.messages import Plan
+from protocol.plan import Plan
 
 if TYPE_CHECKING:
     from pathlib import Path

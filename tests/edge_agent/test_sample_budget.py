@@ -16,9 +16,10 @@ from host.durable import write_bytes
 from protocol.errors import ConfigError, StorageError
 from protocol.fields import FieldError
 from protocol.jobs import SampleCharge
-from protocol.messages import Join, Plan, SampleDp
+from protocol.messages import Join
+from protocol.plan import Plan, SampleDp
 from protocol.rdp import epsilon_of
-from tests.edge_agent.test_app import Rig
+from tests.edge_agent.rig import Rig
 from tests.edge_agent.test_cli import GOOD
 
 if TYPE_CHECKING:

@@ -17,12 +17,14 @@ from host.durable import write_bytes
 from protocol.errors import EngineError, StorageError
 from protocol.fields import FieldError
 from protocol.jobs import DELTA_FILE, REPLY_FILE, STATE_FILE, STATEMENT_FILE
-from protocol.messages import Codec, Optimizer, Plan, SumTerms, Work
+from protocol.messages import Work
+from protocol.plan import Codec, Optimizer, Plan
 from protocol.sealing import TaskKey
 from protocol.secure_sum.keys import statement
 from protocol.secure_sum.messages import MaskedInput, pack
 from protocol.secure_sum.noise_claim import epsilon_at
 from protocol.signing import SigningKey
+from protocol.sum_round import SumTerms
 
 if TYPE_CHECKING:
     from pathlib import Path

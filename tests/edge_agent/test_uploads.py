@@ -15,7 +15,7 @@ from protocol.messages import Update, unpack_content, unpack_envelope
 from protocol.sealing import binding
 from protocol.signing import open_envelope
 from protocol.uploads import Chunk, Upload, Uploaded, check_chunk, pack_have, whole
-from tests.edge_agent.test_app import DEVICE, FLEET, TASK, Rig
+from tests.edge_agent.rig import DEVICE, FLEET, TASK, Rig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,12 +76,6 @@ class Large(Rig):
         assert isinstance(body, Update)
         return body
 
-    def later(self, seconds: float) -> None:
-        """Let time pass for the agent."""
-        now_s = self.agent._clock()
-        self.agent._clock = lambda: now_s + seconds  # type: ignore[method-assign]
-        self.turns()
-
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Large]:
@@ -112,7 +106,7 @@ def test_a_large_update_comes_whole_a_few_chunks_at_a_time(rig: Large) -> None:
     assert codec.decode(content.delta, n_values=N_VALUES).tolist() == [0.25] * N_VALUES
     assert len(rig.heard(Chunk)) == upload.n_chunks  # each once
     rig.say(rig.receipt(update))
-    assert rig.agent._state.phase == "idle"
+    assert rig.agent.state.phase == "idle"
 
 
 def test_a_small_update_goes_as_it_always_did(rig: Large) -> None:
@@ -185,11 +179,11 @@ def test_a_service_that_knows_no_chunks_gets_the_whole(rig: Large) -> None:
     kinds = [type(body) for body in rig.heard(Upload | Update)]  # type: ignore[arg-type]  # a union will do
     assert kinds == [Upload, Upload, Update, Upload, Update]
     rig.say(rig.receipt(rig.heard(Update)[0]))
-    assert rig.agent._state == SessionState(
+    assert rig.agent.state == SessionState(
         done={TASK: 1},
         residual_of={TASK: rig.heard(Update)[0].update_id},
         kept_of={TASK: rig.heard(Update)[0].update_id},
-        heard=rig.agent._state.heard,
+        heard=rig.agent.state.heard,
     )
 
 
@@ -235,8 +229,8 @@ def test_a_lost_outbox_ends_the_round_also_in_the_middle_of_an_upload(rig: Large
     for path in (rig.folder / "state").glob("outbox-*.cbor"):
         path.unlink()
     rig.answer()
-    assert rig.agent._state.phase == "idle"
-    assert rig.agent._state.residual_of == {}
+    assert rig.agent.state.phase == "idle"
+    assert rig.agent.state.residual_of == {}
 
 
 def test_chunks_are_sent_again_only_when_it_is_asked_anew() -> None:

@@ -29,7 +29,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, exported: Exported) -> None:
     def write(folder: Path, *_: object) -> tuple[tuple[None, None], object]:
         for name in ("train.onnx", "eval.onnx", "weights.bin", "base.json"):
             (folder / name).write_bytes((exported.folder / name).read_bytes())
-        return (None, None), exported.manifest.memory
+        return (None, None), bundle_pass.MemoryPlans(exported.manifest.memory, None)
 
     monkeypatch.setattr(bundle_pass, "_write_graphs", write)
     warnings.simplefilter("ignore")

@@ -25,10 +25,11 @@ from host.arrays import load_npz, load_vector, save_vector
 from host.bundle_folder import open_bundle
 from host.engines import environment_of
 from host.trainer_process import Launch, run_job
-from models.tiny import write_tiny
+from models.tasks import TASKS
+from models.tiny import TINY, write_tiny
 from protocol.errors import BundleError, ConfigError, EngineError
 from protocol.jobs import CheckJob, EvaluateJob, TrainJob
-from protocol.messages import Codec, Optimizer, Plan
+from protocol.plan import Codec, Optimizer, Plan
 
 if TYPE_CHECKING:
     from export.adapt import Adapted
@@ -172,17 +173,42 @@ class TestLitert(EngineContract):
     name = "litert"
 
 
-def test_a_decoder_is_trained_by_every_engine(engines_folder: Path, tmp_path: Path) -> None:
-    # Its loss picks one word of many a token, and its scores are two outputs of one shape.
+@pytest.mark.parametrize("adapter", ["lora", "soft-prompt"])
+def test_a_decoder_is_trained_by_every_engine(adapter: str, engines_folder: Path, tmp_path: Path) -> None:
+    # Its loss picks one word of many a token, its scores are two outputs of one shape, and a soft prompt is one tensor.
     assert engines_folder.is_dir()
     write_tiny("gpt2", tmp_path / "gpt2")
-    options = Options(task="causal-lm", max_tokens=40, rank=2)
+    options = Options(task="causal-lm", adapter=adapter, max_tokens=40, rank=2, n_virtual=3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         report = export_bundle(str(tmp_path / "gpt2"), options, tmp_path / "bundle", engines=ENGINES).report
     assert {name for name, apart in report.by_engine.items() if apart.update < 1e-4 and apart.logits < 1e-4} == {
         *ENGINES
     }
+
+
+@pytest.mark.parametrize(
+    ("family", "adapter"),
+    [
+        pytest.param("dinov2", "full", id="a-part-that-the-model-has-idle"),
+        pytest.param("deit", "bitfit", id="two-tokens-of-the-same-values"),
+        pytest.param("clip", "ia3", id="a-sigmoid-in-an-activation"),
+        pytest.param("clip", "full", id="a-row-of-positions-for-all-texts"),
+        pytest.param("patchtst", "lora", id="a-normalisation-by-kept-statistics"),
+    ],
+)
+def test_what_onnxruntime_training_derives_wrongly_from_a_graph_as_it_is(
+    family: str, adapter: str, engines_folder: Path, tmp_path: Path
+) -> None:
+    assert engines_folder.is_dir()
+    write_tiny(family, tmp_path / family)
+    task = TINY[family].task
+    options = Options(task=task, n_labels=3 if TASKS[task].has_labels else None, adapter=adapter, max_tokens=40)
+    engines = ("portable", "ort-training")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = export_bundle(str(tmp_path / family), options, tmp_path / "bundle", engines=engines).report
+    assert report.by_engine["ort-training"].update < 1e-4
 
 
 def test_verify_runs_every_engine_that_is_here(bundle: Exported) -> None:

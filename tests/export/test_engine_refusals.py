@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from export.adapt import Adapted, Options, adapt
-from export.engines import refuse_impossible, refuse_tables
+from export.engines import failure_in, refuse_impossible, refuse_tables
 from export.load import load
 from models.tiny import write_tiny
 from protocol.errors import ConfigError
@@ -51,6 +51,21 @@ def test_soft_prompts_and_lora_train_no_table_of_the_model(adapted: Adapted, sou
         warnings.simplefilter("ignore")
         prompted = adapt(source, replace(options, adapter="soft-prompt", n_virtual=3))
     refuse_tables(("portable", "ort-training", "litert"), prompted)
+
+
+@pytest.mark.parametrize(
+    ("stderr", "why"),
+    [
+        (
+            "Traceback (most recent call last):\n  File x\ntorch.Oh.NoError: split\nUse tlparse to see more.\n",
+            "torch.Oh.NoError: split",
+        ),
+        ("a warning\nkilled\n\n", "killed"),
+        ("", ""),
+    ],
+)
+def test_a_converters_own_error_is_told_and_not_the_advice_behind_it(stderr: str, why: str) -> None:
+    assert failure_in(stderr) == why
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from models.tiny import write_tiny
 from protocol import codec
 from protocol.errors import ConfigError
 from protocol.jobs import EvaluateJob, TrainJob
-from protocol.messages import Codec, Optimizer, Plan
+from protocol.plan import Codec, Optimizer, Plan
 
 ROOT = Path(__file__).parents[2]
 # Parity as measured over all families is below 3e-7 and 2e-6 (docs/export.md); a wrong formula is off by 1e-3 and more.

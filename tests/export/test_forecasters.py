@@ -17,7 +17,7 @@ from host.trainer_process import run_job
 from models.tiny import write_tiny
 from protocol.errors import ConfigError
 from protocol.jobs import UPDATE_FILE, EvaluateJob, TrainJob
-from protocol.messages import Codec, Optimizer, Plan
+from protocol.plan import Codec, Optimizer, Plan
 
 if TYPE_CHECKING:
     from pathlib import Path

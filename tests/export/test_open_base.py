@@ -10,15 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 
 from edge_agent.trainer.engines import open_engine
 from export.adapt import Adapted, Options, adapt
 from export.bundle import Exported, export_bundle
 from export.load import Source
-from export.merge import TOLERANCE, merge
 from export.open_base import add_change, base_tensors, holds
-from host.arrays import save_vector
 from host.base_change import changed_base
 from host.bundle_folder import open_bundle
 from host.trainer_process import run_job
@@ -27,8 +24,8 @@ from protocol.bundle import MANIFEST, FileFacts, Manifest
 from protocol.errors import BundleError, ConfigError, UpdateError
 from protocol.jobs import EvaluateJob
 from protocol.lora_pairs import n_dense_values
-from protocol.messages import Codec
 from protocol.open_base import OPEN_BASE
+from protocol.plan import Codec
 
 
 def resign(folder: Path) -> None:
@@ -105,27 +102,6 @@ def test_two_weights_of_one_content_cannot_be_told_apart(source: Source, options
     with torch.no_grad():
         second.parameter.copy_(first.parameter)
     assert base_tensors(adapted) == ()
-
-
-def test_the_merged_model_has_the_change_in_it(exported: Exported, tiny_folder: Path, tmp_path: Path) -> None:
-    adapter, change = tmp_path / "adapter.f32", tmp_path / "base.f32"
-    adapter.write_bytes((exported.folder / "adapter.f32").read_bytes())
-    save_vector(change, change_for(exported))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        done = merge(exported.folder, adapter, tmp_path / "merged", model=str(tiny_folder), base_change=change)
-    assert done.folder_error is not None
-    assert max(done.base_error, done.onnx_error, done.folder_error) <= TOLERANCE
-    name = "bert.encoder.layer.0.attention.self.query.weight"
-    own, merged = (
-        load_file(tiny_folder / "model.safetensors"),
-        load_file(tmp_path / "merged/huggingface/model.safetensors"),
-    )
-    n_out, n_in = merged[name].shape
-    own_weight = own.get(name, own.get(name.removeprefix("bert.")))
-    np.testing.assert_allclose(
-        merged[name] - own_weight, change_for(exported)[: n_out * n_in].reshape(n_out, n_in), atol=1e-6
-    )
 
 
 def evaluate(bundle: Path, folder: Path, values: np.ndarray) -> float:

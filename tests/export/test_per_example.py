@@ -6,11 +6,12 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper
 
 from edge_agent.trainer.example_gradients import clipped_points
@@ -18,13 +19,16 @@ from edge_agent.trainer.jobs import train
 from edge_agent.trainer.portable import open_engine
 from export.adapt import Options
 from export.bundle import _facts, export_bundle
+from export.bundle_commands import inspect_command, verify_command
 from export.inspect import inspect
+from export.inspect_page import page
+from export.verify import verify
 from host.bundle_folder import open_bundle
 from protocol.bundle import MANIFEST, Manifest
-from protocol.errors import BundleError, ConfigError
+from protocol.errors import BundleError, ConfigError, EngineError
 from protocol.jobs import TrainJob
-from protocol.messages import Plan, SampleDp
 from protocol.per_example import LOSSES, NORMS, POINTS, RADIUS
+from protocol.plan import Plan, SampleDp
 from tests.export.test_private_training import written
 
 if TYPE_CHECKING:
@@ -78,6 +82,29 @@ def test_the_report_and_the_inspection_say_that_it_is_there(exported: Exported) 
     assert max(exported.report.per_example.values()) < 1e-4
 
 
+@pytest.mark.parametrize("form", [{"checkpoint": True}, {"precision": "nb8"}, {"precision": "nb4", "checkpoint": True}])
+def test_few_bits_and_layers_computed_again_go_with_it(
+    form: dict[str, Any], tiny_folder: Path, options: Options, tmp_path: Path
+) -> None:
+    own = replace(options, per_example=True, **form)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = export_bundle(str(tiny_folder), own, tmp_path / "bundle")
+    assert exported.report.per_example is not None
+    assert max(exported.report.per_example.values()) < 1e-4
+
+
+def test_its_memory_plan_stands_beside_that_of_the_other_graph(exported: Exported) -> None:
+    train, single = exported.manifest.memory, exported.manifest.memory_per_example
+    assert train is not None
+    assert single is not None
+    assert [(one.batch, one.seq) for one in single] == [(one.batch, one.seq) for one in train]
+    assert all(one.peak_bytes > other.peak_bytes for one, other in zip(single, train, strict=True))
+    printed = CliRunner().invoke(inspect_command, [str(exported.folder)])
+    assert "with a gradient for each example; tokens:" in printed.output
+    assert "With a gradient for each example" in page(inspect(exported.folder))
+
+
 def vouched(folder: Path, name: str) -> None:
     """Let the manifest name ``name`` as the graph of single examples, with the hashes of what lies there."""
     manifest = Manifest.from_bytes((folder / MANIFEST).read_bytes())
@@ -105,6 +132,20 @@ def test_a_manifest_that_names_another_graph_for_it_ends_the_training(name: str,
     private_training(copied, tmp_path, one_by_one=True)  # whoever does not believe it does not need it
 
 
+def test_verify_holds_it_against_the_training_graph(exported: Exported) -> None:
+    found = verify(exported.folder).examples
+    assert found is not None
+    assert 0 < max(found.loss, found.norm, found.sum) < 1e-4
+    printed = CliRunner().invoke(verify_command, [str(exported.folder)])
+    assert "single examples: their graph agrees with one at a time" in printed.output
+
+
+def test_verify_finds_another_graph_in_its_place(copied: Path) -> None:
+    vouched(copied, "eval.onnx")
+    with pytest.raises(EngineError, match="no graph of single examples"):
+        verify(copied)
+
+
 def test_a_graph_that_adds_of_its_own_to_the_sum_is_found_out(copied: Path, tmp_path: Path) -> None:
     model = onnx.load(copied / GRAPH, load_external_data=False)
     for node in model.graph.node:
@@ -116,6 +157,8 @@ def test_a_graph_that_adds_of_its_own_to_the_sum_is_found_out(copied: Path, tmp_
     open_bundle(copied)  # its graphs are of allowed operators, and well hashed
     with pytest.raises(BundleError, match="something else"):
         private_training(copied, tmp_path)
+    with pytest.raises(EngineError, match="does not agree with the training graph"):
+        verify(copied)
 
 
 def test_dropout_and_tasks_that_compare_examples_are_refused() -> None:

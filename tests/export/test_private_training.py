@@ -16,7 +16,7 @@ from host.trainer_process import TrainerProcess, run_job
 from protocol import codec
 from protocol.errors import ConfigError
 from protocol.jobs import UPDATE_FILE, Progress, SampleCharge, TrainJob
-from protocol.messages import Codec, Optimizer, Plan, SampleDp
+from protocol.plan import Codec, Optimizer, Plan, SampleDp
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,6 +13,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from host.engines import TRAINER_PACKAGES
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -26,11 +28,10 @@ _PLATFORMS = (
     "manylinux_2_28_aarch64",
     "manylinux_2_34_aarch64",
 )
-_TRAINER = ("cbor2==6.3.0", "tokenizers==0.23.3")
 SITES = {
     # 1.23.2 is what ran under emulation; protobuf and flatbuffers are what its import needs.
-    "portable": (*_TRAINER, "numpy==2.4.6", "onnxruntime==1.23.2", "flatbuffers==25.12.19", "protobuf==7.36.2"),
-    "litert": (*_TRAINER, "numpy==1.26.4", "tflite-runtime==2.14.0"),
+    "portable": (*TRAINER_PACKAGES, "numpy==2.4.6", "onnxruntime==1.23.2", "flatbuffers==25.12.19", "protobuf==7.36.2"),
+    "litert": (*TRAINER_PACKAGES, "numpy==1.26.4", "tflite-runtime==2.14.0"),
 }
 TOOLS = ("qemu-aarch64-static", "mmdebstrap")
 
@@ -41,9 +42,10 @@ def missing_tools() -> list[str]:
 
 
 def make(folder: Path) -> Path:
-    """Return a user space in ``folder``, made if it is not there yet."""
-    root = folder / "root"
-    if not (folder / "done").exists():
+    """Return a user space in ``folder``, made if it is not there yet or of other packages."""
+    root, done = folder / "root", folder / "done"
+    wanted = repr((_SUITE, _DEBIAN, SITES))
+    if not done.exists() or done.read_text() != wanted:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         packages = f"--include={','.join(_DEBIAN)}"
@@ -52,7 +54,7 @@ def make(folder: Path) -> Path:
         options += ["--abi=cp311", "--abi=abi3", "--abi=none", *(f"--platform={one}" for one in _PLATFORMS)]
         for name, wheels in SITES.items():
             _run([sys.executable, "-m", "pip", "install", *options, f"--target={folder / name}", *wheels])
-        (folder / "done").touch()
+        done.write_text(wanted)
     return folder
 
 

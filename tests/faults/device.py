@@ -154,13 +154,13 @@ def live(here: Path, *, journal: Path, shelf: Path, n_rounds: int | None) -> Non
     agent = make_agent(here, shelf=shelf, link=link, folder=folder)
     target = None if n_rounds is None else world.round + n_rounds
     round_, until_s = world.round, time.monotonic() + SETTLE_S
-    while target is None or world.round < target or agent._state.phase == "sending":
+    while target is None or world.round < target or agent.state.phase == "sending":
         link.wake()
         agent.turn()
         if world.round != round_:
             round_, until_s = world.round, time.monotonic() + SETTLE_S
         if time.monotonic() > until_s:
-            raise TimeoutError(f"nothing came of round {world.round} in {SETTLE_S:.0f} s: {agent._state}")
+            raise TimeoutError(f"nothing came of round {world.round} in {SETTLE_S:.0f} s: {agent.state}")
     folder.close()
 
 

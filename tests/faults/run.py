@@ -13,7 +13,8 @@ from edge_agent.adapters.conduct_record import read_conduct
 from edge_agent.adapters.device_folder import read_state
 from edge_agent.adapters.fetched_bundles import whole_folders
 from host.bundle_folder import open_bundle
-from protocol.messages import MAX_MESSAGE_BYTES, unpack_envelope
+from protocol.bounds import MAX_MESSAGE_BYTES
+from protocol.messages import unpack_envelope
 from tests.attacks.hostile_bundles import CONTENT, make_bundle, vouch
 from tests.faults.device import kept_of, live
 from tests.faults.power import PowerCut

@@ -14,11 +14,8 @@ from protocol import topics
 from protocol.messages import (
     Announce,
     Body,
-    Codec,
     Decline,
     Join,
-    Optimizer,
-    Plan,
     Receipt,
     Update,
     Work,
@@ -26,6 +23,7 @@ from protocol.messages import (
     unpack_body,
     unpack_envelope,
 )
+from protocol.plan import Codec, Optimizer, Plan
 from protocol.sealing import TaskKey
 from protocol.signing import SERVICE, SigningKey, open_envelope, sign
 from protocol.uploads import Chunk, Upload, Uploaded, check_chunk, pack_have, whole

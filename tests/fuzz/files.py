@@ -31,8 +31,9 @@ from protocol.bundle import ImageFacts
 from protocol.errors import ConfigError, EdgefoldError, RemoteProtocolError, StorageError
 from protocol.fields import plain
 from protocol.jobs import Failed, Progress, TrainJob, TrainResult
-from protocol.messages import Plan
-from protocol.secure_sum import device, messages
+from protocol.plan import Plan
+from protocol.secure_sum import messages
+from protocol.secure_sum.device_state import pack_state, unpack_state
 from protocol.secure_sum.server import SumServer
 from tests.fuzz.targets import Target
 from tests.protocol.secure_sum.parties import STEPS, Parties, name_of, plan_for
@@ -205,7 +206,7 @@ def feed_sum_stored(data: bytes) -> None:
     """Read stored states of both parties of a sum."""
     run, _, _ = _sums()[STEPS[0]]
     with contextlib.suppress(RemoteProtocolError, ConfigError):
-        device.unpack_state(data)
+        unpack_state(data)
     with contextlib.suppress(RemoteProtocolError, ConfigError):
         SumServer.unpack(data, directory=run.directory)
 
@@ -268,7 +269,7 @@ def seeds_of_sum_device() -> list[bytes]:
 def seeds_of_sum_stored() -> list[bytes]:
     """Return the states of a device and of the server at each step."""
     states = [run.parties[name_of(0)].state for run, _, _ in _sums().values()]
-    return [*(device.pack_state(one) for one in states if one is not None), *(one for _, _, one in _sums().values())]
+    return [*(pack_state(one) for one in states if one is not None), *(one for _, _, one in _sums().values())]
 
 
 def file_targets() -> list[Target]:

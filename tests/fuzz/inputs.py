@@ -32,9 +32,10 @@ from protocol.bundle import ImageFacts, SeriesFacts
 from protocol.errors import BundleError, ConfigError, StorageError
 from protocol.fields import plain
 from protocol.jobs import SampleCharge
-from protocol.messages import Plan, Receipt, SampleDp, pack_body
+from protocol.messages import Receipt, pack_body
 from protocol.onnx_operators import ALLOWED
 from protocol.onnx_reader import check_graph
+from protocol.plan import Plan, SampleDp
 from protocol.tflite_reader import check_tflite
 from tests.attacks import hostile_litert
 from tests.attacks.hostile_graphs import attacks

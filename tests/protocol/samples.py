@@ -18,20 +18,12 @@ from protocol.messages import (
     Announce,
     Body,
     Certificate,
-    Codec,
     Decline,
     Fetch,
     Join,
     Latest,
-    Optimizer,
-    Plan,
     Receipt,
     Renew,
-    SumNext,
-    SumNextName,
-    SumStep,
-    SumStepName,
-    SumTerms,
     Update,
     UpdateContent,
     Work,
@@ -39,8 +31,10 @@ from protocol.messages import (
     pack_body,
     pack_content,
 )
+from protocol.plan import Codec, Optimizer, Plan
 from protocol.sealing import TaskKey, binding, seal, step_binding
 from protocol.signing import SERVICE, SigningKey, sign
+from protocol.sum_round import SumNext, SumNextName, SumStep, SumStepName, SumTerms
 from protocol.uploads import Chunk, Upload, Uploaded
 
 GOLDEN = Path(__file__).parent.parent / "golden"

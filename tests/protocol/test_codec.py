@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from protocol import cbor, codec
 from protocol.errors import LocalProtocolError, UpdateError
-from protocol.messages import Codec
+from protocol.plan import Codec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,7 +11,8 @@ from protocol import jobs
 from protocol.bundle import Manifest
 from protocol.fields import FieldError, plain, structure
 from protocol.layout import Layout, TensorSlot
-from protocol.messages import Envelope, Optimizer, Plan, Update, Work
+from protocol.messages import Envelope, Update, Work
+from protocol.plan import Optimizer, Plan
 from tests.protocol import samples, strategies
 
 if TYPE_CHECKING:

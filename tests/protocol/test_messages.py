@@ -12,11 +12,9 @@ from protocol import cbor, jobs
 from protocol.errors import MalformedMessageError, MessageTooLargeError
 from protocol.fields import plain, structure
 from protocol.messages import (
-    REASONS,
     Body,
     Envelope,
     Kind,
-    Reason,
     UpdateContent,
     body_of,
     kind_of,
@@ -126,8 +124,3 @@ def test_an_envelope_of_another_version_is_refused() -> None:
     envelope = plain(unpack_envelope(samples.golden("envelope-join")))
     with pytest.raises(MalformedMessageError, match="v: expected 1 to 1"):
         unpack_envelope(cbor.dumps(envelope | {"v": 2}))
-
-
-def test_the_reasons_are_the_literals_choices() -> None:
-    assert get_args(Reason) == REASONS
-    assert len(set(REASONS)) == len(REASONS)

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.layout import Layout, TensorSlot
-from protocol.messages import DeviceTerms, Plan, Work, pack_body, unpack_body
+from protocol.messages import Work, pack_body, unpack_body
+from protocol.plan import DeviceTerms, Plan
 from protocol.selection import n_update_values, personal_ranges, rank_ranges, sent_ranges, trained_ranges
 
 A = TensorSlot(name="q.lora_A", shape=(4, 3), offset=0, role="lora_A")  # values 0 to 11

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import messages, uploads
+from protocol import uploads
 from protocol.errors import RemoteProtocolError
 from protocol.fields import FieldError
 from protocol.uploads import (
@@ -114,8 +114,3 @@ def test_chunks_are_never_too_many_nor_too_small(n_bytes: int, wanted: int, pack
     size = chunk_size(n_bytes, wanted=wanted, max_packet_bytes=packet, head=4096)
     assert MIN_CHUNK_BYTES <= size <= uploads.MAX_CHUNK_BYTES
     assert -(-n_bytes // size) <= MAX_CHUNKS
-
-
-def test_the_bounds_are_those_of_messages() -> None:
-    assert uploads.MAX_UPLOAD_BYTES == messages.MAX_MESSAGE_BYTES
-    assert uploads._MAX_ROUND == messages.MAX_ROUND

@@ -6,9 +6,13 @@ Run by ``make test-scale``, which installs Ray.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing
@@ -26,6 +30,7 @@ from deploy.simulate.audit import audit
 from deploy.simulate.identities import make_identities, register
 from deploy.simulate.journal import Journal
 from deploy.simulate.local_service import LocalSpec, local_fleet, plan_of
+from deploy.simulate.processes import children, command_of
 from deploy.simulate.profile import Group, Profile
 from deploy.simulate.run import Simulation
 from deploy.simulate.service import ask, read_service
@@ -174,43 +179,113 @@ def test_who_has_no_token_is_not_let_in(
     assert cluster.access["RAY_AUTH_MODE"] == "token"
 
 
+N_DEVICES, SEED = 150, 11
+
+
+class Played:
+    """A service on PostgreSQL and S3 that folds on the cluster ``rounds`` times, and what the audit found of it."""
+
+    def __init__(
+        self, cluster: RayCluster, folder: Path, *, rounds: int, is_async: bool = False, **more_tables: Any
+    ) -> None:
+        self.cluster, self.folder, self.more_tables = cluster, folder, more_tables
+        self.rounds, self.is_async = rounds, is_async
+        self.seen: list[str] = []
+        self.n_accepted = 0
+
+    def run(self, each: Callable[[], None]) -> None:
+        """Play to the end; ``each`` is called again and again."""
+        profile = Profile(group=(Group(name="quick", train_s=0.2, spread=0.5),))
+        journal_path = self.folder / "journal.jsonl"
+        with started_storage("servers", self.folder) as (settings, _):
+            fold_table = {"engine": "ray", "address": self.cluster.address, "secret": "fold.secret"}
+            spec = LocalSpec(
+                folder=self.folder,
+                n_devices=N_DEVICES,
+                profile=profile,
+                n_params=2000,
+                rounds=self.rounds,
+                seed=SEED,
+                is_async=self.is_async,
+                cohort=N_DEVICES,
+                service_settings=settings,
+                more_tables={"fold": fold_table, **self.more_tables},
+            )
+            self.fleet = fleet = local_fleet(spec)
+            self.service = read_service(fleet.aggregator_config)
+            identities = make_identities(self.folder / "devices.secret", N_DEVICES)
+            register(self.service.registry, identities)
+
+            def look() -> None:
+                self.n_accepted = simulation.counts.n_accepted
+                for happened in fleet.poll():
+                    self.seen.append(happened.name)
+                each()
+
+            with fleet, Journal(journal_path) as journal:
+                simulation = Simulation(self.service, identities, journal, profile=profile, seed=SEED)
+                with closing(simulation):
+                    assert simulation.run(until=lambda: self.is_over(simulation), deadline_s=300, each=look)
+                assert ask(self.service, "verify")["ok"]  # folds again by itself
+                self.found = audit(self.service, journal_path, seed=SEED, plan=plan_of())
+                self.staged = self.staged_by() if self.more_tables else {}
+
+    def is_over(self, simulation: Simulation) -> bool:
+        """Whether the task is finished and every device has heard what became of its update."""
+        return "task-finished" in self.seen and simulation.is_quiet
+
+    def worker(self, name: str) -> int:
+        """Give the process id of an ingest worker that runs."""
+        pid = self.fleet.processes["aggregator"].pid
+        assert pid is not None
+        (found,) = [one for one in children(pid) if re.search(f"serve ingest .*--name {name}\\b", command_of(one))]
+        return found
+
+    def staged_by(self) -> dict[str, int]:
+        """Say how many updates each ingest worker has put into storage."""
+        command = [sys.executable, "-m", "edgefold", "serve", "workers", "--config", str(self.service.config), "--json"]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True)
+        return {one["worker"]: one["staged"] for one in json.loads(shown.stdout)["workers"]}
+
+    def check(self) -> None:
+        """Nothing lost, nothing twice, each version's bytes those of the journal; and all of it on the cluster."""
+        assert self.found.is_good, self.found
+        assert self.found.n_versions == self.rounds
+        assert self.found.n_folded == self.found.n_accepted - self.found.n_abandoned
+        assert "fold-engine-failed" not in self.seen
+
+
 def test_a_service_on_postgresql_and_s3_folds_on_the_cluster_while_a_node_is_killed(
     cluster: RayCluster, tmp_path: Path
 ) -> None:
-    profile = Profile(group=(Group(name="quick", train_s=0.2, spread=0.5),))
-    n_devices, seed = 150, 11
-    with started_storage("servers", tmp_path) as (settings, _):
-        fold_table = {"engine": "ray", "address": cluster.address, "secret": "fold.secret"}
-        spec = LocalSpec(
-            folder=tmp_path,
-            n_devices=n_devices,
-            profile=profile,
-            n_params=2000,
-            rounds=3,
-            seed=seed,
-            cohort=n_devices,
-            service_settings=settings,
-            more_tables={"fold": fold_table},
-        )
-        fleet = local_fleet(spec)
-        service = read_service(fleet.aggregator_config)
-        identities = make_identities(tmp_path / "devices.secret", n_devices)
-        register(service.registry, identities)
-        seen: list[str] = []
+    played, killed = Played(cluster, tmp_path, rounds=3), list[str]()
 
-        def each() -> None:
-            for happened in fleet.poll():
-                seen.append(happened.name)
-                if happened.name == "version-folded" and seen.count("version-folded") == 1:
-                    cluster.kill_node()
-                    cluster.add_node()
+    def each() -> None:
+        if "version-folded" in played.seen and not killed:
+            killed.append("node")
+            cluster.kill_node()
+            cluster.add_node()
 
-        with fleet, Journal(tmp_path / "journal.jsonl") as journal:
-            simulation = Simulation(service, identities, journal, profile=profile, seed=seed)
-            assert simulation.run(until=lambda: "task-finished" in seen, deadline_s=300, each=each)
-            simulation.close()
-            assert ask(service, "verify")["ok"]
-            found = audit(service, tmp_path / "journal.jsonl", seed=seed, plan=plan_of())
-    assert found.is_good, found
-    assert found.n_versions == 3
-    assert "fold-engine-failed" not in seen
+    played.run(each)
+    assert killed
+    played.check()
+    assert played.found.n_folded == 3 * N_DEVICES
+
+
+def test_two_ingest_workers_take_updates_in_while_the_cluster_folds_and_one_is_killed(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    # Buffers of 50: while the cluster folds one, the workers fill the next.
+    played, killed = Played(cluster, tmp_path, rounds=5, is_async=True, ingest={"workers": 2}), list[int]()
+
+    def each() -> None:
+        if "version-folded" in played.seen and not killed:
+            killed.append(played.worker("local-1"))
+            os.kill(killed[0], signal.SIGKILL)
+
+    played.run(each)
+    assert killed
+    assert {"ingest-worker-died", "ingest-worker-started"} <= set(played.seen)  # and another is in its place
+    played.check()
+    assert sorted(played.staged) == ["local-1", "local-2"]
+    assert min(played.staged.values()) > N_DEVICES // 5  # the group shares them out

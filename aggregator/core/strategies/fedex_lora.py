@@ -21,7 +21,7 @@ from aggregator.core.folding import ADAPTER, Strategy
 from aggregator.core.lora_pairs import mean_products, product
 from aggregator.core.strategies import fedavg
 from protocol.lora_pairs import lora_pairs
-from protocol.messages import DeviceTerms
+from protocol.plan import DeviceTerms
 
 if TYPE_CHECKING:
     from aggregator.core.folding import Deltas, FoldContext, State, StrategyConfig, TermsContext

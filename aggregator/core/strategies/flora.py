@@ -23,7 +23,7 @@ from aggregator.core.lora_pairs import mean_products, other_slots, product
 from aggregator.core.ranks import RankOptions, truncated
 from aggregator.core.strategies import fedavg
 from protocol.lora_pairs import lora_pairs
-from protocol.messages import DeviceTerms
+from protocol.plan import DeviceTerms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from aggregator.core.folding import Needs, Strategy
 from aggregator.core.strategies.fedavg import fold, init
-from protocol.messages import DeviceTerms
+from protocol.plan import DeviceTerms
 
 if TYPE_CHECKING:
     from aggregator.core.folding import NoOptions, TermsContext

@@ -22,7 +22,7 @@ from aggregator.core.folding import ADAPTER, Needs, Strategy
 from aggregator.core.means import weighted_sum
 from aggregator.core.partial_sums import Weights
 from protocol.fields import Range
-from protocol.messages import DeviceTerms
+from protocol.plan import DeviceTerms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from edge_agent.trainer.batches import Batch, Dataset
     from edge_agent.trainer.engines import Engine
     from protocol.continual import ContinualTerms
-    from protocol.messages import Plan
+    from protocol.plan import Plan
 
 __all__ = ["Remembering", "load_memory", "save_memory"]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from aggregator.core.bounds import MAX_NORM_WITHOUT_CLIP, max_message_bytes, max_update_norm
 from protocol import codec
-from protocol.messages import Codec, Optimizer, Plan
+from protocol.plan import Codec, Optimizer, Plan
 
 N = 512
 CODECS = [Codec(name="float32"), Codec(name="float16"), Codec(block=16), Codec(block=64), Codec(block=65536)]

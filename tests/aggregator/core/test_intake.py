@@ -12,20 +12,10 @@ from hypothesis import strategies as st
 
 from aggregator.core.intake import IntakeContext, Refused, decide
 from protocol import cbor, codec, signing, topics
-from protocol.messages import (
-    MAX_ROUND,
-    Announce,
-    Codec,
-    Decline,
-    Join,
-    Reason,
-    Receipt,
-    Renew,
-    Update,
-    Work,
-    unpack_body,
-    unpack_envelope,
-)
+from protocol.bounds import MAX_ROUND
+from protocol.messages import Announce, Decline, Join, Receipt, Renew, Update, Work, unpack_body, unpack_envelope
+from protocol.plan import Codec
+from protocol.reasons import Reason
 from tests.aggregator.workbench import FLEET, N_PARAMS, TASK, Bench, Device, Devices
 
 if TYPE_CHECKING:

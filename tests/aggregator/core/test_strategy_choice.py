@@ -12,7 +12,7 @@ from protocol.continual import ContinualTerms
 from protocol.errors import ConfigError
 from protocol.fields import FieldError
 from protocol.layout import Layout, TensorSlot
-from protocol.messages import Optimizer, Plan
+from protocol.plan import Optimizer, Plan
 from tests.aggregator.core.strategies.lora_fleet import LAYOUT
 
 HEAD_ONLY = Layout(tensors=(TensorSlot(name="w", shape=(3,), offset=0, role="head"),))

@@ -104,7 +104,12 @@ def test_an_image_is_written_and_read_back(root: Path, name: str) -> None:
 def test_a_card_that_gives_back_other_bytes_is_noticed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "a.img").write_bytes(IMAGE)
     read = os.read
-    monkeypatch.setattr("deploy.flash.writing.os.read", lambda fd, n: bytes([1]) + read(fd, n)[1:])
+
+    def spoilt(fd: int, n: int) -> bytes:
+        data = read(fd, n)
+        return bytes([data[0] ^ 1]) + data[1:]
+
+    monkeypatch.setattr("deploy.flash.writing.os.read", spoilt)
     with pytest.raises(StorageError, match="gives back other bytes"):
         write_image(root / "a.img", find_disk(root / "dev/sdb", machine(root)))
 

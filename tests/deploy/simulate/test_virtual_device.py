@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from deploy.simulate.deltas import DeltaPool
 from deploy.simulate.profile import Group, Profile
 from deploy.simulate.virtual_device import Surroundings, VirtualDevice
-from protocol.messages import Announce, Decline, Join, Plan, Receipt, Update, Work
+from protocol.messages import Announce, Decline, Join, Receipt, Update, Work
+from protocol.plan import Plan
 from protocol.sealing import TaskKey
 
 if TYPE_CHECKING:

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from edge_agent.doctor.examination import examine
 from host.keys import save_key
+from host.link import Received
 from protocol import topics
 from protocol.messages import Announce
 from protocol.signing import SERVICE, SigningKey, sign
-from tests.aggregator.secure_fleet import DAY_S, FLEET, SecureFleet
+from tests.aggregator.secure_fleet import DAY_S, FLEET, WAIT_S, SecureFleet
 from tests.attacks.hostile_bundles import make_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_agent.doctor.finding import Finding
+    from host.mqtt_link import MqttLink
 
 NAME = "pi"
 SETTINGS = f"""
@@ -37,6 +39,7 @@ class Patient:
 
     def __init__(self, folder: Path, *, bundle: Path | None = None, life_s: float = DAY_S, ago_s: float = 0) -> None:
         self.fleet, self.here = SecureFleet(folder), folder / "device"
+        self._links: tuple[MqttLink, MqttLink] | None = None  # the service's, and that of a device that listens
         self.service_key = SigningKey.generate()
         (self.here / "identity").mkdir(parents=True)
         files = self.fleet.files(NAME, life_s=life_s, ago_s=ago_s)
@@ -67,11 +70,15 @@ class Patient:
         (self.here / "identity" / "enrolment.toml").write_text(text, "utf-8")
 
     def announce(self, bundle_id: str, *, key: SigningKey | None = None) -> None:
-        service = self.fleet.service()
+        if self._links is None:  # for all that is said: a second link of the service would take the first one's session
+            self._links = self.fleet.service(), self.fleet.device("other")
+        service, other = self._links
         said = Announce(task="t", state="open", round=3, version=2, bundle_id=bundle_id)
         envelope = sign(said, fleet=FLEET, sender=SERVICE, key=key or self.service_key)
         assert service.publish(topics.announce(FLEET, "t"), envelope, retain=True)
-        time.sleep(0.5)  # for the broker to keep it
+        until = time.monotonic() + WAIT_S
+        while not (isinstance(event := other.receive(WAIT_S), Received) and event.payload == envelope):
+            assert time.monotonic() < until, event
 
     def findings(self) -> dict[str, Finding]:
         return {one.name: one for one in examine(self.config)}

@@ -16,7 +16,8 @@ from edge_agent.local import serving as module
 from edge_agent.local.serving import Serving
 from protocol import codec
 from protocol.errors import ConfigError
-from protocol.messages import Codec, DeviceTerms, Plan, Work
+from protocol.messages import Work
+from protocol.plan import Codec, DeviceTerms, Plan
 from tests.edge_agent.trainer.bag_of_words import N_PARAMS, knowing, write_bundle
 
 if TYPE_CHECKING:

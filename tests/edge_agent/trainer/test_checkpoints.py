@@ -16,7 +16,7 @@ from edge_agent.trainer.local_terms import LocalTerms
 from protocol.continual import ContinualTerms
 from protocol.jobs import ANCHOR_FILE, FISHER_FILE, TrainJob
 from protocol.layout import Layout, TensorSlot
-from protocol.messages import Codec, Optimizer, Plan, SampleDp
+from protocol.plan import Codec, Optimizer, Plan, SampleDp
 
 if TYPE_CHECKING:
     from pathlib import Path

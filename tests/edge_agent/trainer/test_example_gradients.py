@@ -12,8 +12,8 @@ import pytest
 from edge_agent.trainer.example_gradients import InOneGraph, OneByOne, clipped_points, most_rows
 from edge_agent.trainer.private_steps import PrivateEpochs
 from protocol.errors import BundleError, EngineError
-from protocol.messages import Optimizer, Plan, SampleDp
 from protocol.per_example import RADIUS
+from protocol.plan import Optimizer, Plan, SampleDp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

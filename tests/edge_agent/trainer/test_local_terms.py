@@ -14,7 +14,7 @@ from edge_agent.trainer.optimizers import clip_norm, make_optimizer
 from edge_agent.trainer.proximal import with_proximal_term
 from protocol import codec
 from protocol.layout import Layout, TensorSlot
-from protocol.messages import Codec, DeviceTerms, Optimizer, Plan
+from protocol.plan import Codec, DeviceTerms, Optimizer, Plan
 
 A = TensorSlot(name="q.lora_A", shape=(4, 3), offset=0, role="lora_A")  # values 0 to 11
 B = TensorSlot(name="q.lora_B", shape=(2, 4), offset=12, role="lora_B")  # values 12 to 19

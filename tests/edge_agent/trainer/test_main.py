@@ -15,7 +15,7 @@ from protocol import codec
 from protocol.errors import BundleError, ConfigError, EdgefoldError, EngineError, UpdateError
 from protocol.fields import plain
 from protocol.jobs import MAX_LINE_BYTES, CheckJob, EvaluateJob, TrainJob
-from protocol.messages import Codec, Optimizer, Plan
+from protocol.plan import Codec, Optimizer, Plan
 from tests.attacks.hostile_bundles import make_bundle, vouch
 from tests.edge_agent.trainer.samples import write_tokenizer
 from tests.protocol.onnx_bytes import GRAPH

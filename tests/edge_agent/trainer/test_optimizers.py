@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.trainer.optimizers import clip_norm, make_optimizer
-from protocol.messages import Optimizer
+from protocol.plan import Optimizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

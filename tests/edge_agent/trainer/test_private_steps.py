@@ -11,8 +11,8 @@ import pytest
 from edge_agent.trainer.example_gradients import OneByOne, clipped_points
 from edge_agent.trainer.private_steps import PrivateEpochs, refuse_contrastive
 from protocol.errors import ConfigError, EngineError
-from protocol.messages import Optimizer, Plan, SampleDp
 from protocol.per_example import RADIUS
+from protocol.plan import Optimizer, Plan, SampleDp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

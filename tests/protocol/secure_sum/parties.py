@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from protocol.secure_sum import device
+from protocol.secure_sum.device_state import DeviceState, pack_state, unpack_state
 from protocol.secure_sum.messages import SumPlan
 from protocol.secure_sum.server import SumServer
 from protocol.signing import SigningKey
@@ -49,7 +50,7 @@ class Party:
     key: SigningKey
     vector: NDArray[np.float32]
     weight: int
-    state: device.DeviceState | None = None
+    state: DeviceState | None = None
 
 
 @dataclass
@@ -81,7 +82,7 @@ class Parties:
     def answer(self, step: str, party: Party, data: bytes) -> bytes:
         """Let one device take its step."""
         if party.state is not None and self.restart:
-            party.state = device.unpack_state(device.pack_state(party.state))
+            party.state = unpack_state(pack_state(party.state))
         state = party.state
         if step == "adverts":
             party.state, reply = device.advertise(

@@ -8,6 +8,7 @@ import pytest
 
 from protocol.errors import BadSignatureError, LocalProtocolError, RemoteProtocolError
 from protocol.secure_sum import device, keys
+from protocol.secure_sum.device_state import DeviceView, pack_state
 from protocol.secure_sum.messages import (
     SHARE_BYTES,
     Advert,
@@ -103,7 +104,7 @@ def test_a_device_gives_one_share_of_each_neighbour_and_then_holds_no_secret() -
     assert refused(run, "unmasking", 0, messages[party.name]) == "out-of-step"
     assert party.state is not None
     assert (party.state.entropy, party.state.roster, party.state.delivery) == (b"", None, None)
-    assert before.entropy not in device.pack_state(party.state)
+    assert before.entropy not in pack_state(party.state)
 
 
 @pytest.mark.parametrize("dropped", [(), (5,), (2, 5)])
@@ -114,7 +115,7 @@ def test_the_share_is_of_the_self_mask_of_survivors_and_of_the_key_of_the_others
     given = {i: reply.shares[SHARE_BYTES * i : SHARE_BYTES * (i + 1)] for i in range(N)}
     for owner, state in states.items():
         assert state is not None
-        pair = device._View.of(state).own_shares()[0]
+        pair = DeviceView.of(state).own_shares()[0]
         assert given[owner] == (pair[SHARE_BYTES:] if owner in dropped else pair[:SHARE_BYTES])
 
 
@@ -229,7 +230,7 @@ def test_an_aborted_device_holds_no_secret_and_takes_nothing() -> None:
     assert party.state is not None
     entropy = party.state.entropy
     party.state = device.abort(party.state)
-    assert entropy not in device.pack_state(party.state)
+    assert entropy not in pack_state(party.state)
     assert refused(run, "inputs", 0, messages[name_of(0)]) == "out-of-step"
     with pytest.raises(RemoteProtocolError):
         device.abort(party.state)

@@ -7,6 +7,7 @@ import pytest
 
 from protocol.errors import ConfigError
 from protocol.secure_sum import device
+from protocol.secure_sum.device_state import pack_state, unpack_state
 from protocol.secure_sum.quantise import Quantiser
 from protocol.secure_sum.roster import quantiser_of
 from tests.protocol.secure_sum.parties import Parties, Party, plan_for
@@ -24,7 +25,7 @@ class NoisyParties(Parties):
         state = party.state
         assert state is not None
         if self.restart:
-            state = device.unpack_state(device.pack_state(state))
+            state = unpack_state(pack_state(state))
         party.state, reply = device.take_delivery(
             state, data, vector=party.vector, weight=party.weight, key=party.key, noise=self.adder(party.name)
         )

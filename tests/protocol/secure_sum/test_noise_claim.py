@@ -8,12 +8,12 @@ import pytest
 
 from protocol.errors import ConfigError
 from protocol.fields import FieldError, plain
-from protocol.messages import SumTerms
 from protocol.rdp import epsilon_of
 from protocol.secure_sum import distributed_noise as dn
 from protocol.secure_sum.graph import choose
 from protocol.secure_sum.messages import SumPlan
 from protocol.secure_sum.noise_claim import claimed_multiplier, epsilon_at
+from protocol.sum_round import SumTerms
 
 FACTS: dict[str, object] = {
     "clip": 1.0,

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import ConfigError, LocalProtocolError, MalformedMessageError, RemoteProtocolError
-from protocol.secure_sum import device, messages, server, shamir
+from protocol.secure_sum import messages, server, shamir
+from protocol.secure_sum.device_state import pack_state, unpack_state
 from protocol.secure_sum.messages import (
     Consent,
     MaskedInput,
@@ -263,7 +264,7 @@ def test_a_stored_state_that_was_cut_off_is_refused() -> None:
     state = run.parties[name_of(0)].state
     assert state is not None
     with pytest.raises(MalformedMessageError):
-        device.unpack_state(device.pack_state(state)[:-1])
+        unpack_state(pack_state(state)[:-1])
     with pytest.raises(MalformedMessageError):
         server.SumServer.unpack(run.server.pack()[:-1], directory=run.directory)
 

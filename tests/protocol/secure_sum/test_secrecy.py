@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from protocol.secure_sum import device, keys, masks, quantise, shamir
+from protocol.secure_sum import keys, masks, quantise, shamir
+from protocol.secure_sum.device_state import DeviceView
 from protocol.secure_sum.messages import MaskedInput, unpack
 from protocol.secure_sum.roster import quantiser_of
 from tests.protocol.secure_sum.parties import Parties, name_of, plan_for, seed
@@ -35,14 +36,14 @@ def stripped(inputs: dict[int, float], salt: int) -> tuple[dict[int, np.ndarray]
     run.run_until("unmasking")
     colluder = run.parties[name_of(2)].state
     assert colluder is not None
-    view, quantiser, left = device._View.of(colluder), quantiser_of(plan), {}
+    view, quantiser, left = DeviceView.of(colluder), quantiser_of(plan), {}
     for i in (0, 1):
         values = unpack(MaskedInput, run.sent["inputs", name_of(i)]).values
         y = quantise.unpack(values, n_values=quantiser.n_values, bits=quantiser.bits)
         masks.subtract_mask(y, view.mask_seed(i))  # the honest index is the lower one, so it had added
         honest = run.parties[name_of(i)].state
         assert honest is not None
-        own = keys.derive(device._secret(honest, "self seed"), "self-mask stream", view.setting.digest)
+        own = keys.derive(honest.secret("self seed"), "self-mask stream", view.setting.digest)
         masks.subtract_mask(y, own)  # they learn it when the sum is unmasked
         left[i] = (y & quantiser.mask)[:-1].astype(np.int64)
     return left, 2**quantiser.bits
@@ -97,8 +98,8 @@ def test_no_two_secrets_of_a_round_share_a_key() -> None:
     derived = []
     for party in run.parties.values():
         assert party.state is not None
-        view = device._View.of(party.state)
-        derived += [device._secret(party.state, label) for label in ("self seed", "mask key", "seal key", "rounding")]
+        view = DeviceView.of(party.state)
+        derived += [party.state.secret(label) for label in ("self seed", "mask key", "seal key", "rounding")]
         derived += [view.seal_key(sender=view.index, receiver=other) for other in view.neighbours]
         derived += [view.mask_seed(other) for other in view.neighbours if view.index < other]
     assert len(set(derived)) == len(derived)
@@ -107,6 +108,6 @@ def test_no_two_secrets_of_a_round_share_a_key() -> None:
 def test_both_ends_of_a_mask_agree_on_it() -> None:
     run = Parties(plan_for(), 4)
     run.run_until("unmasking")
-    views = [device._View.of(party.state) for party in run.parties.values() if party.state is not None]
+    views = [DeviceView.of(party.state) for party in run.parties.values() if party.state is not None]
     assert views[0].mask_seed(3) == views[3].mask_seed(0)
     assert views[0].seal_key(sender=0, receiver=3) == views[3].seal_key(sender=0, receiver=3)

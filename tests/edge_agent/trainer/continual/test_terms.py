@@ -18,7 +18,7 @@ from protocol import codec
 from protocol.continual import ContinualTerms
 from protocol.errors import ConfigError
 from protocol.jobs import UPDATE_FILE, TrainJob
-from protocol.messages import Codec, Optimizer, Plan, SampleDp
+from protocol.plan import Codec, Optimizer, Plan, SampleDp
 from tests.edge_agent.trainer.bag_of_words import N_PARAMS, knowing, write_bundle
 
 if TYPE_CHECKING:
