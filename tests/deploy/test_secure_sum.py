@@ -15,6 +15,7 @@ import pytest
 from deploy.local import LocalFleet
 from deploy.sum_comparison import compare_sums, kept_deltas
 from protocol import cbor, codec
+from protocol.jobs import UPDATE_FILE
 from protocol.plan import Codec
 from protocol.secure_sum import quantise
 from protocol.secure_sum.quantise import Quantiser
@@ -218,16 +219,22 @@ def test_the_same_search_finds_single_vectors_at_level_sealed(
     tmp_path: Path, tiny_bundle: Path, devices: dict[str, Path]
 ) -> None:
     plan = dataclasses.replace(PLAN, codec=Codec(name="float32"))
-    fleet = LocalFleet(spec(tmp_path, tiny_bundle, devices, rounds=1, plan=plan))
-    with fleet:
-        wait_for(fleet, "version-folded")
-        payloads = [(tmp_path / f"fleet/devices/{name}/state/scratch/update.payload").read_bytes() for name in devices]
-        n_params = fleet_params(fleet)
-        vectors = [codec.decode(one, n_values=n_params) for one in payloads]
-        pieces = set().union(*(windows(one.tobytes(), most=64) for one in vectors))
-        found = look_everywhere(fleet, pieces)
-    assert found["memory"] > 0, found
-    assert found["logs"] == 0
+    n_in_memory = []
+    # A vector was in memory while it was checked and folded; what the heap has kept of it a moment later is chance.
+    for folder in (tmp_path / f"attempt-{n}" for n in range(4)):
+        fleet = LocalFleet(spec(folder, tiny_bundle, devices, rounds=1, plan=plan))
+        with fleet:
+            wait_for(fleet, "version-folded")
+            scratches = [fleet.spec.folder / f"devices/{name}/state/scratch" for name in devices]
+            payloads = [(scratch / UPDATE_FILE).read_bytes() for scratch in scratches]
+            vectors = [codec.decode(one, n_values=fleet_params(fleet)) for one in payloads]
+            pieces = set().union(*(windows(one.tobytes(), most=64) for one in vectors))
+            found = look_everywhere(fleet, pieces)
+        assert found["logs"] == 0
+        n_in_memory.append(found["memory"])
+        if n_in_memory[-1]:
+            return
+    pytest.fail(f"the search is blind: it found {n_in_memory} pieces in the memory of four aggregators")
 
 
 def fleet_params(fleet: LocalFleet) -> int:
