@@ -124,6 +124,7 @@ _SPELT: tuple[tuple[tuple[Any, ...], Callable[[Tensor], Tensor]], ...] = (
     ),
     ((aten.mul.Tensor, X, (aten.sigmoid.default, (aten.mul.Tensor, X, QUICK))), _quick_gelu),
     ((aten.silu.default, X), _silu),
+    ((aten.mul.Tensor, X, (aten.sigmoid.default, X)), _silu),  # as torch's decomposition writes it
 )
 
 

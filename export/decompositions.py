@@ -10,6 +10,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional
 
 __all__ = ["TABLE"]
@@ -43,12 +44,17 @@ def native_layer_norm_backward(  # noqa: PLR0913, PLR0917 - torch's signature
     return dx, dw, db
 
 
-def slice_backward(grad: Tensor, input_sizes: list[int], dim: int, start: int, end: int, step: int) -> Tensor:
-    """Return ``grad`` among zeros, as padding: torch scatters, which walks an index tensor of the whole size."""
+def slice_backward(grad: Tensor, input_sizes: list[int], dim: int, start: int, _end: int, step: int) -> Tensor:
+    """Return ``grad`` among zeros, as padding: torch scatters, which walks an index tensor of the whole size.
+
+    ``_end`` may count from the end, or lie behind it; the gradient's own size says what was cut.
+    """
     size = input_sizes[dim]
-    if step != 1 or start < 0 or end < 0:
+    if step != 1 or start < 0:
         return cast("Tensor", NotImplemented)
     behind = size - start - grad.shape[dim]
+    if start == 0 and statically_known_true(behind == 0):
+        return grad
     axes_after = len(input_sizes) - 1 - dim % len(input_sizes)
     return functional.pad(grad, [0, 0] * axes_after + [start, behind])
 

@@ -92,7 +92,7 @@ def merge(
         add_change(base_tensors(adapted), change)
     batches = make_problem(theta, adapted.layout, adapted.inputs, seed=options.seed, n_steps=N_BATCHES).batches
     base_error = _check_base(bundle, adapted, theta, batches, change)
-    expected = _logits(adapted.task.wrap(adapted.model), adapted, batches)
+    expected = _logits(adapted.task.infer(adapted.model), adapted, batches)
     sample = _Sample(source=source, options=options, adapted=adapted, batches=batches, expected=expected)
     try:
         with tempfile.TemporaryDirectory(prefix=TEMP_PREFIX, dir=out.absolute().parent) as name:
@@ -216,7 +216,7 @@ class _Sample:
     expected: Scores
 
     def error_of(self, what: str, model: PreTrainedModel) -> float:
-        return _hold(what, self.expected, _logits(self.adapted.task.wrap(model), self.adapted, self.batches))
+        return _hold(what, self.expected, _logits(self.adapted.task.infer(model), self.adapted, self.batches))
 
     def build(self, folder: Path, *, seed: int) -> tuple[PreTrainedModel, Family]:
         return task_model(folder, self.options, seed=seed)

@@ -38,6 +38,10 @@ def narrow(graph: Graph) -> int:
     for node in list(graph.nodes):
         if node.target is aten.select.int and _rank(_input(node)) > 1 and _from_start(node):
             n_smaller += _narrow_one(graph, node)
+    for node in list(graph.nodes):
+        if node.target is aten.linear.default and _input(node).target is aten.slice.Tensor:
+            with graph.inserting_before(node):
+                node.update_arg(0, _whole(graph, _input(node)))
     graph.eliminate_dead_code()
     return n_smaller
 
@@ -77,12 +81,17 @@ def _narrow_one(graph: Graph, select: Node) -> int:
         for cut in sorted({axis for _, axis in readers}):
             with graph.inserting_after(value):  # one cut for all its readers: its backward pads once
                 cut_out = graph.call_function(aten.slice.Tensor, (value, cut, index, index + 1))
-            with graph.inserting_after(cut_out):  # contiguous: else a product copies its weights once an example
-                piece = graph.call_function(aten.contiguous.default, (cut_out,))
+            with graph.inserting_after(cut_out):
+                piece = _whole(graph, cut_out)
             for reader in dict.fromkeys(reader for reader, axis in readers if axis == cut):
                 reader.replace_input_with(value, piece)
     select.update_arg(2, 0)
     return len(smaller)
+
+
+def _whole(graph: Graph, cut_out: Node) -> Node:
+    """Return the cut in memory of its own, else a product with it copies its weights once an example."""
+    return graph.call_function(aten.contiguous.default, (cut_out,))
 
 
 def _resize(node: Node, axis: int) -> None:

@@ -15,8 +15,9 @@ import onnx_ir as ir
 
 from export.pieces import cut_products
 from export.products import absorb
-from export.quantise import LEAST_BYTES, MOST_WIDENED, PAGE_BYTES, Table
+from export.quantise import LEAST_BYTES, LEAST_PIECE, PAGE_BYTES, Table
 from export.storage import store
+from export.strips import compute_by_strips
 from protocol.errors import LocalProtocolError
 
 __all__ = ["Packed", "pack"]
@@ -49,7 +50,7 @@ class _Weights:
         if key not in self._offsets:
             inside = self._inside(data)
             self._offsets[key] = self._append(data) if inside is None else inside
-            if tensor.size > MOST_WIDENED and tensor.dtype != ir.DataType.FLOAT:
+            if tensor.size >= 2 * LEAST_PIECE and tensor.dtype != ir.DataType.FLOAT:
                 self._tables.append((data, self._offsets[key]))
         return ir.ExternalTensor(
             self._path.name,
@@ -100,7 +101,8 @@ def pack(
     try:
         n_products, *_ = [absorb(model.graph) for model in models.values()]
         for model in models.values():
-            cut_products(model.graph, table or {})
+            if cut_products(model.graph, table or {}):
+                compute_by_strips(model.graph)
             store(model, table or {})
         for path, model in models.items():
             _strip(model)

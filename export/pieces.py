@@ -2,7 +2,7 @@
 
 A weight is widened to float32 for each product that reads it. Of BERT-base's feed-forward that is 9 MB beside
 activations of 1 to 6, and a runtime's arena that has once taken 9 MB in one piece holds it to the end. So ``quantise``
-cuts what is wider than ``MOST_WIDENED`` along its longer axis, and this pass lets each piece be widened, multiplied and
+cuts what is wider along its longer axis, and this pass lets each piece be widened, multiplied and
 let go before the next:
 
     cut along what is summed over      y = x[:, a:b] W_0 + (x[:, b:c] W_1 + ...), each sum the C of the next Gemm
@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.constants import once
-from export.quantise import MOST_WIDENED, Cut, Table, stored_as
+from export.quantise import LEAST_PIECE, Cut, Table, stored_as
 from protocol.errors import LocalProtocolError
 
 __all__ = ["AFTER", "cut_products", "picks_rows"]
@@ -39,7 +39,7 @@ def cut_products(graph: ir.Graph, table: Table) -> int:
     n_cut = 0
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value
-        if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size <= MOST_WIDENED:
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < 2 * LEAST_PIECE:
             continue
         cut = stored_as(table, tensor.numpy())
         if not isinstance(cut, Cut):

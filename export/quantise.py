@@ -21,7 +21,9 @@ that it can take are 16 apart as ever, only begin elsewhere each time (as with a
 need no unpacking, and the other half one shift.
 
 A weight of more than ``MOST_WIDENED`` values is cut along its longer axis into pieces that are stored each for itself,
-and multiplied so (``export/pieces.py``): what is widened at a time is bounded by it, or by a sixteenth of the weight.
+and multiplied so (``export/pieces.py``): what is widened at a time is bounded by it, or by a sixteenth of the weight. A
+feed-forward's weights are cut where they are smaller, too: between them goes what takes most memory, strip by strip
+(``export/strips.py``).
 
 Laws: a stored weight gives exactly the float32 values in the model, by one multiplication a value; what is trained and
 what is small is left alone; deterministic. Memory: one block of rows beside the model.
@@ -49,6 +51,7 @@ from protocol.errors import ConfigError
 
 __all__ = [
     "LEAST_BYTES",
+    "LEAST_PIECE",
     "MIDDLE",
     "MOST_PIECES",
     "MOST_WIDENED",
@@ -72,8 +75,11 @@ LEAST_BLOCK, MOST_BLOCK = 16, 64
 # Parts of the largest value that may become the largest code: clipping a little rounds the many more finely.
 GRID = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 1.05)
 ROWS = 1 << 14  # blocks that are searched at once: bounds the search's memory to some MB
-# Values that are widened at once, 2.25 MB of float32: BERT-base's smaller products, and all of MiniLM's, stay whole.
+# Values that are widened at once, 2.25 MB of float32: BERT-base's smaller products stay whole.
 MOST_WIDENED = 768 * 768
+# A weight that is longer than wide, as a feed-forward's are, has up to so many pieces of so many values, if smaller.
+# MiniLM's have four. Smaller pieces save less of the activations than their operations take.
+MOST_STRIPS, LEAST_PIECE = 4, 384 * 384
 MOST_PIECES = 16  # of one weight: each costs a session some operations
 # A stored weight begins on a page; 16 kB pages (Apple, some ARM) can still map from a multiple of it.
 PAGE_BYTES = 4096
@@ -186,7 +192,7 @@ def _frozen(model: nn.Module, precision: Precision) -> Iterator[tuple[nn.Paramet
 def _store_cut(values: NDArray[np.float32], kinds: set[type], precision: Precision) -> Stored | Cut:
     """Return a weight as it is stored, in pieces where it is multiplied and wide."""
     products = {kind for kind in kinds if issubclass(kind, (nn.Linear, Conv1D))}
-    if values.size <= MOST_WIDENED or not products:
+    if _n_pieces(values.shape) == 1 or not products:
         return _store(values, kinds, precision)
     if kinds - products:  # a table that is multiplied too: its rows are cut as they are stored
         return _cut_table(_store(values, kinds, precision))
@@ -211,11 +217,15 @@ def _rows_of(whole: Stored, rows: slice) -> Stored:
     return replace(whole, codes=codes, scales=scales, shape=codes.shape)
 
 
+def _n_pieces(shape: tuple[int, ...]) -> int:
+    size, strips = math.prod(shape), min(max(shape) // min(shape), MOST_STRIPS)
+    return min(max(-(-size // MOST_WIDENED), min(strips, size // LEAST_PIECE), 1), MOST_PIECES)
+
+
 def _pieces(values: NDArray[Any], axis: int, *, step: int) -> list[range]:
     """Return the indices along ``axis`` of equal pieces that begin at multiples of ``step``; the last has the rest."""
     length = values.shape[axis]
-    n_pieces = min(-(-values.size // MOST_WIDENED), MOST_PIECES)
-    longest = -(-length // n_pieces)
+    longest = -(-length // _n_pieces(values.shape))
     longest += -longest % step
     return [range(start, min(start + longest, length)) for start in range(0, length, longest)]
 

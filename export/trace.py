@@ -23,6 +23,7 @@ from export import decompositions
 from export.activations import keep_slopes
 from export.checkpoint import checkpoint_layers
 from export.narrow import narrow
+from export.picked import gradients_of_picked
 from models.adapters import Trainable, named_trainables
 from models.dropout import Dropped
 from models.task import Task
@@ -174,10 +175,10 @@ def _to_train(program: ExportedProgram, *, checkpoint: bool) -> GraphModule:
 def forward_program(
     model: PreTrainedModel, task: Task, *, max_tokens: int
 ) -> tuple[ExportedProgram, tuple[Tensor, ...]]:
-    """Return the logits of a task's model as a program of core operations with symbolic sizes, and example inputs."""
+    """Return a task's model in use as a program of core operations with symbolic sizes, and example inputs."""
     n_examples, n_tokens = _example_sizes(model)
     inputs = task.example(model.config, n_examples, n_tokens)[: len(task.inputs)]
-    return _forward(task.wrap(model), task, inputs, max(max_tokens, n_tokens)), inputs
+    return _forward(task.infer(model), task, inputs, max(max_tokens, n_tokens)), inputs
 
 
 def _example_sizes(model: nn.Module) -> tuple[int, int]:
@@ -271,5 +272,6 @@ def plain(
         if "assert" in str(node.target):
             graph.graph.erase_node(node)
     graph.graph.eliminate_dead_code()
+    gradients_of_picked(graph.graph)
     graph.recompile()
     return graph

@@ -10,29 +10,41 @@ from transformers import AutoModelForCausalLM
 
 from models.gpt2 import GPT2, GPT_NEO, OPT
 from models.llama import LLAMA
-from models.soft_prompt import prompted, without_prompt
+from models.soft_prompt import n_virtual, prompted
 from models.task import TEXT_INPUTS, TEXT_SIZES, Task, text_example
 
-__all__ = ["CAUSAL_LM", "LanguageModel", "loss", "losses", "token_scores"]
+__all__ = ["CAUSAL_LM", "LanguageModel", "loss", "losses", "predicting", "token_scores"]
+
+ALL = slice(None)
 
 
 class LanguageModel(nn.Module):
     """The task model as a function of tensors alone, which is what can be traced."""
 
-    def __init__(self, model: nn.Module) -> None:
-        """Wrap a Hugging Face causal language model, adapted or not."""
+    def __init__(self, model: nn.Module, *, is_asked: slice = ALL) -> None:
+        """Wrap a Hugging Face causal language model, adapted or not; ``is_asked`` are the tokens that get logits."""
         super().__init__()
         self.model = model
+        self._is_asked = is_asked
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return the logits, float32 [batch, seq, vocabulary], of int64 [batch, seq] tokens and mask."""
+        """Return the logits, float32 [batch, seq asked, vocabulary], of int64 [batch, seq] tokens and mask."""
         inputs = prompted(self.model, input_ids, attention_mask)
-        output = self.model(**inputs, use_cache=False, return_dict=True)
-        return without_prompt(self.model, output.logits)
+        asked = slice(n_virtual(self.model), self._is_asked.stop)
+        output: Tensor = self.model(**inputs, logits_to_keep=asked, use_cache=False, return_dict=True).logits
+        return output
+
+
+def predicting(model: nn.Module) -> LanguageModel:
+    """Return the task model that gives logits [batch, seq - 1, vocabulary]: nothing comes after the last token.
+
+    The head is as wide as the vocabulary, so a cut of its logits would be the largest copy of a training step.
+    """
+    return LanguageModel(model, is_asked=slice(0, -1))
 
 
 def loss(logits: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Return the mean token loss, float32 []; zero for a batch of texts of one token."""
+    """Return the mean token loss, float32 [], of ``predicting``'s logits; zero for a batch of texts of one token."""
     counts = attention_mask[:, 1:].sum().clamp(min=1)
     return _token_losses(logits, input_ids, attention_mask).sum() / counts
 
@@ -45,12 +57,12 @@ def losses(logits: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
 
 def token_scores(logits: Tensor, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return loss and whether it was predicted (1 or 0), float32 [batch, seq - 1], of each token but the first."""
-    hits = (logits[:, :-1].argmax(-1) == input_ids[:, 1:]).to(logits.dtype)  # [batch, seq - 1]
+    hits = (logits.argmax(-1) == input_ids[:, 1:]).to(logits.dtype)  # [batch, seq - 1]
     return _token_losses(logits, input_ids, attention_mask), hits * attention_mask[:, 1:].to(logits.dtype)
 
 
 def _token_losses(logits: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    log_p = logits[:, :-1].log_softmax(-1)  # [batch, seq - 1, vocabulary]
+    log_p = logits.log_softmax(-1)  # [batch, seq - 1, vocabulary]
     picked = log_p.gather(-1, input_ids[:, 1:].unsqueeze(-1)).squeeze(-1)  # [batch, seq - 1]
     return -picked * attention_mask[:, 1:].to(logits.dtype)
 
@@ -65,7 +77,8 @@ CAUSAL_LM = Task(
     sizes=TEXT_SIZES,
     outputs=("losses", "hits"),
     example=text_example,
-    wrap=LanguageModel,
+    wrap=predicting,
+    in_use=LanguageModel,
     loss=loss,
     losses=losses,
     score=token_scores,

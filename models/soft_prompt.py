@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-__all__ = ["PROMPT", "SoftPrompt", "add_soft_prompt", "prompted", "without_prompt"]
+__all__ = ["PROMPT", "SoftPrompt", "add_soft_prompt", "n_virtual", "prompted", "without_prompt"]
 
 PROMPT = "prompt"  # the attribute of the task model that holds the prompt
 
@@ -54,7 +54,12 @@ def prompted(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> dic
     return {"inputs_embeds": embedded, "attention_mask": mask}
 
 
+def n_virtual(model: nn.Module) -> int:
+    """Return how many tokens stand before the text's own."""
+    prompt = getattr(model, PROMPT, None)
+    return 0 if prompt is None else int(prompt.embeddings.shape[0])
+
+
 def without_prompt(model: nn.Module, outputs: Tensor) -> Tensor:
     """Return the outputs [batch, seq, ...] of the text's own tokens, of a prompt that stands in front of all."""
-    prompt = getattr(model, PROMPT, None)
-    return outputs if prompt is None else outputs[:, prompt.embeddings.shape[0] :]
+    return outputs[:, n_virtual(model) :]

@@ -29,9 +29,9 @@ class Task:
     """One kind of task.
 
     A batch is the tensors ``inputs`` and then ``targets``, in that order. ``wrap(model)`` is a module from the inputs
-    to the logits; ``loss(logits, *batch)`` is a mean, float32 []; ``losses(logits, *batch)`` is for each example what
-    ``loss`` would be of a batch of it alone; ``score(logits, *inputs)`` gives the tensors that an
-    evaluation looks at, named ``outputs``.
+    to the logits that loss and score need, ``infer(model)`` to those that a model in use gives; ``loss(logits,
+    *batch)`` is a mean, float32 []; ``losses(logits, *batch)`` is for each example what ``loss`` would be of a batch of
+    it alone; ``score(logits, *inputs)`` gives the tensors that an evaluation looks at, named ``outputs``.
     """
 
     kind: str
@@ -46,9 +46,15 @@ class Task:
     outputs: tuple[str, ...]
     example: Callable[[PretrainedConfig, int, int], tuple[Tensor, ...]]  # (config, batch, seq) -> a batch to trace with
     wrap: Callable[[nn.Module], nn.Module]
+    in_use: Callable[[nn.Module], nn.Module] | None = None  # ``infer``, where it is not ``wrap``
     loss: Callable[..., Tensor]
     losses: Callable[..., Tensor] | None  # float32 [batch], of each example alone; None: the loss compares examples
     score: Callable[..., tuple[Tensor, ...]]
+
+    @property
+    def infer(self) -> Callable[[nn.Module], nn.Module]:
+        """Return what makes a module from the inputs to the logits that a model in use gives."""
+        return self.in_use or self.wrap
 
 
 def family_of(config: PretrainedConfig, task: Task) -> Family:

@@ -1,5 +1,7 @@
 """Activations keep one tensor for the backward, and are the functions that they were."""
 
+import warnings
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -36,10 +38,15 @@ def _kept(function: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, int]:
     return value, slope, len(kept)
 
 
+@pytest.mark.parametrize("form", ["as written", "decomposed"])
 @pytest.mark.parametrize("name", SPELT)
-def test_value_and_slope_are_those_of_the_model_and_one_tensor_is_kept(name: str) -> None:
+def test_value_and_slope_are_those_of_the_model_and_one_tensor_is_kept(name: str, form: str) -> None:
     x = torch.cat([torch.linspace(-9, 9, 2001), torch.tensor([-40.0, 40.0, 1e-6, 0.0])]).requires_grad_()
     program = torch.export.export(_Layer(name), (x.detach(),))
+    if form == "decomposed":  # as ``trace`` has it
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = program.run_decompositions()
     sloped = keep_slopes(program.module(check_guards=False))  # type: ignore[arg-type]
     value, slope, n_kept = _kept(sloped, x)
     wanted, wanted_slope, _ = _kept(_Layer(name).double(), x.double())

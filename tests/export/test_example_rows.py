@@ -177,7 +177,7 @@ def random_batch(task: Task, n: int) -> tuple[Tensor, tuple[Tensor, ...]]:
         return torch.randn(n, LABELS, generator=draw), (ids, mask, labels)
     logits = torch.randn(n, 8, WORDS, generator=draw)
     if task.kind == "causal-lm":
-        return logits, (ids, mask)
+        return logits[:, :-1], (ids, mask)
     return logits, (ids, mask, torch.where(mask > 0, ids, -100))
 
 

@@ -23,8 +23,9 @@ FEW: list[Precision] = ["fp16", "int8", "nb8", "nb4"]
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantise, "MOST_WIDENED", MOST)
     for module in (quantise, pieces, packing):
-        monkeypatch.setattr(module, "MOST_WIDENED", MOST)
+        monkeypatch.setattr(module, "LEAST_PIECE", MOST)
 
 
 class _Model(nn.Module):
@@ -53,7 +54,7 @@ def _graph(text: str, weight: NDArray[np.float32]) -> ir.Model:
     return model
 
 
-def _run(model: ir.Model, feeds: dict[str, NDArray[np.generic]]) -> list[NDArray[np.float32]]:
+def run_model(model: ir.Model, feeds: dict[str, NDArray[np.generic]]) -> list[NDArray[np.float32]]:
     session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
     found: list[NDArray[np.float32]] = session.run(None, feeds)
     return found
@@ -92,7 +93,7 @@ def test_products_with_the_pieces_are_the_product(precision: Precision, name: st
     rng = np.random.default_rng(0)
     shapes = {"x": (7, k), "g": (7, m), "bias": (m,), "more": (7, k), "t": (k, 7), "one": ()}
     feeds = {key: np.asarray(rng.normal(size=shape), np.float32) for key, shape in shapes.items()}
-    y, d, z = _run(model, dict(feeds))
+    y, d, z = run_model(model, dict(feeds))
     assert y == pytest.approx(0.5 * feeds["x"] @ weight.T + 2 * feeds["bias"], rel=1e-4, abs=1e-5)
     assert d == pytest.approx(0.25 * feeds["g"] @ weight + 3 * feeds["more"], rel=1e-4, abs=1e-5)
     assert z == pytest.approx(feeds["t"].T @ weight.T + feeds["one"], rel=1e-4, abs=1e-5)
@@ -142,7 +143,7 @@ def test_a_reader_that_is_no_gemm_gets_the_pieces_joined() -> None:
     assert cut_products(model.graph, table) == 1
     store(model, table)
     x = np.random.default_rng(0).normal(size=(3, 2, 640)).astype(np.float32)
-    (y,) = _run(model, {"x": x})
+    (y,) = run_model(model, {"x": x})
     assert y == pytest.approx(x @ weight, rel=1e-4, abs=1e-5)
 
 
@@ -175,3 +176,13 @@ def test_a_weight_has_at_most_sixteen_pieces() -> None:
     (cut,) = [one for one in quantise.quantise(nn.Sequential(layer), "nb8").values() if isinstance(one, Cut)]
     assert 12 <= len(cut.parts) <= quantise.MOST_PIECES  # and not 40
     assert np.array_equal(cut.transposed.values, cut.values.T)
+
+
+@pytest.mark.parametrize(("width", "n_pieces"), [(128 * 6, 4), (128 * 3, 3), (128, 1)])
+def test_a_feed_forward_is_cut_though_all_of_it_could_be_widened(
+    width: int, n_pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantise, "MOST_WIDENED", 128 * 128 * 6)
+    layer = nn.Linear(128, width).requires_grad_(requires_grad=False)
+    stored, *_ = quantise.quantise(layer, "nb8").values()
+    assert (len(stored.parts) if isinstance(stored, Cut) else 1) == n_pieces

@@ -127,20 +127,21 @@ def _waits_for(node: ir.Node, kind: str) -> bool:
     ("width", "block"), [(384, 32), (50, 25), (85, 17), (96, 32), (40, 40), (31, 31), (13, 13), (127, 127)]
 )
 def test_blocks_divide_a_row_evenly(width: int, block: int) -> None:
-    layer = nn.Linear(width, 1024).requires_grad_(requires_grad=False)
+    layer = nn.Linear(width, 512).requires_grad_(requires_grad=False)
     (stored,) = quantise(nn.Sequential(layer), "nb4").values()
     assert isinstance(stored, Stored)
-    assert stored.codes.shape == (1024 * width // block // 2, block)  # two values a byte
+    assert stored.codes.shape == (512 * width // block // 2, block)  # two values a byte
     assert stored.bits == 4
 
 
 @pytest.fixture(scope="module")
 def nb4(tiny_folder: Path, options: Options, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """Return a bundle in 4 bits whose feed-forwards, 180 x 24, are in two pieces, as those of large models are."""
+    """Return a bundle in 4 bits whose feed-forwards, 180 x 24, are in two pieces, computed by strips."""
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")
+        patch.setattr(quantising, "MOST_WIDENED", 3000)
         for module in (quantising, pieces):
-            patch.setattr(module, "MOST_WIDENED", 3000)
+            patch.setattr(module, "LEAST_PIECE", 2000)
         patch.setattr(storage, "LEAST_BYTES", 1024)
         out = tmp_path_factory.mktemp("nb4") / "bundle"
         return export_bundle(str(tiny_folder), replace(options, precision="nb4", checkpoint=True), out)
