@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from export import decompositions
 from export.activations import keep_slopes
+from export.again import compute_again
 from export.checkpoint import checkpoint_layers
 from export.narrow import narrow
 from export.picked import gradients_of_picked
@@ -99,6 +100,8 @@ def trace(  # noqa: PLR0913 - what a person chooses of the graph
     def step(function: Callable[..., object], names: tuple[str, ...], outputs: tuple[str, ...]) -> Step:
         values = (*batch, *masks)[: len(names)]
         graph = plain(function, list(forward.frozen.values()), theta, values)
+        if function is train:
+            compute_again(graph)
         return Step(graph, forward.frozen, theta, values, names, outputs)
 
     named = tuple(mask_name(number) for number in range(len(masks)))
@@ -142,6 +145,7 @@ def trace_losses(
         return losses, grad
 
     graph = plain(train, list(forward.frozen.values()), theta, batch)
+    compute_again(graph)
     return Step(graph, forward.frozen, theta, batch, (*task.inputs, *task.targets), ("losses", "grad"))
 
 
