@@ -28,7 +28,8 @@ def narrow(graph: Graph) -> int:
     """Cut every ``select(x, axis, index)`` as early as it can be; return how many operations became smaller.
 
     Requires: a graph of ``torch.export`` before decomposition, with example values in ``meta["val"]``.
-    Ensures: the same outputs; assertions on metadata are gone (they speak of the old sizes).
+    Ensures: the same outputs; assertions on metadata are gone (they speak of the old sizes); no product reads a cut
+    where it lies.
     """
     for node in list(graph.nodes):
         if node.target is ASSERTION:

@@ -15,22 +15,20 @@ from models.task import TEXT_INPUTS, TEXT_SIZES, Task, text_example
 
 __all__ = ["CAUSAL_LM", "LanguageModel", "loss", "losses", "predicting", "token_scores"]
 
-ALL = slice(None)
-
 
 class LanguageModel(nn.Module):
     """The task model as a function of tensors alone, which is what can be traced."""
 
-    def __init__(self, model: nn.Module, *, is_asked: slice = ALL) -> None:
-        """Wrap a Hugging Face causal language model, adapted or not; ``is_asked`` are the tokens that get logits."""
+    def __init__(self, model: nn.Module, *, end: int | None = None) -> None:
+        """Wrap a Hugging Face causal language model, adapted or not; tokens from ``end`` on get no logits."""
         super().__init__()
         self.model = model
-        self._is_asked = is_asked
+        self._end = end
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return the logits, float32 [batch, seq asked, vocabulary], of int64 [batch, seq] tokens and mask."""
+        """Return the logits, float32 [batch, up to seq, vocabulary], of int64 [batch, seq] tokens and mask."""
         inputs = prompted(self.model, input_ids, attention_mask)
-        asked = slice(n_virtual(self.model), self._is_asked.stop)
+        asked = slice(n_virtual(self.model), self._end)  # transformers 5 takes one, as it takes indices
         output: Tensor = self.model(**inputs, logits_to_keep=asked, use_cache=False, return_dict=True).logits
         return output
 
@@ -40,7 +38,7 @@ def predicting(model: nn.Module) -> LanguageModel:
 
     The head is as wide as the vocabulary, so a cut of its logits would be the largest copy of a training step.
     """
-    return LanguageModel(model, is_asked=slice(0, -1))
+    return LanguageModel(model, end=-1)
 
 
 def loss(logits: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

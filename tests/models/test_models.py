@@ -15,14 +15,15 @@ from transformers import BertConfig, BertForSequenceClassification, GPT2Config, 
 from models import samples
 from models.adapters import Recipe, Trainable, add_adapter, flatten, named_trainables, parts_of
 from models.bert import BERT
+from models.causal_lm import CAUSAL_LM, token_scores
 from models.causal_lm import loss as lm_loss
-from models.causal_lm import token_scores
 from models.image_classification import ImageClassifier
 from models.samples import SAMPLES, Sample, sample_folder
-from models.soft_prompt import prompted
+from models.soft_prompt import add_soft_prompt, prompted
 from models.task import family_of
 from models.tasks import TASKS
 from models.text_classification import TEXT_CLASSIFICATION, Classifier
+from models.tiny import TINY
 from protocol.errors import ConfigError
 from protocol.jobs import COMPARED_SCORES
 
@@ -188,6 +189,21 @@ def test_the_loss_of_a_language_model_counts_real_tokens_with_a_real_predecessor
     assert hits.tolist() == [[0, 1, 0], [0, 0, 0]]
     assert float(lm_loss(logits, ids, mask)) == pytest.approx((4 * unsure + sure) / 5, rel=1e-6)
     assert float(lm_loss(logits[:, :1], ids[:, :2], torch.tensor([[1, 0], [1, 0]]))) == 0
+
+
+@pytest.mark.parametrize("n_prompt", [0, 3])
+def test_a_language_model_learns_from_all_but_the_last_token_and_answers_behind_each(n_prompt: int) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        decoder = TINY["gpt2"].make().eval()
+        if n_prompt:
+            add_soft_prompt(decoder, n_virtual=n_prompt, after=0)
+    ids, mask = torch.arange(2, 12).reshape(2, 5), torch.ones(2, 5, dtype=torch.int64)
+    with torch.no_grad():
+        asked, answered = (make(decoder)(ids, mask) for make in (CAUSAL_LM.wrap, CAUSAL_LM.infer))
+        assert CAUSAL_LM.wrap(decoder)(ids[:, :1], mask[:, :1]).shape == (2, 0, 97)
+    assert answered.shape == (2, 5, 97)
+    assert asked == pytest.approx(answered[:, :-1], abs=1e-5)
 
 
 def test_patches_are_cut_as_the_convolution_cuts_them() -> None:
