@@ -23,8 +23,10 @@ from protocol.dropout import mask_name
 __all__ = ["Sizes", "activation_bytes", "plan_memory", "sizes_for", "weight_bytes"]
 
 MB = 2**20
-# The trainer with numpy, onnxruntime, a tokenizer and a session of some hundred operations, before its first step.
-PROCESS_BYTES = 66 * MB
+# The trainer with numpy, onnxruntime, a tokenizer and an empty session, before its first step.
+PROCESS_BYTES = 64 * MB
+# What a session keeps of an operation: strips of few-bit weights make a graph of some thousands of them.
+OPERATION_BYTES = 4 * 1024
 # The arena's own losses between blocks of changing sizes; measured 1.02 to 1.15.
 ARENA_FACTOR = 1.1
 # The kernel maps sixteen pages for each that is touched, so a row of an embedding costs this much.
@@ -77,6 +79,7 @@ def plan_memory(
             seq=one.seq or None,
             peak_bytes=int(
                 PROCESS_BYTES
+                + OPERATION_BYTES * len(model.graph)
                 + VECTORS * 4 * n_params
                 + weight_bytes(model.graph, n_tokens=one.batch * max(one.seq, 1), precision=precision)
                 + ARENA_FACTOR * activation_bytes(model.graph, one)
