@@ -3,7 +3,7 @@
 import onnx_ir as ir
 
 from export.bundle import Exported
-from export.memory_plan import Sizes, activation_bytes, sizes_for, weight_bytes
+from export.memory_plan import OPERATION_BYTES, Sizes, activation_bytes, plan_memory, sizes_for, weight_bytes
 
 TEXT = """<ir_version: 10, opset_import: ["" : 20]>
 graph (float[b, s] x) => (float[b, s] y)
@@ -33,6 +33,15 @@ def test_memory_grows_with_the_batch_and_the_length() -> None:
     found = [activation_bytes(_graph(), one) for one in sizes_for(64)]
     assert found == sorted(found[:5]) + sorted(found[5:])
     assert max(found) == activation_bytes(_graph(), Sizes(batch=16, seq=64))
+
+
+def test_what_a_session_notes_of_operations_counts() -> None:
+    model, sizes = ir.from_onnx_text(TEXT), Sizes(batch=3, seq=5)
+    (before,) = plan_memory(model, [sizes], n_params=10)
+    views = [ir.Node("", "Identity", [model.graph.inputs[0]]) for _ in range(1000)]
+    model.graph.extend(views)
+    (after,) = plan_memory(model, [sizes], n_params=10)
+    assert after.peak_bytes - before.peak_bytes == 1000 * OPERATION_BYTES
 
 
 def test_a_bundles_weights_count_once_and_less_in_fewer_bits(exported: Exported) -> None:
