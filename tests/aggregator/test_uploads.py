@@ -29,6 +29,16 @@ N_PARAMS = 9_000  # 11 kB as int8: four chunks, with seal and envelope
 class Uploader(Device):
     """A device that sends its updates in chunks."""
 
+    def __init__(self, bench: Bench, name: str) -> None:
+        super().__init__(bench, name)
+        self._sealed: dict[int, bytes] = {}
+
+    def sealed_once(self, work: Work) -> bytes:
+        """Return the envelope of this device's update for ``work``: the same bytes whenever it is asked again."""
+        if work.round not in self._sealed:
+            self._sealed[work.round] = self.envelope(large_update(self, work))
+        return self._sealed[work.round]
+
     def envelope(self, update: Body) -> bytes:
         """Return the message that would be sent at once."""
         return signing.sign(update, fleet=FLEET, sender=self.name, key=self.key)
@@ -324,22 +334,12 @@ def send_what_is_missing(device: Uploader) -> None:
         device.join(announce.round)
         bench.settle()
         return
-    upload, data = device.manifest(large_update(device, works[-1]), _sealed_once(device, works[-1]))
+    upload, data = device.manifest(large_update(device, works[-1]), device.sealed_once(works[-1]))
     device.begin(upload)
     said = [one for one in device.all(Uploaded) if one.update_id == upload.update_id]
     missing = set(range(upload.n_chunks)) - (set(unpack_have(said[-1].have, 1024)) if said else set())
     for index in sorted(missing):
         device.chunk(upload, data, index)
-
-
-_ENVELOPES: dict[tuple[int, str, int], bytes] = {}
-
-
-def _sealed_once(device: Uploader, work: Work) -> bytes:
-    key = id(device.bench), device.name, work.round
-    if key not in _ENVELOPES:
-        _ENVELOPES[key] = device.envelope(large_update(device, work))
-    return _ENVELOPES[key]
 
 
 def play(bench: Bench, devices: list[Uploader]) -> None:
