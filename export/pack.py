@@ -13,6 +13,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from export.in_time import hold_back
 from export.pieces import cut_products
 from export.products import absorb
 from export.quantise import LEAST_BYTES, LEAST_PIECE, PAGE_BYTES, Table
@@ -103,6 +104,7 @@ def pack(
         for model in models.values():
             if cut_products(model.graph, table or {}):
                 compute_by_strips(model.graph)
+            hold_back(model.graph)
             store(model, table or {})
         for path, model in models.items():
             _strip(model)

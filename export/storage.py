@@ -29,9 +29,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from export.constants import initializer, once
+from export.in_time import minus_one
 from export.pieces import AFTER, picks_rows
 from export.quantise import LEAST_BYTES, MIDDLE, Cut, Stored, Table, stored_as
-from protocol.errors import LocalProtocolError
 
 __all__ = ["store"]
 
@@ -113,7 +113,7 @@ class _Reader:
                 continue
             free = [axis for axis, size in enumerate(value.shape) if not isinstance(size, int)]
             if free:  # a size that the runtime knows beforehand would be no reason to wait
-                least = _minus_one(self.graph, value, free[0])
+                least = minus_one(self.graph, value, free[0])
                 return self._put(
                     "Reshape", [constant, least], constant.shape, dtype=constant.dtype or ir.DataType.FLOAT, label="now"
                 )
@@ -168,26 +168,6 @@ class _Reader:
 
 
 _TO_FLOAT = ir.AttrInt64("to", ir.DataType.FLOAT.value)
-
-
-def _minus_one(graph: ir.Graph, value: ir.Value, axis: int) -> ir.Value:
-    """Return [-1], int64, computed right after ``value`` from its size on ``axis``; one for all who ask."""
-    producer = value.producer()
-    if producer is None:
-        raise LocalProtocolError(f"{value.name}: only computed values can be waited for")
-    name = f"{value.name}.is_there"
-    for use in value.uses():
-        if use.node.name == f"{name}.size":
-            return next(iter(use.node.outputs[0].uses())).node.outputs[0]
-    most = once(graph, "minus_one", np.array(-1, np.int64))
-    sizes = [ir.AttrInt64("start", axis), ir.AttrInt64("end", axis + 1)]
-    size = ir.Node("", "Shape", [value], sizes, name=f"{name}.size")
-    least = ir.Node("", "Clip", [size.outputs[0], None, most], name=name)
-    for node in (size, least):
-        output = node.outputs[0]
-        output.name, output.type, output.shape = node.name, ir.TensorType(ir.DataType.INT64), ir.Shape([1])
-    graph.insert_after(producer, [size, least])
-    return least.outputs[0]
 
 
 def _one_wide(shape: ir.Shape) -> ir.Shape:

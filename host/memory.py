@@ -1,13 +1,12 @@
-"""Memory of a process and of the machine, from the operating system's own accounting."""
+"""Resident memory of a process, from the operating system's own accounting."""
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
 from pathlib import Path
 
-__all__ = ["machine_bytes", "peak_bytes", "private_bytes", "resident_bytes"]
+__all__ = ["peak_bytes", "resident_bytes"]
 
 
 def peak_bytes() -> int:
@@ -25,19 +24,6 @@ def peak_bytes() -> int:
 def resident_bytes(pid: int) -> int | None:
     """Return the resident set of ``pid`` now, or None where it can't be known."""
     return _status_bytes(Path(f"/proc/{pid}/status"), "VmRSS")
-
-
-def private_bytes() -> int:
-    """Return what this process has asked for of private writable memory, touched or not; 0 where it can't be known.
-
-    It is what ``RLIMIT_DATA`` bounds (getrlimit(2), since Linux 4.7).
-    """
-    return _status_bytes(Path("/proc/self/status"), "VmData") or 0
-
-
-def machine_bytes() -> int:
-    """Return the physical memory of this machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _status_bytes(path: Path, key: str) -> int | None:

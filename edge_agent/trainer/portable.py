@@ -17,25 +17,28 @@ import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from edge_agent.trainer.arena import activation_bytes, share_arena
 from host.base_change import ChangedBase
 from protocol.errors import BundleError, ConfigError, EdgefoldError, EngineError
 from protocol.per_example import CLIP, COUNTS, LOSSES, NORMS, POINTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from edge_agent.trainer.batches import Batch
     from host.base_change import Weights
-    from protocol.bundle import Manifest, MemoryPeak
+    from protocol.bundle import Manifest
 
 __all__ = ["ENGINE", "PortableEngine", "open_engine"]
 
 ENGINE: Final = "portable"
 _PROVIDERS: Final = ["CPUExecutionProvider"]
+# The arena takes from the system what a tensor needs; its default, doubling, keeps up to twice of it.
+_EXTEND_AS_REQUESTED: Final = 1
+# Split a free block for a smaller tensor when more than this would lie idle; the default is 128 MB, which never splits.
+_MAX_IDLE_BYTES: Final = 4096
 _MADV_DONTNEED: Final = 4  # <sys/mman.h>; of a private read-only file mapping it drops the mapping, not the data
 # They would widen stored weights once for all, in private memory, and keep what the graph says to compute again.
 _NOT_WANTED: Final = ["ConstantFolding", "CommonSubexpressionElimination"]
@@ -63,11 +66,9 @@ def open_engine(folder: Path, manifest: Manifest, *, threads: int, base: Changed
     """Return the engine of a bundle whose files were checked and whose manifest names this engine."""
     files = manifest.engines[ENGINE]
     single = None if files.per_example is None else folder / files.per_example
-    train, evaluate = folder / files.train, folder / files.evaluate
-    plans = {train: manifest.memory or ()}
-    if single is not None:
-        plans[single] = manifest.memory_per_example or ()
-    return PortableEngine(train=train, evaluate=evaluate, per_example=single, threads=threads, base=base, plans=plans)
+    return PortableEngine(
+        train=folder / files.train, evaluate=folder / files.evaluate, per_example=single, threads=threads, base=base
+    )
 
 
 class PortableEngine:
@@ -81,17 +82,11 @@ class PortableEngine:
         threads: int,
         per_example: Path | None = None,
         base: ChangedBase | None = None,
-        plans: Mapping[Path, Sequence[MemoryPeak]] | None = None,
     ) -> None:
-        """Keep the paths, the weights that take the place of the bundle's own, and the memory plans of its graphs.
-
-        Nothing is loaded yet: a session is made when its first batch comes, and memory is laid out for that one, which
-        should therefore be the largest.
-        """
+        """Keep the paths, and the weights that take the place of the bundle's own; nothing is loaded yet."""
         self._train_path, self._evaluate_path, self._threads = train, evaluate, threads
         self._per_example_path = per_example
         self._per_example: ort.InferenceSession | None = None
-        self._plans = plans or {}
         self._base = base or ChangedBase()  # a session reads these arrays where they are
         self._train: ort.InferenceSession | None = None
         self._evaluate: ort.InferenceSession | None = None
@@ -100,8 +95,7 @@ class PortableEngine:
     def loss_and_gradient(self, theta: NDArray[np.float32], batch: Batch) -> tuple[float, NDArray[np.float32]]:
         """Return the mean loss and its gradient, as the port says."""
         if self._train is None:
-            n_bytes = self._activation_bytes(self._train_path, batch)
-            self._train, self._weights = _session(self._train_path, self._threads, self._base.train, n_bytes), None
+            self._train, self._weights = _session(self._train_path, self._threads, self._base.train), None
         loss, gradient = self._run(self._train, ["loss", "grad"], theta, batch)
         return float(loss), gradient
 
@@ -112,8 +106,7 @@ class PortableEngine:
         if self._per_example is None:
             if self._per_example_path is None or self._base.train:
                 raise BundleError("the bundle has no graph of single examples, or none for changed base weights")
-            n_bytes = self._activation_bytes(self._per_example_path, batch)
-            session, self._weights = _session(self._per_example_path, self._threads, {}, n_bytes), None
+            session, self._weights = _session(self._per_example_path, self._threads, {}), None
             found = {value.name: value.type for value in session.get_outputs()}
             if found != _PER_EXAMPLE:
                 raise BundleError(f"{self._per_example_path.name}: its outputs are {found}, expected {_PER_EXAMPLE}")
@@ -131,25 +124,21 @@ class PortableEngine:
         names = [value.name for value in self._evaluate.get_outputs()]
         return dict(zip(names, self._run(self._evaluate, names, theta, batch), strict=True))
 
-    def _activation_bytes(self, path: Path, batch: Batch) -> int:
-        texts, inputs = batch.get("input_ids"), next(iter(batch.values()))  # dropout's masks come last
-        seq = None if texts is None else texts.shape[-1]
-        return activation_bytes(self._plans.get(path, ()), batch=len(inputs), seq=seq)
-
     def _run(
         self, session: ort.InferenceSession, outputs: list[str], theta: NDArray[np.float32], batch: Batch
     ) -> list[Any]:
         wanted = {value.name for value in session.get_inputs()}
         feeds = {"theta": theta, **{name: array for name, array in batch.items() if name in wanted}}
         with _translated("a batch", _WHILE_RUNNING):
-            result: list[Any] = session.run(outputs, feeds)
+            # Copies: what the runtime gives lies in its arena, and the next step would have to be laid around it.
+            result = [np.array(one) for one in session.run(outputs, feeds)]
         if self._weights is None:  # the first run of a session: now its mappings are there
             self._weights = _MappedWeights(self._train_path.parent)
         self._weights.let_go()
         return result
 
 
-def _session(path: Path, threads: int, weights: Weights, n_bytes: int = 0) -> ort.InferenceSession:
+def _session(path: Path, threads: int, weights: Weights) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -166,7 +155,7 @@ def _session(path: Path, threads: int, weights: Weights, n_bytes: int = 0) -> or
     options.add_session_config_entry("session.disable_prepacking", "1")
     # Idle threads sleep: a spinning one takes a core from the owner of the device.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    share_arena(n_bytes)
+    _share_arena()
     options.add_session_config_entry("session.use_env_allocators", "1")
     # Of the code that ran until here little is run again; without it making the session was a small batch's peak.
     _let_go(_clean_mappings("/", is_read_only=True))
@@ -238,6 +227,16 @@ def _libc_madvise() -> Callable[[int, int, int], int] | None:
         return None
     function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     return cast("Callable[[int, int, int], int]", function)
+
+
+@functools.cache
+def _share_arena() -> None:
+    """Make one tight arena for all sessions of this process."""
+    arena = ort.OrtArenaCfg(
+        {"arena_extend_strategy": _EXTEND_AS_REQUESTED, "max_dead_bytes_per_chunk": _MAX_IDLE_BYTES}
+    )
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(memory, arena)
 
 
 @contextlib.contextmanager

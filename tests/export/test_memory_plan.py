@@ -25,8 +25,16 @@ def _graph() -> ir.Graph:
 
 
 def test_values_live_from_their_operation_to_their_last_reader() -> None:
-    # p and q live together; the sum is written over one of them; then the sum and y.
-    assert activation_bytes(_graph(), Sizes(batch=3, seq=5)) == 2 * 4 * 3 * 5
+    # p, q and their sum live together, since a sum is never written over what it reads; then the sum and y.
+    assert activation_bytes(_graph(), Sizes(batch=3, seq=5)) == 3 * 4 * 3 * 5
+
+
+def test_what_the_runtime_computes_in_place_takes_no_memory_of_its_own() -> None:
+    graph = _graph()
+    graph[1].op_type = "Relu"  # q, which is written over p unless p is read later
+    assert activation_bytes(graph, Sizes(batch=3, seq=5)) == 3 * 4 * 3 * 5
+    graph[3].replace_input_with(1, graph[2].outputs[0])
+    assert activation_bytes(graph, Sizes(batch=3, seq=5)) == 2 * 4 * 3 * 5
 
 
 def test_memory_grows_with_the_batch_and_the_length() -> None:
