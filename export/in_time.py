@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from export.constants import once
 from protocol.errors import LocalProtocolError
+from protocol.per_example import LOSSES
 
 __all__ = ["hold_back", "minus_one"]
 
@@ -28,11 +29,11 @@ _LEAST = 16  # numbers for each example or token; what is smaller may come when 
 def hold_back(graph: ir.Graph) -> int:
     """Let what the backward makes of the forward's values alone wait for its turn; return how many operations do.
 
-    Requires: a training graph in order, its first output the loss, which stands between forward and backward; a graph
-    without a gradient is left as it is.
+    Requires: a graph in order; if it trains, its first output is the loss or the losses, which stand between forward
+    and backward. Others are left as they are.
     Ensures: the same outputs.
     """
-    if len(graph.outputs) < 2 or graph.outputs[1].name != "grad":
+    if graph.outputs[0].name not in {"loss", LOSSES}:
         return 0
     nodes = list(graph)
     border = nodes.index(_producer(graph.outputs[0]))

@@ -63,7 +63,7 @@ def test_what_a_norms_backward_makes_of_kept_values_waits_for_the_gradient(expor
     assert [one.tobytes() for one in same] == [one.tobytes() for one in values]
 
 
-def test_a_graph_without_a_gradient_is_left_alone(exported: Exported) -> None:
+def test_a_graph_that_does_not_train_is_left_alone(exported: Exported) -> None:
     model = ir.load(exported.folder / "eval.onnx")
     before = [node.name for node in model.graph]
     assert hold_back(model.graph) == 0
