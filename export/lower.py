@@ -49,7 +49,7 @@ def lower(step: Step) -> ir.Model:
     """
     keep_epsilons(step.graph.graph)
     step.graph.recompile()
-    sizes = tuple(dict.fromkeys(range(value.dim()), Dim.AUTO) for value in step.batch)
+    sizes = tuple(dict.fromkeys(axes, Dim.AUTO) for axes in step.free)
     with torch.no_grad():
         program = export(_Closed(step), (step.theta, step.batch), dynamic_shapes=(None, sizes), strict=False)
         lowered = torch.onnx.export(

@@ -73,7 +73,8 @@ def trace_clipped(adapted: Adapted, options: Options, *, theta: Tensor) -> Step:
 
     batch = (*inner.batch, torch.ones(inner.batch[0].shape[0]), torch.tensor(1.0))
     graph = plain(clipped, list(inner.frozen.values()), theta, batch)
-    return Step(graph, inner.frozen, theta, batch, (*inner.inputs, COUNTS, CLIP), (LOSSES, NORMS, POINTS))
+    free = (*inner.free, frozenset({0}), frozenset[int]())
+    return Step(graph, inner.frozen, theta, batch, free, (*inner.inputs, COUNTS, CLIP), (LOSSES, NORMS, POINTS))
 
 
 def clipped_sum(rows: Sequence[Tensor], counts: Tensor, clip: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ __all__ = ["compute_by_strips"]
 
 # Each number of the result is made of numbers at its own place, so columns can be computed apart.
 _BY_NUMBER = frozenset(
-    {"Add", "Div", "Erf", "Exp", "Identity", "Mul", "Neg", "Pow", "Relu", "Sigmoid", "Sqrt", "Sub", "Tanh"}
+    {"Add", "Div", "Erf", "Exp", "Gelu", "Identity", "Mul", "Neg", "Pow", "Relu", "Sigmoid", "Sqrt", "Sub", "Tanh"}
     | {"Cast", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Where"}
 )
 

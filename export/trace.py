@@ -55,6 +55,7 @@ class Step:
     frozen: dict[str, Tensor]  # name -> value, in the order of the graph's first argument
     theta: Tensor  # float32 [n_params], the example and initial adapter
     batch: tuple[Tensor, ...]  # the example batch
+    free: tuple[frozenset[int], ...]  # of each of ``batch``, the axes of a length that the device chooses
     inputs: tuple[str, ...]  # names of the batch's tensors
     outputs: tuple[str, ...]
 
@@ -75,14 +76,16 @@ def trace(  # noqa: PLR0913 - what a person chooses of the graph
     Ensures: train -> (loss [], grad [n_params]); evaluate -> the task's outputs; both with symbolic batch and, for
     text, sequence, free of assertions and of dead code. With ``dropout`` its masks are further inputs of train.
     """
-    n_examples, n_tokens = _example_sizes(model)
+    (n_examples, n_tokens), others = _example_sizes(model)
     batch = task.example(model.config, n_examples, n_tokens)
     n_inputs = len(task.inputs)
     program = _forward(task.wrap(model), task, batch[:n_inputs], max(max_tokens, n_tokens))
+    free = _free_axes(batch, task.example(model.config, *others))
     masks: tuple[Tensor, ...] = ()
     trained_program = program
     if dropout is not None:
         masks = _example_masks(dropout, n_examples, n_tokens)
+        free += _free_axes(masks, _example_masks(dropout, *others))
         dropped = Dropped(task.wrap(model), dropout, n_inputs=n_inputs)
         trained_program = _forward(dropped, task, (*batch[:n_inputs], *masks), max(max_tokens, n_tokens), dropout)
     forward = _Forward(_module(program), layout)
@@ -102,7 +105,7 @@ def trace(  # noqa: PLR0913 - what a person chooses of the graph
         graph = plain(function, list(forward.frozen.values()), theta, values)
         if function is train:
             compute_again(graph)
-        return Step(graph, forward.frozen, theta, values, names, outputs)
+        return Step(graph, forward.frozen, theta, values, free[: len(names)], names, outputs)
 
     named = tuple(mask_name(number) for number in range(len(masks)))
     return (
@@ -127,7 +130,7 @@ def trace_losses(
     Raises:
         LocalProtocolError: it has none.
     """
-    n_examples, n_tokens = _example_sizes(model)
+    (n_examples, n_tokens), others = _example_sizes(model)
     batch = task.example(model.config, n_examples, n_tokens)
     n_inputs, losses_of = len(task.inputs), task.losses
     if losses_of is None:
@@ -146,7 +149,8 @@ def trace_losses(
 
     graph = plain(train, list(forward.frozen.values()), theta, batch)
     compute_again(graph)
-    return Step(graph, forward.frozen, theta, batch, (*task.inputs, *task.targets), ("losses", "grad"))
+    free = _free_axes(batch, task.example(model.config, *others))
+    return Step(graph, forward.frozen, theta, batch, free, (*task.inputs, *task.targets), ("losses", "grad"))
 
 
 class _Forward:
@@ -180,15 +184,24 @@ def forward_program(
     model: PreTrainedModel, task: Task, *, max_tokens: int
 ) -> tuple[ExportedProgram, tuple[Tensor, ...]]:
     """Return a task's model in use as a program of core operations with symbolic sizes, and example inputs."""
-    n_examples, n_tokens = _example_sizes(model)
+    (n_examples, n_tokens), _ = _example_sizes(model)
     inputs = task.example(model.config, n_examples, n_tokens)[: len(task.inputs)]
     return _forward(task.infer(model), task, inputs, max(max_tokens, n_tokens)), inputs
 
 
-def _example_sizes(model: nn.Module) -> tuple[int, int]:
+def _example_sizes(model: nn.Module) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return (batch, sequence) of the example to trace with, and of another."""
     taken = {size for value in (*model.parameters(), *model.buffers()) for size in value.shape}
-    n_examples, n_tokens, *_ = [prime for prime in PRIMES if prime not in taken]
-    return n_examples, n_tokens
+    n_examples, n_tokens, *others = [prime for prime in PRIMES if prime not in taken]
+    return (n_examples, n_tokens), (others[0], others[1])
+
+
+def _free_axes(batch: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[frozenset[int], ...]:
+    """Return along which axes the tensors of two examples, of other batch and sequence, are of other lengths."""
+    return tuple(
+        frozenset(axis for axis in range(one.dim()) if one.shape[axis] != two.shape[axis])
+        for one, two in zip(batch, other, strict=True)
+    )
 
 
 def _example_masks(dropout: DropoutFacts, n_examples: int, n_tokens: int) -> tuple[Tensor, ...]:

@@ -8,6 +8,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import pytest
 
 from export.adapt import Options
@@ -56,6 +57,9 @@ def test_a_forecaster_of_quantiles_agrees_with_pytorch_and_is_judged_by_its_medi
     assert one.manifest.series is not None
     assert (one.manifest.series.context, one.manifest.series.channels) == (40, 3)
     assert verify(one.folder).max_relative_loss_error < LOSS
+    for name in ("train.onnx", "eval.onnx"):  # a series has one length, and the graph is told so
+        (series,) = (one for one in onnx.load(one.folder / name).graph.input if one.name == "series")
+        assert [axis.dim_value for axis in series.type.tensor_type.shape.dim] == [0, 40, 3]
     steps = np.arange(160)
     rows = [",".join(f"{(step % period) / period}" for period in (8, 10, 16)) for step in steps]
     data = tmp_path / "series.csv"

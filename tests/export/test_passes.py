@@ -73,7 +73,8 @@ def test_a_small_epsilon_outlives_the_lowering(tmp_path: Path) -> None:
         return (theta * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-12),)
 
     theta, zeros = torch.ones(1), torch.zeros(2, 3)
-    step = Step(plain(norm, [], theta, (torch.rand(2, 3),)), {}, theta, (torch.rand(2, 3),), ("x",), ("y",))
+    batch = (torch.rand(2, 3),)
+    step = Step(plain(norm, [], theta, batch), {}, theta, batch, (frozenset({0}),), ("x",), ("y",))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ir.save(lower(step), tmp_path / "norm.onnx")

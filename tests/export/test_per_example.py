@@ -94,6 +94,11 @@ def test_few_bits_and_layers_computed_again_go_with_it(
     assert max(exported.report.per_example.values()) < 1e-4
 
 
+def test_its_backward_waits_for_its_turn_too(exported: Exported) -> None:
+    held = [node for node in onnx.load(exported.folder / GRAPH).graph.node if node.name.endswith(".in_time")]
+    assert len(held) >= 4  # two layers of two norms
+
+
 def test_its_memory_plan_stands_beside_that_of_the_other_graph(exported: Exported) -> None:
     train, single = exported.manifest.memory, exported.manifest.memory_per_example
     assert train is not None

@@ -73,7 +73,8 @@ GATED = f"""graph (float[b, t, {WIDTH}] x, float[n, {WIDTH}] g, int64[3] wide, i
 RECTIFIED = PLAIN.replace("e = Erf(u)", "e = Relu(u)").replace(
     "du = Mul(z, s)", "off = LessOrEqual(s, one)\n    du = Where(off, one, z)"
 )
-TEXTS = {"plain": PLAIN, "gated": GATED, "rectified": RECTIFIED}
+IN_USE = PLAIN.replace("e = Erf(u)", "e = Gelu(u)")  # as a graph has it that is not differentiated
+TEXTS = {"plain": PLAIN, "gated": GATED, "rectified": RECTIFIED, "in-use": IN_USE}
 
 
 def _graph(text: str, module: _FeedForward) -> ir.Model:
