@@ -120,7 +120,8 @@ bench: $(STAMPS)/dev ## Run every benchmark, one after the other; results in out
 	@for name in $(BENCHES); do $(MAKE) --no-print-directory "$$name"; done
 
 bench-scale: $(STAMPS)/scale
-bench-train: export EDGEFOLD_ENGINES := $(or $(EDGEFOLD_ENGINES),$(if $(wildcard .cache/engines),$(CURDIR)/.cache/engines)) # by make engines
+# Those of make engines. Nothing may stand behind it in its line: make would count a space before it to the path.
+bench-train: export EDGEFOLD_ENGINES := $(or $(EDGEFOLD_ENGINES),$(if $(wildcard .cache/engines),$(CURDIR)/.cache/engines))
 $(BENCHES): bench-%: $(STAMPS)/dev
 	$(BIN)/python -m benchmarks.bench_$(subst -,_,$*)
 

@@ -110,6 +110,13 @@ def test_no_module_is_a_drawer() -> None:
     assert [str(path) for path in FILES if drawers.fullmatch(path.stem) or drawers.fullmatch(path.parent.name)] == []
 
 
+def test_no_value_in_the_makefile_ends_in_a_space() -> None:
+    # make takes the space before a comment into the value, and a path with it is a path to nothing
+    assigned = re.compile(r"^[^\t#].*[:?+]?=.*\s(#.*)?$")
+    lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if assigned.match(line) and "##" not in line] == []
+
+
 def test_a_todo_names_an_issue() -> None:
     nameless = re.compile(r"\b(TODO|FIXME|XXX)\b(?!\(#\d+\))")
     found = [
