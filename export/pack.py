@@ -2,8 +2,8 @@
 
 Laws: a weight is stored once, by its content, however many graphs and names use it, also where it is rows of a table of
 few bits; it begins on a page, so that a runtime can map it; integers and small tensors stay inside the graphs
-(onnxruntime refuses external shape tensors); the only location ever written is the plain name of the weights file. The
-same models give the same bytes.
+(onnxruntime refuses external shape tensors); nothing is stored that no operation reads; the only location ever written
+is the plain name of the weights file. The same models give the same bytes.
 """
 
 import hashlib
@@ -108,6 +108,7 @@ def pack(
             store(model, table or {})
         for path, model in models.items():
             _strip(model)
+            _drop_unread(model.graph)
             for name, value in model.graph.initializers.items():
                 tensor = value.const_value
                 if tensor is None:
@@ -124,6 +125,13 @@ def pack(
 
 def _key(tensor: ir.TensorProtocol) -> bytes:
     return hashlib.sha256(tensor.tobytes()).digest()
+
+
+def _drop_unread(graph: ir.Graph) -> None:
+    """Take out what the passes left of what they replaced, such as a bias that is in pieces now."""
+    unread = [one for one, value in graph.initializers.items() if not value.uses() and not value.is_graph_output()]
+    for name in unread:
+        del graph.initializers[name]
 
 
 def _strip(model: ir.Model) -> None:

@@ -1,5 +1,7 @@
 """Between two wide weights in pieces everything is computed strip by strip: the same numbers, in less memory."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -9,6 +11,7 @@ from torch import nn
 
 from export import pieces, quantise
 from export.memory_plan import Sizes, activation_bytes
+from export.pack import pack
 from export.pieces import cut_products
 from export.quantise import Table
 from export.storage import store
@@ -132,6 +135,17 @@ def test_strips_give_what_the_whole_gives(text: str, precision: quantise.Precisi
     for rows in ((2, 3), (1, 1), (3, 7)):
         for one, expected in zip(run_model(model, _feeds(rows)), run_model(whole, _feeds(rows)), strict=True):
             assert one == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_nothing_is_stored_that_nobody_reads(text: str, tmp_path: Path) -> None:
+    module = _FeedForward()
+    table = quantise.quantise(module, "nb8")
+    path = tmp_path / "graph.onnx"
+    pack({path: _graph(text, module)}, weights_path=tmp_path / "weights.bin", table=table)
+    graph = ir.load(path).graph
+    assert [name for name, value in graph.initializers.items() if not value.uses()] == []
+    assert "bias" not in graph.initializers  # it is in pieces now
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
