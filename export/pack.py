@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from export.in_time import hold_back
 from export.pieces import cut_products
@@ -108,7 +109,7 @@ def pack(
             store(model, table or {})
         for path, model in models.items():
             _strip(model)
-            _drop_unread(model.graph)
+            RemoveUnusedNodesPass()(model)  # what the passes left of what they replaced: a bias that is in pieces now
             for name, value in model.graph.initializers.items():
                 tensor = value.const_value
                 if tensor is None:
@@ -125,13 +126,6 @@ def pack(
 
 def _key(tensor: ir.TensorProtocol) -> bytes:
     return hashlib.sha256(tensor.tobytes()).digest()
-
-
-def _drop_unread(graph: ir.Graph) -> None:
-    """Take out what the passes left of what they replaced, such as a bias that is in pieces now."""
-    unread = [one for one, value in graph.initializers.items() if not value.uses() and not value.is_graph_output()]
-    for name in unread:
-        del graph.initializers[name]
 
 
 def _strip(model: ir.Model) -> None:

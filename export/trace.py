@@ -76,16 +76,14 @@ def trace(  # noqa: PLR0913 - what a person chooses of the graph
     Ensures: train -> (loss [], grad [n_params]); evaluate -> the task's outputs; both with symbolic batch and, for
     text, sequence, free of assertions and of dead code. With ``dropout`` its masks are further inputs of train.
     """
-    (n_examples, n_tokens), others = _example_sizes(model)
+    n_examples, n_tokens = _example_sizes(model)
     batch = task.example(model.config, n_examples, n_tokens)
     n_inputs = len(task.inputs)
     program = _forward(task.wrap(model), task, batch[:n_inputs], max(max_tokens, n_tokens))
-    free = _free_axes(batch, task.example(model.config, *others))
     masks: tuple[Tensor, ...] = ()
     trained_program = program
     if dropout is not None:
         masks = _example_masks(dropout, n_examples, n_tokens)
-        free += _free_axes(masks, _example_masks(dropout, *others))
         dropped = Dropped(task.wrap(model), dropout, n_inputs=n_inputs)
         trained_program = _forward(dropped, task, (*batch[:n_inputs], *masks), max(max_tokens, n_tokens), dropout)
     forward = _Forward(_module(program), layout)
@@ -105,7 +103,8 @@ def trace(  # noqa: PLR0913 - what a person chooses of the graph
         graph = plain(function, list(forward.frozen.values()), theta, values)
         if function is train:
             compute_again(graph)
-        return Step(graph, forward.frozen, theta, values, free[: len(names)], names, outputs)
+        free = (*_free_axes(task), *_free_mask_axes(dropout))[: len(names)]
+        return Step(graph, forward.frozen, theta, values, free, names, outputs)
 
     named = tuple(mask_name(number) for number in range(len(masks)))
     return (
@@ -130,7 +129,7 @@ def trace_losses(
     Raises:
         LocalProtocolError: it has none.
     """
-    (n_examples, n_tokens), others = _example_sizes(model)
+    n_examples, n_tokens = _example_sizes(model)
     batch = task.example(model.config, n_examples, n_tokens)
     n_inputs, losses_of = len(task.inputs), task.losses
     if losses_of is None:
@@ -149,8 +148,8 @@ def trace_losses(
 
     graph = plain(train, list(forward.frozen.values()), theta, batch)
     compute_again(graph)
-    free = _free_axes(batch, task.example(model.config, *others))
-    return Step(graph, forward.frozen, theta, batch, free, (*task.inputs, *task.targets), ("losses", "grad"))
+    names = (*task.inputs, *task.targets)
+    return Step(graph, forward.frozen, theta, batch, _free_axes(task), names, ("losses", "grad"))
 
 
 class _Forward:
@@ -184,29 +183,29 @@ def forward_program(
     model: PreTrainedModel, task: Task, *, max_tokens: int
 ) -> tuple[ExportedProgram, tuple[Tensor, ...]]:
     """Return a task's model in use as a program of core operations with symbolic sizes, and example inputs."""
-    (n_examples, n_tokens), _ = _example_sizes(model)
+    n_examples, n_tokens = _example_sizes(model)
     inputs = task.example(model.config, n_examples, n_tokens)[: len(task.inputs)]
     return _forward(task.infer(model), task, inputs, max(max_tokens, n_tokens)), inputs
 
 
-def _example_sizes(model: nn.Module) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return (batch, sequence) of the example to trace with, and of another."""
+def _example_sizes(model: nn.Module) -> tuple[int, int]:
     taken = {size for value in (*model.parameters(), *model.buffers()) for size in value.shape}
-    n_examples, n_tokens, *others = [prime for prime in PRIMES if prime not in taken]
-    return (n_examples, n_tokens), (others[0], others[1])
-
-
-def _free_axes(batch: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[frozenset[int], ...]:
-    """Return along which axes the tensors of two examples, of other batch and sequence, are of other lengths."""
-    return tuple(
-        frozenset(axis for axis in range(one.dim()) if one.shape[axis] != two.shape[axis])
-        for one, two in zip(batch, other, strict=True)
-    )
+    n_examples, n_tokens, *_ = [prime for prime in PRIMES if prime not in taken]
+    return n_examples, n_tokens
 
 
 def _example_masks(dropout: DropoutFacts, n_examples: int, n_tokens: int) -> tuple[Tensor, ...]:
     shapes = ([axis.length(n_examples=n_examples, n_tokens=n_tokens) for axis in one] for one in dropout.shapes)
     return tuple(torch.ones(*shape, dtype=torch.uint8) for shape in shapes)
+
+
+def _free_axes(task: Task) -> tuple[frozenset[int], ...]:
+    return tuple(frozenset(axes) for axes in task.sizes)
+
+
+def _free_mask_axes(dropout: DropoutFacts | None) -> tuple[frozenset[int], ...]:
+    shapes = () if dropout is None else dropout.shapes
+    return tuple(frozenset(n for n, axis in enumerate(shape) if axis.batch or axis.seq) for shape in shapes)
 
 
 def _forward(
@@ -221,11 +220,8 @@ def _forward(
     # AUTO: behind a soft prompt the tracer finds truths that it cannot prove, such as min(8 s + 24, 16 s + 48) being
     # 8 s + 24, and of a named size it would refuse them. A size that it fixes instead is found by the parity pass.
     sizes = {name: Dim.AUTO(min=LEAST[name], max=most[name]) for name in LEAST}
-    free = tuple({axis: sizes[name] for axis, name in axes.items()} for axes in task.sizes)
-    free += tuple(
-        {number: Dim.AUTO for number, axis in enumerate(shape) if axis.batch or axis.seq}
-        for shape in (() if dropout is None else dropout.shapes)
-    )
+    free = tuple({axis: sizes[name] for axis, name in axes.items()} for axes in task.sizes[: len(task.inputs)])
+    free += tuple(dict.fromkeys(axes, Dim.AUTO) for axes in _free_mask_axes(dropout))
     if isinstance(module, Dropped):
         free = (free,)  # type: ignore[assignment]  # of *tensors
     program = _exported(module, inputs, free)

@@ -41,7 +41,7 @@ class Task:
     has_labels: bool  # whether its examples have labels, of which the exporter must know the number
     has_free_window: bool = False  # whether the exporter chooses how much of a series the model sees
     inputs: tuple[str, ...]
-    sizes: tuple[dict[int, str], ...]  # for each input, its axes of free size: "batch" or "seq"
+    sizes: tuple[dict[int, str], ...]  # for each input and target, its axes of free size: "batch" or "seq"
     targets: tuple[str, ...] = ()
     outputs: tuple[str, ...]
     example: Callable[[PretrainedConfig, int, int], tuple[Tensor, ...]]  # (config, batch, seq) -> a batch to trace with
